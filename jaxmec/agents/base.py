@@ -1,0 +1,72 @@
+"""What an agent is: a frozen dataclass of hyperparameters with three pure functions.
+
+An agent's numbers (learning rates, discount, temperature) are pytree leaves, so that a
+sweep over them is one ``vmap``; its sizes and choices (hidden layers, denoising steps,
+activation) are static. An agent holds no parameters and no optimiser: those live in the
+learner that ``init`` makes and ``update`` returns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Learner = Any  # the agent's own NamedTuple: parameters, targets, optimiser state, counters
+Memory = Any  # what a policy carries from decision to decision; () for most
+Metrics = dict[str, jax.Array]  # scalars, the same keys at every update
+
+
+class Spec(NamedTuple):
+    """What an agent must know of an environment to size its networks."""
+
+    observation_size: int
+    num_actions: int
+
+
+class Transition(NamedTuple):
+    """One step of one environment; with a leading [M] axis, a minibatch."""
+
+    observation: jax.Array  # [observation_size]
+    action: jax.Array  # [] int32
+    reward: jax.Array  # []
+    next_observation: jax.Array  # [observation_size] the final one where an episode ended
+    terminated: jax.Array  # [] bool; a time limit is not a termination
+    extras: Any = ()  # what `act` returned beside the action
+
+
+class Agent(Protocol):
+    """The interface of every learning algorithm."""
+
+    discount: Any  # [] the γ of the return it maximises
+
+    def init(self, key: jax.Array, spec: Spec) -> Learner:
+        """Fresh parameters, targets and optimiser state."""
+        ...
+
+    def init_memory(self, spec: Spec) -> Memory:
+        """The memory of one environment at its first decision; () where there is none."""
+        ...
+
+    def act(
+        self,
+        learner: Learner,
+        memory: Memory,
+        observation: jax.Array,
+        key: jax.Array,
+        explore: bool,
+    ) -> tuple[jax.Array, Memory, Any]:
+        """One decision for one observation [observation_size]: (action, memory, extras).
+
+        ``explore`` is a Python bool: True while data is collected, False when the policy
+        is judged, and then the action does not depend on ``key``.
+        """
+        ...
+
+    def preferences(self, learner: Learner, observation: jax.Array) -> jax.Array:
+        """[num_actions] what the greedy policy ranks the actions by; its argmax is the greedy action."""
+        ...
+
+    def update(self, learner: Learner, batch: Transition, key: jax.Array) -> tuple[Learner, Metrics]:
+        """One gradient update on a minibatch whose leaves lead with [M]."""
+        ...

@@ -1,0 +1,92 @@
+"""The environments: CartPole and edge offloading, in gymnax's interface."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import gymnax
+
+from jaxmec.envs.cartpole import CartPole, CartPoleParams
+from jaxmec.envs.gymnasium import to_gymnasium
+from jaxmec.envs.offloading import (
+    MultiServerOffloading,
+    OffloadingParams,
+    SingleServerOffloading,
+    View,
+    subset_mask,
+)
+from jaxmec.envs.presets import PRESETS, Preset, find_preset, override
+from jaxmec.mec.workload import Workload
+
+DEFAULT_PRESET = {"MultiServerOffloading-v0": "amcoedge", "SingleServerOffloading-v0": "lad-ts"}
+ENVIRONMENTS = ("CartPole-v1", *DEFAULT_PRESET)
+
+
+def make(
+    env_id: str,
+    preset: str | Preset | None = None,
+    seed: int = 0,
+    workload: Workload | None = None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """An environment and its parameters.
+
+    Args:
+        env_id: one of ``ENVIRONMENTS``.
+        preset: the published setting of an offloading environment, by name or as data.
+        seed: of what a preset draws once: densities, qualities, result sizes.
+        workload: arrivals instead of the preset's, such as a trace.
+        options: the environment's own choices (``information``, ``action``, ``allocate``,
+            ``allocation_information``), and any field of the preset or, for CartPole, of
+            :class:`CartPoleParams` to override.
+
+    Raises:
+        ValueError: an unknown name, with the nearest right one, or an invalid value.
+        TypeError: an option that neither the environment nor the preset has.
+    """
+    if env_id not in ENVIRONMENTS:
+        close = difflib.get_close_matches(str(env_id), ENVIRONMENTS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"environment {env_id!r} is not one of {', '.join(ENVIRONMENTS)}{hint}")
+    if env_id == "CartPole-v1":
+        if preset is not None or workload is not None:
+            raise TypeError("CartPole-v1 has no presets and no workload")
+        return CartPole(), CartPoleParams(**options)
+    kind = MultiServerOffloading if env_id.startswith("Multi") else SingleServerOffloading
+    own = {"information", "action", "allocate", "allocation_information"}
+    choices = {name: options.pop(name) for name in own & set(options)}
+    if kind is SingleServerOffloading and set(choices) - {"information"}:
+        wrong = ", ".join(sorted(set(choices) - {"information"}))
+        raise TypeError(f"{env_id} gives a task to one server and has no option {wrong}")
+    preset = DEFAULT_PRESET[env_id] if preset is None else preset
+    setting = preset if isinstance(preset, Preset) else find_preset(preset)
+    params = override(setting, **options).params(seed, workload)
+    return kind(params, **choices), params
+
+
+def register() -> None:
+    """Make the environments known to ``gymnax.make``; CartPole under ``jaxmec/CartPole-v1``,
+    since gymnax has its own under the plain name."""
+    for env_id in ENVIRONMENTS:
+        name = f"jaxmec/{env_id}" if env_id == "CartPole-v1" else env_id
+        if name not in gymnax.registered_envs:
+            gymnax.register(name, lambda env_id=env_id, **options: make(env_id, **options)[0])
+
+
+register()
+
+__all__ = [
+    "ENVIRONMENTS",
+    "PRESETS",
+    "CartPole",
+    "CartPoleParams",
+    "MultiServerOffloading",
+    "OffloadingParams",
+    "Preset",
+    "SingleServerOffloading",
+    "View",
+    "make",
+    "subset_mask",
+    "to_gymnasium",
+]

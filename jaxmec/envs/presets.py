@@ -1,0 +1,240 @@
+"""The published settings, as data (MODEL: "Presets").
+
+A preset is plain numbers; :meth:`Preset.params` draws what a setting draws once (the
+per-position densities, qualities and result sizes) and makes the environment's parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxmec.envs.offloading import ObservationScales, OffloadingParams
+from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload
+from jaxmec.mec.workload import Workload
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """One published setting. Every field can be overridden in :func:`jaxmec.make`."""
+
+    problem: str  # "multi" or "single": how many servers a task may use
+    capacity: tuple[float, ...]  # [B] Gcycles/s
+    rate: tuple[float, ...]  # [B] Mbit/s
+    slot_length: float  # s
+    slots: int  # T
+    arrivals: str  # "bernoulli" or "uniform"
+    positions: int  # N, the most tasks of one station in a slot
+    size: Range  # Mbit, uniform between
+    discount: float  # γ of the published methods
+    probability: float = 0.3  # of a task at each position, for Bernoulli arrivals
+    master: bool = False  # tasks arrive at one master node that hosts no server
+    density: Range | None = None  # Gcycles/Mbit, uniform between, one draw a position
+    step_work: Range | None = None  # Gcycles per denoising step, one draw a position
+    quality: tuple[int, int] | None = None  # denoising steps, integers, one draw a position
+    result: Range = (0.0, 0.0)  # Mbit, uniform between, one draw a position
+    deadline: float = math.inf  # s
+    penalty: float = 1.0  # deadlines that a failed task costs in the reward
+    max_wait: float = math.inf  # s
+    uplink_contention: bool = False
+    uplink_cap: float = math.inf  # s
+    backlog_scale: float = 1.0  # s of queueing that an observation counts as 1
+    slot_scale: float = 1.0  # s of work or transmission within a slot, likewise
+
+    def __post_init__(self) -> None:
+        if self.problem not in ("multi", "single"):
+            raise ValueError(f"problem must be 'multi' or 'single', got {self.problem!r}")
+        if self.arrivals not in ("bernoulli", "uniform"):
+            raise ValueError(f"arrivals must be 'bernoulli' or 'uniform', got {self.arrivals!r}")
+        if not isinstance(self.positions, int) or self.positions < 1:
+            raise ValueError(f"positions must be a positive integer, got {self.positions!r}")
+        if not isinstance(self.slots, int) or self.slots < 1:
+            raise ValueError(f"slots must be a positive integer, got {self.slots!r}")
+        if (self.density is None) == (self.step_work is None):
+            raise ValueError(
+                "exactly one of density and step_work must be given, "
+                f"got {self.density!r} and {self.step_work!r}"
+            )
+        if (self.step_work is None) != (self.quality is None):
+            raise ValueError(
+                f"step_work and quality go together, got {self.step_work!r} and {self.quality!r}"
+            )
+        for name in ("size", "density", "step_work", "quality", "result"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if len(value) != 2 or not 0 <= value[0] <= value[1] < math.inf:
+                raise ValueError(f"{name} must be a range (low, high) from 0 up, got {value!r}")
+
+    def params(self, seed: int = 0, workload: Workload | None = None) -> OffloadingParams:
+        """Environment parameters whose per-position numbers are drawn from ``seed``.
+
+        Args:
+            seed: of the densities, qualities and result sizes, each a stream of its own.
+            workload: arrivals to use instead of the preset's (a trace, say).
+        """
+        sizes = self._sizes(seed)
+        stations = 1 if self.master else len(self.capacity)
+        if workload is None:
+            if self.arrivals == "bernoulli":
+                workload = BernoulliWorkload(
+                    probability=self.probability,
+                    sizes=sizes,
+                    slots=self.slots,
+                    stations=stations,
+                    master=self.master,
+                )
+            else:
+                workload = UniformCountWorkload(
+                    sizes=sizes, slots=self.slots, stations=stations, master=self.master
+                )
+        work_high = self.size[1] * float(np.max(sizes.density)) + float(np.max(sizes.fixed_work))
+        return OffloadingParams(
+            network=EdgeNetwork(
+                capacity=self.capacity,
+                rate=self.rate,
+                slot_length=self.slot_length,
+                uplink_contention=self.uplink_contention,
+                uplink_cap=self.uplink_cap,
+                max_wait=self.max_wait,
+            ),
+            workload=workload,
+            deadline=self.deadline,
+            penalty=self.penalty,
+            scales=ObservationScales(
+                size=self.size[1],
+                work=work_high,
+                result=self.result[1] or 1.0,
+                backlog=self.backlog_scale,
+                slot=self.slot_scale,
+            ),
+        )
+
+    def _sizes(self, seed: int) -> TaskSizes:
+        density_stream, step_stream, quality_stream, result_stream = (
+            np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)
+        )
+        density = fixed_work = np.zeros(self.positions)
+        if self.density is not None:
+            density = density_stream.uniform(*self.density, self.positions)
+        if self.step_work is not None and self.quality is not None:
+            steps = quality_stream.integers(*self.quality, self.positions, endpoint=True)
+            fixed_work = steps * step_stream.uniform(*self.step_work, self.positions)
+        return TaskSizes(
+            size_low=self.size[0],
+            size_high=self.size[1],
+            density=density,
+            fixed_work=fixed_work,
+            result=result_stream.uniform(*self.result, self.positions),
+        )
+
+
+LAD_TS_CAPACITY = (50, 25, 18, 32, 28, 21, 50, 17, 44, 41, 21, 31, 41, 36, 30, 47, 49, 13, 48, 14)
+LAD_TS_RATE = (
+    (499, 478, 461, 416, 473, 408, 500, 462, 427, 430)
+    + (480, 407, 476, 415, 453, 480, 427, 444, 477, 475)
+)  # fmt: skip
+
+PRESETS: dict[str, Preset] = {
+    "amcoedge": Preset(
+        problem="multi",
+        capacity=(10, 20, 30, 40, 50),
+        rate=(400, 425, 450, 475, 500),
+        slot_length=1.0,
+        slots=60,
+        arrivals="bernoulli",
+        probability=0.3,
+        positions=50,
+        size=(2, 5),
+        density=(0.1024, 0.3072),  # 1.024e-3 · U(100, 300)
+        deadline=1.0,
+        penalty=10.0,
+        uplink_contention=True,
+        uplink_cap=1.0,
+        discount=0.9,
+        backlog_scale=0.2,
+        slot_scale=0.2,
+    ),
+    "smcoedge": Preset(
+        problem="multi",
+        capacity=(10, 20, 30, 40, 50),
+        rate=(500, 425, 450, 400, 475),
+        slot_length=0.1,
+        slots=100,
+        arrivals="bernoulli",
+        probability=0.3,
+        positions=50,
+        size=(10, 40),
+        density=(0.003, 0.009),  # 3e-5 · U(100, 300)
+        deadline=1.0,
+        penalty=2.0,
+        max_wait=1.0,
+        uplink_contention=True,
+        discount=0.9,
+        backlog_scale=0.2,
+        slot_scale=0.5,
+    ),
+    "lad-ts": Preset(
+        problem="single",
+        capacity=LAD_TS_CAPACITY,
+        rate=LAD_TS_RATE,
+        slot_length=1.0,
+        slots=59,
+        arrivals="uniform",
+        positions=50,
+        size=(2, 5),
+        step_work=(0.1024, 0.3072),
+        quality=(1, 14),
+        result=(0.6, 1.0),
+        discount=0.95,
+        backlog_scale=5.0,
+        slot_scale=1.0,
+    ),
+    "fdedge": Preset(
+        problem="single",
+        capacity=LAD_TS_CAPACITY[:10],
+        rate=LAD_TS_RATE[:10],
+        slot_length=1.0,
+        slots=99,
+        arrivals="uniform",
+        positions=100,
+        master=True,
+        size=(10, 40),
+        density=(0.1024, 0.3072),
+        discount=0.95,
+        backlog_scale=1.0,
+        slot_scale=1.0,
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name, or a ``ValueError`` that suggests the nearest one."""
+    if name in PRESETS:
+        return PRESETS[name]
+    close = difflib.get_close_matches(str(name), PRESETS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"preset {name!r} is not one of {', '.join(PRESETS)}{hint}")
+
+
+def override(preset: Preset, **changes: Any) -> Preset:
+    """A copy of a preset with some fields changed, or an error naming the wrong field."""
+    names = [field.name for field in dataclasses.fields(preset)]
+    for name in changes:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"a preset has no field {name!r}{hint}; it has {', '.join(names)}")
+    lists = {
+        name: tuple(value)
+        for name, value in changes.items()
+        if isinstance(value, (list, np.ndarray)) or hasattr(value, "__array__")
+        if np.ndim(value) == 1
+    }
+    return dataclasses.replace(preset, **{**changes, **lists})

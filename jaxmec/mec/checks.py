@@ -1,0 +1,64 @@
+"""Checks of physical quantities, made once, when a person builds an object.
+
+Each takes the field's name and value and returns the value as an array of the default
+float type, or raises ``ValueError`` naming the field, the value and what was expected.
+A value that is being traced has no numbers to check and passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.struct import is_concrete
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    ndim: int | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    finite: bool = True,
+) -> jax.Array:
+    """``value`` as a float array, checked against the bounds given."""
+    if not is_concrete(value):
+        return jnp.asarray(value)
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, got {value!r}") from error
+    if ndim is not None and numbers.ndim != ndim:
+        shape = {0: "a scalar", 1: "a vector"}[ndim]
+        raise ValueError(f"{name} must be {shape}, got shape {numbers.shape}")
+    limits = (
+        (np.isnan(numbers), "a number"),
+        (finite & np.isinf(numbers), "finite"),
+        (False if above is None else numbers <= above, f"above {above}"),
+        (False if at_least is None else numbers < at_least, f"at least {at_least}"),
+        (False if at_most is None else numbers > at_most, f"at most {at_most}"),
+    )
+    for wrong, expected in limits:
+        if np.any(wrong):
+            where = np.argwhere(np.broadcast_to(wrong, numbers.shape))[0]
+            index = f"[{', '.join(map(str, where))}]" if where.size else ""
+            raise ValueError(f"{name}{index} must be {expected}, got {numbers[tuple(where)]:g}")
+    dtype = value.dtype if hasattr(value, "dtype") else None
+    keep = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    return jnp.asarray(value, dtype=None if keep else jnp.result_type(float))
+
+
+def same_length(**vectors: Any) -> None:
+    """Raise unless all vectors have the first one's length."""
+    (first, reference), *others = vectors.items()
+    for name, vector in others:
+        if jnp.shape(vector) != jnp.shape(reference):
+            raise ValueError(
+                f"{name} must have the shape of {first}, {jnp.shape(reference)}, "
+                f"got {jnp.shape(vector)}"
+            )

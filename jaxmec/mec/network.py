@@ -1,0 +1,99 @@
+"""The edge network and its queues (MODEL: "The network and its queues")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.mec import checks
+from jaxmec.struct import pytree, static
+
+
+@pytree
+class EdgeNetwork:
+    """B base stations, each hosting one edge server, joined by a wired core network.
+
+    ``uplink_contention`` says whether the tasks that a station sends in one slot wait for
+    one another on its uplink. ``uplink_cap`` bounds the time a station's uplink can be
+    committed by tasks that are split, and ``max_wait`` bounds a queue's wait; both are
+    infinite unless a published setting says otherwise.
+
+    Raises:
+        ValueError: a capacity, rate or length that is not positive, or shapes that disagree.
+    """
+
+    capacity: jax.Array  # [B] Gcycles/s, f
+    rate: jax.Array  # [B] Mbit/s, r
+    slot_length: Any = 1.0  # s, Δ
+    uplink_contention: bool = static(default=True)
+    uplink_cap: Any = float("inf")  # s
+    max_wait: Any = float("inf")  # s
+
+    def __post_init__(self) -> None:
+        convert = {
+            "capacity": checks.real("capacity", self.capacity, ndim=1, above=0),
+            "rate": checks.real("rate", self.rate, ndim=1, above=0),
+            "slot_length": checks.real("slot_length", self.slot_length, ndim=0, above=0),
+            "uplink_cap": checks.real(
+                "uplink_cap", self.uplink_cap, ndim=0, at_least=0, finite=False
+            ),
+            "max_wait": checks.real("max_wait", self.max_wait, ndim=0, at_least=0, finite=False),
+        }
+        for name, value in convert.items():
+            object.__setattr__(self, name, value)
+        checks.same_length(capacity=self.capacity, rate=self.rate)
+        if self.num_servers == 0:
+            raise ValueError("capacity must name at least one server, got none")
+        if not isinstance(self.uplink_contention, bool):
+            raise ValueError(
+                f"uplink_contention must be True or False, got {self.uplink_contention!r}"
+            )
+
+    @property
+    def num_servers(self) -> int:
+        """B."""
+        return self.capacity.shape[-1]
+
+
+@pytree
+class QueueState:
+    """What lies in the queues within one slot."""
+
+    backlog: jax.Array  # [B] Gcycles queued when the slot began, Q
+    inflight: jax.Array  # [B] Gcycles added by this slot's decisions so far, q
+    uplink: jax.Array  # [B] s for which each station's uplink is committed in this slot, u
+
+    def __post_init__(self) -> None:
+        for name in ("backlog", "inflight", "uplink"):
+            value = checks.real(name, getattr(self, name), ndim=1, at_least=0)
+            object.__setattr__(self, name, value)
+        checks.same_length(backlog=self.backlog, inflight=self.inflight, uplink=self.uplink)
+
+    @classmethod
+    def empty(cls, num_servers: int) -> QueueState:
+        """Nothing queued anywhere."""
+        return cls(
+            backlog=jnp.zeros(num_servers),
+            inflight=jnp.zeros(num_servers),
+            uplink=jnp.zeros(num_servers),
+        )
+
+
+def advance_slot(network: EdgeNetwork, queues: QueueState, slots: Any = 1) -> QueueState:
+    """The queues after the current slot has ended and ``slots - 1`` slots without tasks.
+
+    Q ← max(Q + q − f Δ, 0) once, and max(Q − f Δ, 0) for each slot after it, which
+    together is max(Q + q − slots f Δ, 0). With ``slots`` 0 the slot goes on and nothing
+    changes.
+    """
+    ended = jnp.asarray(slots) > 0
+    served = slots * network.slot_length * network.capacity
+    left = jnp.maximum(queues.backlog + queues.inflight - served, 0)
+    zero = jnp.zeros_like(queues.inflight)
+    return queues.replace(  # type: ignore[attr-defined]
+        backlog=jnp.where(ended, left, queues.backlog),
+        inflight=jnp.where(ended, zero, queues.inflight),
+        uplink=jnp.where(ended, zero, queues.uplink),
+    )

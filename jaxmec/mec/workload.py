@@ -1,0 +1,383 @@
+"""Tasks and how they arrive (MODEL: "Time, tasks and episodes").
+
+A workload is a stream of tasks in the order in which they are decided: slot by slot,
+within a slot station by station, within a station by position. ``first`` and ``next``
+draw one task each from two random words and cost the same however many positions a slot
+has. After an episode's last task ``next`` goes on with the first task of a new episode,
+so that starting over costs no second draw; ``Arrival.episode_over`` tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.mec import checks
+from jaxmec.struct import is_concrete, pytree, static
+
+MASTER = -1  # the origin of tasks that arrive at a node without a server
+MAX_POSITIONS = 2**30  # positions of an episode are counted in int32, with room for a gap
+
+
+class Task(NamedTuple):
+    """One task."""
+
+    origin: Any  # [] int, the station where it arrives; MASTER for a node without a server
+    size: Any  # [] Mbit, d
+    work: Any  # [] Gcycles, c
+    result: Any = 0.0  # [] Mbit, e
+
+
+class Cursor(NamedTuple):
+    """Where in the stream a workload is."""
+
+    slot: jax.Array  # [] int32, 0..T−1
+    station: jax.Array  # [] int32, which station's turn it is, 0..stations−1
+    position: jax.Array  # [] int32, n: which of the station's positions, 0..N−1
+    last: jax.Array  # [] int32: tasks of this station's slot (uniform count), row (trace), else 0
+
+
+class Arrival(NamedTuple):
+    """The next task, where it stands, and what lies between."""
+
+    task: Task
+    cursor: Cursor
+    slots: jax.Array  # [] int32, slot ends between the previous task and this one, were time to go on
+    new_station: jax.Array  # [] bool, not the same slot and station as the previous task
+    episode_over: jax.Array  # [] bool, this task opens a new episode
+
+
+class Remaining(NamedTuple):
+    """What a station still has to decide in its slot after the current task."""
+
+    tasks: jax.Array  # []
+    work: jax.Array  # [] Gcycles
+
+
+class Workload(Protocol):
+    """What an environment asks of a workload."""
+
+    slots: Any  # [] int, T
+    positions: int  # N, the most tasks that one station can have in a slot
+
+    def first(self, key: jax.Array) -> Arrival:
+        """The first task of an episode."""
+        ...
+
+    def next(self, key: jax.Array, cursor: Cursor) -> Arrival:
+        """The task after the one at ``cursor``."""
+        ...
+
+    def remaining(self, cursor: Cursor) -> Remaining | None:
+        """What the station still has to decide; None where a slot is not laid out."""
+        ...
+
+
+def _two_uniforms(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two independent uniform numbers in (0, 1), of the default float type."""
+    bits = jax.random.bits(key, (2,), jnp.uint32) >> 9  # 23 bits and a half: exact in float32
+    uniform = (bits.astype(jnp.result_type(float)) + 0.5) * 2.0**-23
+    return uniform[0], uniform[1]
+
+
+@pytree
+class TaskSizes:
+    """What a task weighs, given its position n.
+
+    d ~ U(size_low, size_high); c = density[n] d + fixed_work[n]; e = result[n]. The
+    per-position numbers are drawn once, when the parameters are made, and shared by all
+    stations and slots.
+    """
+
+    size_low: Any  # Mbit
+    size_high: Any  # Mbit
+    density: jax.Array  # [N] Gcycles/Mbit, ρ_n; 0 where the work does not depend on the size
+    fixed_work: jax.Array  # [N] Gcycles, κ_n z_n; 0 where it does
+    result: jax.Array  # [N] Mbit, e_n
+
+    def __post_init__(self) -> None:
+        for name in ("size_low", "size_high"):
+            value = checks.real(name, getattr(self, name), ndim=0, above=0)
+            object.__setattr__(self, name, value)
+        if is_concrete(self.size_low, self.size_high) and self.size_high < self.size_low:
+            raise ValueError(
+                f"size_high must be at least size_low, {float(self.size_low):g}, "
+                f"got {float(self.size_high):g}"
+            )
+        for name in ("density", "fixed_work", "result"):
+            value = checks.real(name, getattr(self, name), ndim=1, at_least=0)
+            object.__setattr__(self, name, value)
+        checks.same_length(density=self.density, fixed_work=self.fixed_work, result=self.result)
+        if self.positions == 0:
+            raise ValueError("density must have at least one position, got none")
+        if is_concrete(self.density, self.fixed_work):
+            idle = np.flatnonzero(np.asarray(self.density) + np.asarray(self.fixed_work) <= 0)
+            if idle.size:
+                raise ValueError(
+                    f"density and fixed_work at position {idle[0]} must give a task some work, "
+                    "got 0 for both"
+                )
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        return self.density.shape[-1]
+
+    def task(self, origin: jax.Array, position: jax.Array, uniform: jax.Array) -> Task:
+        """The task at a position whose size is the given quantile of its distribution."""
+        size = self.size_low + (self.size_high - self.size_low) * uniform
+        work = self.density[position] * size + self.fixed_work[position]
+        return Task(origin, size, work, self.result[position])
+
+
+def _check_grid(stations: int, slots: Any, positions: int) -> None:
+    if not isinstance(stations, int) or stations < 1:
+        raise ValueError(f"stations must be a positive integer, got {stations!r}")
+    if is_concrete(slots):
+        if np.shape(slots) != () or int(slots) != slots or slots < 1:
+            raise ValueError(f"slots must be a positive integer, got {slots!r}")
+        if int(slots) * stations * positions >= MAX_POSITIONS:
+            raise ValueError(
+                f"slots x stations x positions must be below {MAX_POSITIONS}, "
+                f"got {int(slots)} x {stations} x {positions}"
+            )
+
+
+def _origin(station: jax.Array, master: bool) -> jax.Array:
+    return jnp.full_like(station, MASTER) if master else station
+
+
+@pytree
+class BernoulliWorkload:
+    """With probability p a task arrives at each of N positions of each station and slot.
+
+    The gap to the next arrived position is geometric and has no memory, so one number
+    drawn places the next task, across stations, slots and the episode's end; an episode
+    without any task has no decision and is passed over.
+    """
+
+    probability: Any  # [] p, in (0, 1]
+    sizes: TaskSizes
+    slots: Any  # [] int, T
+    stations: int = static()
+    master: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        value = checks.real("probability", self.probability, ndim=0, at_least=0, at_most=1)
+        if is_concrete(value) and value == 0:
+            raise ValueError("probability must be above 0, got 0: no task would ever arrive")
+        object.__setattr__(self, "probability", value)
+        _check_grid(self.stations, self.slots, self.positions)
+        object.__setattr__(self, "slots", jnp.asarray(self.slots, jnp.int32))
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        return self.sizes.positions
+
+    def first(self, key: jax.Array) -> Arrival:
+        """The first task of an episode."""
+        zero = jnp.zeros((), jnp.int32)
+        start = Cursor(zero, zero, zero - 1, zero)
+        arrival = self.next(key, start)
+        no = jnp.zeros((), bool)
+        return arrival._replace(slots=arrival.cursor.slot, new_station=~no, episode_over=no)
+
+    def next(self, key: jax.Array, cursor: Cursor) -> Arrival:
+        """The task after the one at ``cursor``."""
+        arrive, size = _two_uniforms(key)
+        # P(gap > g) = (1 − p)^g. The quotient is ±0 where p = 1, and bounded for tiny p.
+        gap = jnp.floor(jnp.log(arrive) / jnp.log1p(-self.probability))
+        gap = jnp.minimum(jnp.abs(gap), MAX_POSITIONS).astype(jnp.int32)
+        row = self.stations * self.positions  # positions of one slot
+        before = cursor.station * self.positions + cursor.position
+        ahead = before + 1 + gap  # from the start of the cursor's slot
+        to_end = (self.slots - cursor.slot) * row
+        over = ahead >= to_end
+        # What lies beyond the end is again geometric: the place in the new episode.
+        place = jnp.where(over, (ahead - to_end) % (self.slots * row), ahead)
+        rows = place // row
+        within = place - rows * row
+        station = within // self.positions
+        position = within - station * self.positions
+        slot = jnp.where(over, rows, cursor.slot + rows)
+        slots = jnp.where(over, self.slots - cursor.slot + rows, rows)
+        task = self.sizes.task(_origin(station, self.master), position, size)
+        return Arrival(
+            task,
+            Cursor(slot, station, position, cursor.last),
+            slots,
+            (slots > 0) | (station != cursor.station),
+            over,
+        )
+
+    def remaining(self, cursor: Cursor) -> None:
+        """Not known: the slot is drawn task by task."""
+        return
+
+
+@pytree
+class UniformCountWorkload:
+    """In each slot a count drawn uniformly from 1..N of tasks arrives at each station."""
+
+    sizes: TaskSizes
+    slots: Any  # [] int, T
+    stations: int = static()
+    master: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        _check_grid(self.stations, self.slots, self.positions)
+        object.__setattr__(self, "slots", jnp.asarray(self.slots, jnp.int32))
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        return self.sizes.positions
+
+    def first(self, key: jax.Array) -> Arrival:
+        """The first task of an episode."""
+        zero = jnp.zeros((), jnp.int32)
+        before = Cursor(zero - 1, zero + self.stations - 1, zero, zero + 1)
+        no = jnp.zeros((), bool)
+        return self.next(key, before)._replace(slots=zero, episode_over=no)
+
+    def next(self, key: jax.Array, cursor: Cursor) -> Arrival:
+        """The task after the one at ``cursor``."""
+        arrive, size = _two_uniforms(key)
+        count = 1 + jnp.floor(arrive * self.positions).astype(jnp.int32)
+        count = jnp.minimum(count, self.positions)
+        same = cursor.position + 1 < cursor.last
+        last_station = cursor.station + 1 == self.stations
+        new_slot = ~same & last_station
+        slots = new_slot.astype(jnp.int32)
+        over = cursor.slot + slots >= self.slots
+        station = jnp.where(same, cursor.station, jnp.where(last_station, 0, cursor.station + 1))
+        position = jnp.where(same, cursor.position + 1, 0)
+        task = self.sizes.task(_origin(station, self.master), position, size)
+        return Arrival(
+            task,
+            Cursor(
+                jnp.where(over, 0, cursor.slot + slots),
+                station,
+                position,
+                jnp.where(same, cursor.last, count),
+            ),
+            slots,
+            ~same,
+            over,
+        )
+
+    def remaining(self, cursor: Cursor) -> None:
+        """Not known: the tasks are drawn one by one."""
+        return
+
+
+@pytree
+class TraceWorkload:
+    """A recorded list of M tasks, the same in every episode. Build it with :func:`trace_workload`."""
+
+    slot: jax.Array  # [M] int32, never decreasing
+    origin: jax.Array  # [M] int32, never decreasing within a slot
+    size: jax.Array  # [M] Mbit
+    work: jax.Array  # [M] Gcycles
+    result: jax.Array  # [M] Mbit
+    position: jax.Array  # [M] int32, the how-manieth task of its station in its slot
+    tasks_after: jax.Array  # [M] tasks of the same station and slot that follow
+    work_after: jax.Array  # [M] Gcycles, their work
+    slots: Any  # [] int, T
+    positions: int = static()
+
+    def _at(self, row: jax.Array) -> tuple[Task, Cursor]:
+        task = Task(self.origin[row], self.size[row], self.work[row], self.result[row])
+        return task, Cursor(self.slot[row], self.origin[row], self.position[row], row)
+
+    def first(self, key: jax.Array) -> Arrival:
+        """The first task of the trace; ``key`` is not used."""
+        del key
+        task, cursor = self._at(jnp.zeros((), jnp.int32))
+        no = jnp.zeros((), bool)
+        return Arrival(task, cursor, cursor.slot, ~no, no)
+
+    def next(self, key: jax.Array, cursor: Cursor) -> Arrival:
+        """The task after the one at ``cursor``; ``key`` is not used."""
+        del key
+        over = cursor.last + 1 >= self.slot.shape[-1]
+        task, new = self._at(jnp.where(over, 0, cursor.last + 1))
+        slots = jnp.where(over, self.slots, 0) + new.slot - cursor.slot
+        return Arrival(task, new, slots, (slots > 0) | (new.station != cursor.station), over)
+
+    def remaining(self, cursor: Cursor) -> Remaining:
+        """The tasks of the cursor's station and slot that follow, and their work."""
+        return Remaining(self.tasks_after[cursor.last], self.work_after[cursor.last])
+
+
+def trace_workload(
+    slot: Any, origin: Any, size: Any, work: Any, result: Any = None, slots: int | None = None
+) -> TraceWorkload:
+    """A workload from a flat list of M tasks, sorted by slot and, within it, by origin.
+
+    Args:
+        slot: [M] int, from 0.
+        origin: [M] int, the station where each task arrives; −1 for a master node.
+        size: [M] Mbit, positive.
+        work: [M] Gcycles, positive.
+        result: [M] Mbit, not negative; 0 by default.
+        slots: T; one more than the last task's slot by default.
+
+    Raises:
+        ValueError: no task, shapes that disagree, a NaN, a size or work that is not
+            positive, or rows out of order; the message names the field and the row.
+    """
+    size = checks.real("size", np.asarray(size), ndim=1, above=0)
+    work = checks.real("work", np.asarray(work), ndim=1, above=0)
+    result = np.zeros(size.shape) if result is None else np.asarray(result)
+    result = checks.real("result", result, ndim=1, at_least=0)
+    slot_numbers = _integers("slot", slot, at_least=0)
+    origins = _integers("origin", origin, at_least=MASTER)
+    checks.same_length(size=size, slot=slot_numbers, origin=origins, work=work, result=result)
+    if slot_numbers.size == 0:
+        raise ValueError("slot must name at least one task, got an empty trace")
+    order = np.lexsort((origins, slot_numbers))
+    if np.any(order != np.arange(order.size)):
+        row = int(np.argmax(order != np.arange(order.size)))
+        raise ValueError(
+            "the trace must be sorted by slot and, within a slot, by origin; "
+            f"row {row} (slot {slot_numbers[row]}, origin {origins[row]}) is out of order"
+        )
+    length = int(slot_numbers[-1]) + 1
+    if slots is not None and slots < length:
+        raise ValueError(f"slots must be at least {length}, the trace's last slot + 1, got {slots}")
+    new_group = np.r_[True, (np.diff(slot_numbers) != 0) | (np.diff(origins) != 0)]
+    start = np.flatnonzero(new_group)
+    group = np.cumsum(new_group) - 1
+    end = np.r_[start[1:], slot_numbers.size]
+    row = np.arange(slot_numbers.size)
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(work, np.float64))])
+    dtype = jnp.result_type(size)
+    return TraceWorkload(
+        slot=jnp.asarray(slot_numbers, jnp.int32),
+        origin=jnp.asarray(origins, jnp.int32),
+        size=size,
+        work=work,
+        result=result,
+        position=jnp.asarray(row - start[group], jnp.int32),
+        tasks_after=jnp.asarray(end[group] - row - 1, dtype),
+        work_after=jnp.asarray(total[end[group]] - total[row + 1], dtype),
+        slots=jnp.asarray(length if slots is None else slots, jnp.int32),
+        positions=int(np.max(end - start)),
+    )
+
+
+def _integers(name: str, value: Any, at_least: int) -> np.ndarray:
+    """``value`` as a vector of integers, or a ``ValueError`` naming the row that is none."""
+    numbers = np.asarray(checks.real(name, np.asarray(value), ndim=1), np.float64)
+    wrong = np.flatnonzero((numbers != np.floor(numbers)) | (numbers < at_least))
+    if wrong.size:
+        raise ValueError(
+            f"{name}[{wrong[0]}] must be an integer of at least {at_least}, "
+            f"got {numbers[wrong[0]]:g}"
+        )
+    return numbers.astype(np.int64)
