@@ -1,0 +1,465 @@
+"""Train a method, keep what it learned, and compare it with others on the same arrivals.
+
+The three verbs of the public API, `train`, `evaluate` and `load_policy`, put together what
+the rest of the package provides. `train` and `evaluate` compile what they run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from jaxmec import agents, envs
+from jaxmec.agents.base import Agent, Learner, Spec
+from jaxmec.envs.offloading import OffloadingEnvironment
+from jaxmec.envs.presets import Preset
+from jaxmec.methods import find_method
+from jaxmec.schedulers import Scheduler, find_scheduler
+from jaxmec.training import checkpoint, runner
+from jaxmec.training.evaluate import evaluate as play
+from jaxmec.training.evaluate import greedy
+from jaxmec.training.loop import History, TrainConfig
+from jaxmec.training.rollout import make_spec
+
+PathLike = str | os.PathLike[str]
+POLICY_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Which environment, as data: what `jaxmec.make` is called with."""
+
+    env: str
+    preset: str | None = None
+    seed: int = 0  # of what a preset draws once
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def make(self) -> tuple[Any, Any]:
+        """The environment and its parameters."""
+        options = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.options
+        }
+        if self.env == "CartPole-v1":
+            return envs.make(self.env, **options)
+        return envs.make(self.env, preset=self.preset, seed=self.seed, **options)
+
+
+class Policy:
+    """A trained policy: observation in, action out, the same answer every time.
+
+    It decides greedily; a diffusion actor denoises from x_K = 0 without further noise.
+    """
+
+    def __init__(
+        self, agent: Agent, learner: Learner, spec: Spec, setting: Setting, name: str
+    ) -> None:
+        self.agent = agent
+        self.learner = agent.acting(learner)
+        self.spec = spec
+        self.setting = setting
+        self.name = name
+
+    @functools.cached_property
+    def _decide(self) -> Any:
+        def decide(learner: Learner, observation: jax.Array) -> jax.Array:
+            memory = self.agent.init_memory(self.spec)
+            return self.agent.act(learner, memory, observation, jax.random.key(0), False)[0]
+
+        return jax.jit(decide), jax.jit(jax.vmap(decide, in_axes=(None, 0)))
+
+    def __call__(self, observation: Any) -> Any:
+        """The action for one observation [observation_size], or [n] for [n, observation_size].
+
+        Raises:
+            ValueError: observations of another size, or with numbers that are not finite.
+        """
+        observation = np.asarray(observation)
+        size = self.spec.observation_size
+        if observation.ndim not in (1, 2) or observation.shape[-1] != size:
+            raise ValueError(
+                f"observation must have shape ({size},) or (n, {size}), got {observation.shape}"
+            )
+        if not np.all(np.isfinite(observation)):
+            raise ValueError("observation must be finite, got a NaN or an infinity")
+        one, many = self._decide
+        if observation.ndim == 1:
+            return int(one(self.learner, observation))
+        return np.asarray(many(self.learner, observation))
+
+    def save(self, path: PathLike) -> Path:
+        """Save the policy alone, for inference on any machine; returns the path."""
+        manifest = {
+            "policy_format": POLICY_FORMAT,
+            "name": self.name,
+            "agent": {
+                "class": type(self.agent).__name__,
+                "fields": {
+                    field.name: _plain(getattr(self.agent, field.name))
+                    for field in dataclasses.fields(self.agent)  # type: ignore[arg-type]
+                },
+            },
+            "spec": self.spec._asdict(),
+            "setting": dataclasses.asdict(self.setting),
+        }
+        return checkpoint.save_policy(path, self.learner, manifest)
+
+
+def load_policy(path: PathLike) -> Policy:
+    """A policy saved by :meth:`Policy.save`, on whatever device this machine has.
+
+    Raises:
+        jaxmec.training.checkpoint.CheckpointError: nothing there, damaged, or of a newer
+            version; the message names the file.
+    """
+    path = Path(path)
+    about = checkpoint.read_manifest(path).metadata
+    if about.get("policy_format") != POLICY_FORMAT:
+        raise checkpoint.CheckpointIncompatible(
+            f"{path} is not a policy of format {POLICY_FORMAT}; it says "
+            f"{about.get('policy_format')!r}"
+        )
+    kinds = {kind.__name__: kind for kind in agents.AGENTS}
+    if about["agent"]["class"] not in kinds:
+        raise checkpoint.CheckpointIncompatible(
+            f"{path} was trained by an agent that is not known here, {about['agent']['class']!r}"
+        )
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about["agent"]["fields"].items()
+    }
+    agent = kinds[about["agent"]["class"]](**fields)
+    spec = Spec(**about["spec"])
+    template = jax.eval_shape(lambda key: agent.acting(agent.init(key, spec)), jax.random.key(0))
+    learner, _ = checkpoint.restore(path, template)
+    setting = dict(about["setting"])
+    setting["options"] = tuple((name, value) for name, value in setting["options"])
+    return Policy(agent, learner, spec, Setting(**setting), about["name"])
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as JSON holds it."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns: S runs that differ in their seed."""
+
+    name: str
+    agent: Agent
+    setting: Setting
+    config: TrainConfig
+    seeds: tuple[int, ...]
+    history: History  # [S, P]
+    state: Any  # the training states, [S]
+    directory: Path | None
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The final policy of each seed."""
+        env, params = self.setting.make()
+        spec = make_spec(env, params)
+        learners = self.agent.acting(self.state.learner)
+        return tuple(
+            Policy(
+                self.agent,
+                jax.tree.map(lambda leaf, run=run: leaf[run], learners),
+                spec,
+                self.setting,
+                self.name,
+            )
+            for run in range(len(self.seeds))
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """The final policy of the seed whose last evaluation during training was best.
+
+        For a comparison use `evaluate(result)`, which takes every seed.
+        """
+        last = np.asarray(self.history.evaluation["return"])[:, -1]
+        return self.policies[int(np.nanargmax(last))]
+
+    def save(self, path: PathLike) -> Path:
+        """Save :attr:`policy`, for :func:`load_policy`."""
+        return self.policy.save(path)
+
+
+def train(
+    method: str | Agent = "dsac",
+    *,
+    env: str | None = None,
+    preset: str | None = None,
+    seeds: int | Sequence[int] = 1,
+    preset_seed: int = 0,
+    config: TrainConfig | None = None,
+    directory: PathLike | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    name: str | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train a method, S seeds side by side in one compiled program.
+
+    Args:
+        method: a name in `jaxmec.methods`, or an agent of your own.
+        env, preset: where; by default what the method is for.
+        seeds: how many (0..S−1), or which.
+        preset_seed: of what a preset draws once.
+        config: all sizes of the training; by default the method's.
+        directory: where metrics and checkpoints go; nowhere by default.
+        resume: go on from the newest checkpoint in ``directory``, to the bit.
+        progress: show a progress display.
+        name: what to call the result; by default the method's name.
+        env_options: options of `jaxmec.make`, for those whose name is also an agent's.
+        options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
+            the agent (``discount``, ``hidden``, ...), of the environment or its preset
+            (``information``, ``probability``, ...), looked up in this order.
+
+    Raises:
+        ValueError, TypeError: a wrong name or value; the message says what is right.
+    """
+    if isinstance(method, str):
+        row = find_method(method)
+        agent, name = row.agent(), name or row.name
+        same_env = env is None or env == row.env
+        env = row.env if env is None else env
+        config = row.config if config is None else config
+        chosen = dict(row.options) if same_env else {}
+        if preset is None and same_env:
+            preset = row.preset
+    else:
+        agent, name, chosen = method, name or type(method).__name__.lower(), {}
+        env = "CartPole-v1" if env is None else env
+        config = TrainConfig() if config is None else config
+    if preset is None:
+        preset = envs.DEFAULT_PRESET.get(env)
+
+    of_config = {f.name for f in dataclasses.fields(TrainConfig)}
+    of_agent = {f.name for f in dataclasses.fields(agent)}  # type: ignore[arg-type]
+    of_env = _option_names(env)
+    unknown = [key for key in options if key not in of_config | of_agent | of_env]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sorted(of_config | of_agent | of_env), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"neither the config, the agent nor {env} has an option {unknown[0]!r}{hint}")
+    config = dataclasses.replace(config, **{k: v for k, v in options.items() if k in of_config})
+    agent_options = {k: v for k, v in options.items() if k in of_agent - of_config}
+    agent = dataclasses.replace(agent, **agent_options)  # type: ignore[type-var]
+    chosen |= {k: v for k, v in options.items() if k in of_env - of_agent - of_config}
+    chosen |= dict(env_options or {})
+    setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())))
+    environment, params = setting.make()
+    run = runner.run(
+        agent,
+        environment,
+        params,
+        config,
+        seeds,
+        directory=directory,
+        resume=resume,
+        progress=progress,
+        metadata={"method": name, "setting": dataclasses.asdict(setting)},
+    )
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    result = TrainResult(
+        name, agent, setting, config, numbers, run.history, run.state, run.directory
+    )
+    if run.directory is not None:
+        result.save(run.directory / "policy")
+    return result
+
+
+def _option_names(env: str) -> set[str]:
+    """The options that `jaxmec.make` takes for an environment."""
+    if env == "CartPole-v1":
+        return {field.name for field in dataclasses.fields(envs.CartPoleParams)}
+    own = {"information", "action", "allocate", "allocation_information"}
+    return own | {field.name for field in dataclasses.fields(Preset)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How one policy, or the policies of S seeds, did on the same episodes."""
+
+    name: str
+    setting: Setting
+    information: str | None  # what the policy saw; None for CartPole
+    values: dict[str, np.ndarray]  # [S, episodes] by metric: "return", "length", "makespan", ...
+
+    @property
+    def num_seeds(self) -> int:
+        """S."""
+        return next(iter(self.values.values())).shape[0]
+
+    def samples(self, metric: str) -> np.ndarray:
+        """[n] what the interval is over: seeds where there are several, else episodes."""
+        if metric not in self.values:
+            raise KeyError(f"the report has no metric {metric!r}; it has {', '.join(self.values)}")
+        values = self.values[metric]
+        return values.mean(axis=1) if self.num_seeds > 1 else values[0]
+
+    def mean(self, metric: str) -> float:
+        """The mean over seeds and episodes."""
+        return float(np.mean(self.values[metric]))
+
+    def interval(self, metric: str, level: float = 0.95) -> tuple[float, float]:
+        """The interval of Student's t around the mean; over seeds, or episodes of one seed."""
+        return t_interval(self.samples(metric), level)
+
+    def ratio(self, reference: Report, metric: str = "makespan") -> np.ndarray:
+        """[n] this report over another on the same episodes, paired (see :meth:`samples`)."""
+        mine, other = self.values[metric], reference.values[metric]
+        if mine.shape[1] != other.shape[1]:
+            raise ValueError(
+                f"the reports have {mine.shape[1]} and {other.shape[1]} episodes: not the same ones"
+            )
+        if self.num_seeds > 1:
+            return mine.mean(axis=1) / other.mean()
+        return mine[0] / other.mean(axis=0)
+
+    def __str__(self) -> str:
+        over = "seeds" if self.num_seeds > 1 else "episodes"
+        lines = [f"{self.name}: mean and 95 % interval over {self.samples('return').size} {over}"]
+        for metric in self.values:
+            low, high = self.interval(metric)
+            lines.append(f"  {metric:<10} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]")
+        return "\n".join(lines)
+
+
+def t_interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of [n] samples; of one sample, (NaN, NaN)."""
+    if samples.size < 2:
+        return float("nan"), float("nan")
+    if np.ptp(samples) == 0:
+        return float(samples[0]), float(samples[0])
+    low, high = scipy.stats.t.interval(
+        level, samples.size - 1, loc=samples.mean(), scale=scipy.stats.sem(samples)
+    )
+    return float(low), float(high)
+
+
+def evaluate(
+    policy: str | Policy | TrainResult | Scheduler,
+    *,
+    env: str | None = None,
+    preset: str | None = None,
+    episodes: int = 20,
+    seed: int = 1,
+    preset_seed: int | None = None,
+    **options: Any,
+) -> Report:
+    """Play whole episodes with a policy, a scheduler, or the policies of all seeds of a result.
+
+    With the same ``seed``, environment and preset everybody meets the same tasks at the
+    same times, whatever they decide and see.
+
+    Args:
+        policy: a scheduler's name (`jaxmec.schedulers`), a trained policy, or a training
+            result, whose seeds are all evaluated.
+        env, preset, preset_seed: where; by default where the policy was trained, and for a
+            scheduler the multi-server environment with its default preset.
+        episodes: how many.
+        seed: of the episodes; no training uses them.
+        options: of `jaxmec.make`: ``information`` for a scheduler, and fields of the preset.
+
+    Raises:
+        ValueError, TypeError: a wrong name or value; a policy that does not fit the
+            environment; a scheduler that is allowed less than it needs to know.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), 0x6A6D6563)  # apart from all training keys
+    if isinstance(policy, str):
+        policy = find_scheduler(policy)
+    if isinstance(policy, Scheduler):
+        return _evaluate_scheduler(policy, env, preset, episodes, key, preset_seed or 0, options)
+
+    policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
+    first = policies[0]
+    setting = first.setting
+    if env is not None and env != setting.env:
+        raise ValueError(f"{first.name} was trained on {setting.env}, not on {env}")
+    merged = tuple(sorted((dict(setting.options) | options).items()))
+    setting = dataclasses.replace(
+        setting,
+        preset=setting.preset if preset is None else preset,
+        seed=setting.seed if preset_seed is None else preset_seed,
+        options=merged,
+    )
+    environment, params = setting.make()
+    spec = make_spec(environment, params)
+    if spec != first.spec:
+        raise ValueError(
+            f"{first.name} was trained with {first.spec.observation_size} observations and "
+            f"{first.spec.num_actions} actions; here there are {spec.observation_size} and "
+            f"{spec.num_actions}"
+        )
+    agent = first.agent
+
+    @jax.jit
+    def run(learners: Learner, params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        def one(learner: Learner) -> dict[str, jax.Array]:
+            memory = agent.init_memory(spec)
+            return play(greedy(agent, learner), memory, environment, params, episodes, key)
+
+        return jax.vmap(one)(learners)
+
+    learners = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.learner for p in policies))
+    values = {name: np.asarray(value) for name, value in run(learners, params, key).items()}
+    return Report(first.name, setting, getattr(environment, "information", None), values)
+
+
+def _evaluate_scheduler(
+    scheduler: Scheduler,
+    env: str | None,
+    preset: str | None,
+    episodes: int,
+    key: jax.Array,
+    preset_seed: int,
+    options: dict[str, Any],
+) -> Report:
+    env = "MultiServerOffloading-v0" if env is None else env
+    if env not in envs.DEFAULT_PRESET:
+        raise ValueError(f"scheduler {scheduler.name!r} schedules tasks; {env} has none")
+    options = dict(options)
+    options["information"] = scheduler.allowed_information(options.get("information"))
+    multi = env.startswith("Multi")
+    if multi:
+        options |= {
+            "action": "mask",
+            "allocate": scheduler.allocate,
+            "allocation_information": scheduler.allocation_information,
+        }
+    elif scheduler.problem != "single":
+        raise ValueError(f"scheduler {scheduler.name!r} selects sets of servers; {env} takes one")
+    setting = Setting(
+        env, preset or envs.DEFAULT_PRESET[env], preset_seed, tuple(sorted(options.items()))
+    )
+    environment, params = setting.make()
+    assert isinstance(environment, OffloadingEnvironment)
+
+    @jax.jit
+    def run(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        def policy(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
+            del observation
+            view = environment.view(state, params)
+            selected, memory = scheduler.decide(params, view, memory, key)
+            return (selected if multi else jnp.argmax(selected)), memory
+
+        return play(policy, scheduler.init_memory(params), environment, params, episodes, key)
+
+    values = {name: np.asarray(value)[None] for name, value in run(params, key).items()}
+    return Report(scheduler.name, setting, environment.information, values)
+
+

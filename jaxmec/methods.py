@@ -1,0 +1,111 @@
+"""The methods by name: which agent, on which environment, with which settings.
+
+A new method is one row here. Its agent is made by a function, so that importing this
+module computes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from jaxmec.agents import DQN, DSAC, SAC
+from jaxmec.agents.base import Agent
+from jaxmec.training.loop import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A named way to train."""
+
+    name: str
+    about: str  # one line for `jaxmec list`
+    source: str  # where it was published
+    agent: Callable[[], Agent]  # with the tuned hyperparameters
+    env: str  # the environment it is for, unless another is named
+    preset: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()  # of `jaxmec.make`, beside the preset
+    config: TrainConfig = TrainConfig()
+
+
+CARTPOLE = TrainConfig()
+AMCOEDGE = TrainConfig(
+    steps=200_000,
+    num_envs=64,
+    prefill=10_000,
+    buffer_size=200_000,
+    batch_size=256,
+    updates_per_step=8,
+    eval_every=10_000,
+    eval_episodes=4,
+)
+LAD_TS = TrainConfig(
+    steps=1_000_000,
+    num_envs=64,
+    prefill=20_000,
+    buffer_size=500_000,
+    batch_size=256,
+    updates_per_step=8,
+    eval_every=100_000,
+    eval_episodes=4,
+)
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            name="dqn",
+            about="Deep Q-network with double targets, on any environment",
+            source="Mnih et al. 2015; van Hasselt et al. 2016",
+            agent=DQN,
+            env="CartPole-v1",
+            config=CARTPOLE,
+        ),
+        Method(
+            name="sac",
+            about="Discrete soft actor-critic, on any environment",
+            source="Haarnoja et al. 2018; Christodoulou 2019",
+            agent=SAC,
+            env="CartPole-v1",
+            config=CARTPOLE,
+        ),
+        Method(
+            name="dsac",
+            about="Soft actor-critic whose actor is a diffusion model, on any environment",
+            source="the DDRL abstract of 2024; Du et al. 2024 (D2SAC)",
+            agent=DSAC,
+            env="CartPole-v1",
+            config=CARTPOLE,
+        ),
+        Method(
+            name="ddrl-amsa",
+            about="DSAC picks a set of servers, CWA splits the task among them",
+            source="the DDRL abstract of 2024",
+            agent=lambda: DSAC(discount=0.9),
+            env="MultiServerOffloading-v0",
+            preset="amcoedge",
+            options=(("action", "subset"), ("allocate", "cwa")),
+            config=AMCOEDGE,
+        ),
+        Method(
+            name="ddrl-ats",
+            about="DSAC picks one server for each task",
+            source="the DDRL abstract of 2024",
+            agent=lambda: DSAC(discount=0.95),
+            env="SingleServerOffloading-v0",
+            preset="lad-ts",
+            config=LAD_TS,
+        ),
+    )
+}
+
+
+def find_method(name: str) -> Method:
+    """The method of that name, or a ``ValueError`` that suggests the nearest one."""
+    if name in METHODS:
+        return METHODS[name]
+    close = difflib.get_close_matches(str(name), METHODS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"method {name!r} is not one of {', '.join(METHODS)}{hint}")

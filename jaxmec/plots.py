@@ -1,0 +1,251 @@
+"""Figures: learning curves and comparisons, with 95 % intervals over seeds.
+
+Every function returns a ``matplotlib.figure.Figure`` of its own and leaves pyplot's global
+state alone, so that it works without a display and in any thread. matplotlib is loaded
+with the first figure; it is an optional dependency, the extra ``plot``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color universal design" (2008), told apart with any colour vision. Their
+# yellow is left out, too faint on white, and black is kept for references.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":")
+FORMATS = ("png", "svg", "pdf")
+CONFIDENCE = 0.95
+
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # fonts as fonts, which journals ask for
+    "svg.hashsalt": "jaxmec",  # the same figure gives the same file
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What several seeds measured while they learned."""
+
+    steps: ArrayLike  # [P] environment steps, growing
+    values: ArrayLike  # [S, P] in the unit of the axis; NaN where a seed has no value
+
+    def __post_init__(self) -> None:
+        steps, values = np.asarray(self.steps, float), np.asarray(self.values, float)
+        if steps.ndim != 1 or steps.size == 0:
+            raise ValueError(f"steps must have the shape [P] with P > 0, got {steps.shape}")
+        if np.any(np.diff(steps) <= 0):
+            raise ValueError(f"steps must grow, got {steps}")
+        if values.ndim != 2 or values.shape[0] == 0 or values.shape[1] != steps.size:
+            raise ValueError(
+                f"values must have the shape [S, {steps.size}], one row a seed and one column "
+                f"a step, got {values.shape}"
+            )
+
+
+def mean_interval(values: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Mean over seeds and the half-width of its 95 % confidence interval.
+
+    Args:
+        values: [S, ...], one entry a seed along the first axis.
+
+    Returns:
+        Both [...]: the mean, and ``t · s / √S`` with the quantile t of Student's
+        distribution with S − 1 degrees of freedom. One seed alone has no interval: NaN.
+    """
+    values = np.asarray(values, float)
+    count = values.shape[0]
+    if count < 2:
+        return values.mean(axis=0), np.full(values.shape[1:], np.nan)
+    t = stdtrit(count - 1, (1 + CONFIDENCE) / 2)
+    return values.mean(axis=0), t * values.std(axis=0, ddof=1) / np.sqrt(count)
+
+
+def learning_curves(
+    curves: Mapping[str, Curve],
+    ylabel: str,
+    *,
+    references: Mapping[str, float] | None = None,
+    xlabel: str = "environment steps",
+    title: str = "",
+) -> Figure:
+    """One line a method: the mean over seeds, its 95 % interval shaded.
+
+    Args:
+        curves: by the name of the legend. Steps at which a seed has no finite value are
+            left blank.
+        ylabel: what the values are, with their unit: ``"make-span [s]"``.
+        references: horizontal lines in the unit of the values, by name.
+        xlabel: what the steps are.
+        title: above the axes; empty for none.
+
+    Raises:
+        ValueError: no curves.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not curves:
+        raise ValueError("curves is empty; expected at least one")
+    with _styled() as (Figure, ticker):
+        figure = Figure(figsize=(7.0, 4.0))
+        axes = figure.add_subplot()
+        for (name, curve), (dash, colour) in zip(curves.items(), _line_styles(), strict=False):
+            steps = np.asarray(curve.steps, float)
+            values = np.asarray(curve.values, float)
+            finite = np.where(np.isfinite(values), values, np.nan)
+            mean, half = mean_interval(finite)
+            lone = "o" if steps.size == 1 else ""  # a line through one point shows nothing
+            axes.plot(steps, mean, dash, color=colour, label=name, marker=lone)
+            axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
+        for (name, value), dash in zip((references or {}).items(), cycle(DASHES[1:]), strict=False):
+            axes.axhline(value, color="black", lw=1, ls=dash, label=name)
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axes.margins(x=0.01)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        figure.legend(loc="outside right upper", title=_interval_note(curves))
+    return figure
+
+
+def comparison_bars(
+    rows: Mapping[str, ArrayLike],
+    xlabel: str,
+    *,
+    references: Mapping[str, float] | None = None,
+    highlight: Collection[str] = (),
+    title: str = "",
+) -> Figure:
+    """One horizontal bar a method, from the top in the order given.
+
+    The bar is the mean over seeds, the whisker its 95 % interval, and both stand in
+    numbers at the right.
+
+    Args:
+        rows: [S] values of the seeds by the method's name, in the unit of the axis.
+        xlabel: what the values are, with their unit: ``"make-span [s]"``.
+        references: vertical lines in the same unit, by name.
+        highlight: the names of the rows to draw in another colour.
+        title: above the axes; empty for none.
+
+    Raises:
+        ValueError: no rows, a row that is not [S], a value that is not finite, or a
+            highlighted name that is not a row.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not rows:
+        raise ValueError("rows is empty; expected at least one")
+    if unknown := set(highlight) - set(rows):
+        raise ValueError(f"highlight names {sorted(unknown)}; expected some of {list(rows)}")
+    values = {name: np.asarray(row, float) for name, row in rows.items()}
+    for name, row in values.items():
+        if row.ndim != 1 or row.size == 0 or not np.all(np.isfinite(row)):
+            raise ValueError(f"row {name!r} must have the shape [S] and finite values, got {row}")
+    places = np.arange(len(values))
+    means, halves = map(np.array, zip(*map(mean_interval, values.values()), strict=True))
+    with _styled() as (Figure, _):
+        figure = Figure(figsize=(7.0, 1.2 + 0.32 * len(values) + 0.2 * bool(title)))
+        axes = figure.add_subplot()
+        axes.barh(
+            places,
+            means,
+            height=0.7,
+            color=[PALETTE[1] if name in highlight else PALETTE[0] for name in values],
+        )
+        axes.errorbar(
+            means, places, xerr=np.nan_to_num(halves), fmt="none", ecolor="black", capsize=3
+        )
+        for (name, value), dash in zip((references or {}).items(), cycle(DASHES[1:]), strict=False):
+            axes.axvline(value, color="black", lw=1, ls=dash, label=name)
+        axes.set_yticks(places, list(values))
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        numbers = axes.secondary_yaxis("right")
+        numbers.set_yticks(places, _in_numbers(means, halves))
+        numbers.tick_params(length=0)
+        numbers.spines["right"].set_visible(False)
+        axes.set(xlabel=xlabel, title=title)
+        if references:
+            figure.legend(loc="outside lower center", ncols=min(3, len(references)))
+    return figure
+
+
+def save(figure: Figure, path: str | Path, formats: Collection[str] = ("png", "svg")) -> list[Path]:
+    """Write a figure once in each format; returns the files written.
+
+    Args:
+        figure: what to write.
+        path: the file without the format's suffix; one of ``FORMATS`` is taken off.
+            Missing folders are made.
+        formats: some of ``FORMATS``: pixels ("png"), vectors ("svg", "pdf").
+
+    Raises:
+        ValueError: an unknown format.
+    """
+    if unknown := set(formats) - set(FORMATS):
+        raise ValueError(f"formats has {sorted(unknown)}; expected some of {FORMATS}")
+    path = Path(path)
+    if path.suffix.removeprefix(".") in FORMATS:
+        path = path.with_suffix("")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(f"{path.name}.{format}") for format in formats]
+    undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with _styled():
+        for file, format in zip(files, formats, strict=True):
+            figure.savefig(file, dpi=200, metadata=undated.get(format))
+    return files
+
+
+@contextmanager
+def _styled() -> Iterator[tuple[Any, Any]]:
+    """matplotlib's Figure and ticker, in our style, with a clear error where it is missing."""
+    try:
+        import matplotlib
+        from matplotlib import ticker
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'plots need matplotlib, the extra "plot": pip install "jaxmec[plot]"'
+        ) from error
+    with matplotlib.rc_context(_STYLE):
+        yield Figure, ticker
+
+
+def _line_styles() -> Iterator[tuple[str, str]]:
+    """A dash and a colour a curve: all colours first, then again with the next dash."""
+    return cycle(product(DASHES, PALETTE))
+
+
+def _interval_note(curves: Mapping[str, Curve]) -> str:
+    """How many seeds the shading speaks of, for the legend's title."""
+    seeds = sorted({len(np.asarray(curve.values)) for curve in curves.values()})
+    if seeds == [1]:
+        return "1 seed"
+    return f"mean, 95 % interval\n{'–'.join(map(str, (seeds[0], seeds[-1])[: len(seeds)]))} seeds"
+
+
+def _in_numbers(means: NDArray, halves: NDArray) -> list[str]:
+    """Each mean ± half-width, with as many decimals as the scale of all of them asks for."""
+    scale = np.max(np.abs(means))
+    decimals = 3 if scale == 0 else int(np.clip(3 - np.floor(np.log10(scale)), 0, 6))
+    return [
+        f"{mean:.{decimals}f}" + ("" if np.isnan(half) else f" ± {half:.{decimals}f}")
+        for mean, half in zip(means, halves, strict=True)
+    ]

@@ -1,0 +1,31 @@
+"""How an action names a set of servers. Each function returns the set as a mask [B] bool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MAX_SUBSET_SERVERS = 10  # 2^10 − 1 sets are as many as a table of values can hold in practice
+
+
+def one_server(index: Any, num_servers: int) -> jax.Array:
+    """The server of that index, 0..B−1; the empty set for any other index."""
+    return jnp.arange(num_servers) == index
+
+
+def subset(index: Any, num_servers: int) -> jax.Array:
+    """The non-empty subset of that index, 0..2^B − 2.
+
+    Server i is in the subset iff bit i of ``index + 1`` is set: index 0 is {0}, 1 is {1},
+    2 is {0, 1}, and 2^B − 2 is all servers.
+    """
+    bits = jnp.asarray(index, jnp.int32) + 1
+    return (bits >> jnp.arange(num_servers)) & 1 == 1
+
+
+def subset_index(selected: Any) -> jax.Array:
+    """[] int32, the index of a non-empty set [B] bool: the inverse of :func:`subset`."""
+    selected = jnp.asarray(selected, bool)
+    return jnp.sum(jnp.where(selected, 1 << jnp.arange(selected.shape[-1]), 0)).astype(jnp.int32) - 1
