@@ -8,7 +8,6 @@ be kept in step by hand.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+
+from jaxmec.naming import look_up
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -64,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"jaxmec {jaxmec.__version__}")
             return EXIT_OK
-        command = _known("command", words[0], COMMANDS)
-        return {"train": _train, "evaluate": _evaluate, "list": _list}[command](words[1:])
+        command = {"train": _train, "evaluate": _evaluate, "list": _list}
+        look_up("command", words[0], COMMANDS)
+        return command[words[0]](words[1:])
     except SystemExit as exit_:  # tyro has printed what it has to say
         return exit_.code if isinstance(exit_.code, int) else EXIT_USAGE
     except (UsageError, ValueError, TypeError) as error:
@@ -92,14 +94,6 @@ def _overview() -> str:
     lines += [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
     lines += ["", "jaxmec COMMAND --help says more; jaxmec train METHOD --help shows every field."]
     return "\n".join(lines)
-
-
-def _known(kind: str, name: str, names: Any) -> str:
-    if name in names:
-        return name
-    close = difflib.get_close_matches(name, list(names), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"{kind} {name!r} is not one of {', '.join(names)}{hint}")
 
 
 def _flag(words: Sequence[str], name: str) -> str | None:
@@ -134,7 +128,8 @@ def _train(words: Sequence[str]) -> int:
     row = find_method(words[0])
     # The defaults of the flags depend on the method, the environment and the preset, so
     # those are looked up first; tyro then parses all of it.
-    env = _known("environment", _flag(words, "env") or row.env, envs.ENVIRONMENTS)
+    env = _flag(words, "env") or row.env
+    look_up("environment", env, envs.ABOUT)
     own = env == row.env
     name = _flag(words, "preset") or (row.preset if own else None)
     setting: Any = CartPoleParams()
@@ -161,9 +156,8 @@ def _train(words: Sequence[str]) -> int:
     run = parsed.run
     if run.resume and run.out is None:
         raise UsageError("--resume needs --out, the directory of the run to go on with")
-    numbers = _changes(agent, parsed.agent)
     result = jaxmec.train(
-        dataclasses.replace(agent, **numbers) if numbers else agent,
+        parsed.agent,
         name=row.name,
         env=env,
         preset=None if env == "CartPole-v1" else parsed.where.preset,
@@ -274,9 +268,8 @@ def _list(words: Sequence[str]) -> int:
     from jaxmec.schedulers import SCHEDULERS
 
     kinds = ("environments", "presets", "agents", "methods", "schedulers", "all")
-    kind = _known(
-        "kind", tyro.cli(List, args=list(words), prog="jaxmec list").kind, kinds
-    )
+    kind = tyro.cli(List, args=list(words), prog="jaxmec list").kind
+    look_up("kind", kind, dict.fromkeys(kinds))
     console = Console()
     if kind in ("environments", "all"):
         table = Table("environment", "what it is", title="Environments", title_justify="left")

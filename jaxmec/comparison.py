@@ -37,10 +37,15 @@ class Comparison:
     reference: Report
 
     @property
+    def by_makespan(self) -> list[Report]:
+        """The reports, shortest mean make-span first."""
+        return sorted(self.reports, key=lambda report: report.mean("makespan"))
+
+    @property
     def rows(self) -> list[Row]:
-        """The lines, shortest make-span first."""
+        """The lines, in that order."""
         rows = []
-        for report in self.reports:
+        for report in self.by_makespan:
             ratio = report.ratio(self.reference)
             options = dict(report.setting.options)
             single = report.setting.env.startswith("Single")
@@ -57,7 +62,7 @@ class Comparison:
                     failed=report.mean("failed"),
                 )
             )
-        return sorted(rows, key=lambda row: row.makespan)
+        return rows
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headers and lines, as text."""

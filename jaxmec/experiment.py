@@ -7,7 +7,6 @@ the rest of the package provides. `train` and `evaluate` compile what they run.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset
 from jaxmec.methods import find_method
+from jaxmec.naming import suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.evaluate import evaluate as play
@@ -46,9 +46,8 @@ class Setting:
 
     def make(self) -> tuple[Any, Any]:
         """The environment and its parameters."""
-        options = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.options
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in self.options
         }
         if self.env == "CartPole-v1":
             return envs.make(self.env, **options)
@@ -129,7 +128,7 @@ def load_policy(path: PathLike) -> Policy:
             f"{path} is not a policy of format {POLICY_FORMAT}; it says "
             f"{about.get('policy_format')!r}"
         )
-    kinds = {kind.__name__: kind for kind in agents.AGENTS}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in agents.AGENTS}
     if about["agent"]["class"] not in kinds:
         raise checkpoint.CheckpointIncompatible(
             f"{path} was trained by an agent that is not known here, {about['agent']['class']!r}"
@@ -252,9 +251,10 @@ def train(
     of_env = _option_names(env)
     unknown = [key for key in options if key not in of_config | of_agent | of_env]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], sorted(of_config | of_agent | of_env), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise TypeError(f"neither the config, the agent nor {env} has an option {unknown[0]!r}{hint}")
+        hint = suggestion(unknown[0], sorted(of_config | of_agent | of_env))
+        raise TypeError(
+            f"neither the config, the agent nor {env} has an option {unknown[0]!r}{hint}"
+        )
     config = dataclasses.replace(config, **{k: v for k, v in options.items() if k in of_config})
     agent_options = {k: v for k, v in options.items() if k in of_agent - of_config}
     agent = dataclasses.replace(agent, **agent_options)  # type: ignore[type-var]
@@ -461,5 +461,3 @@ def _evaluate_scheduler(
 
     values = {name: np.asarray(value)[None] for name, value in run(params, key).items()}
     return Report(scheduler.name, setting, environment.information, values)
-
-

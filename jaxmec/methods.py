@@ -7,13 +7,15 @@ module computes nothing.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from jaxmec.agents import DQN, DSAC, SAC
 from jaxmec.agents.base import Agent
+from jaxmec.naming import look_up
 from jaxmec.training.loop import TrainConfig
+
+CARTPOLE = TrainConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,9 @@ class Method:
     env: str  # the environment it is for, unless another is named
     preset: str | None = None
     options: tuple[tuple[str, Any], ...] = ()  # of `jaxmec.make`, beside the preset
-    config: TrainConfig = TrainConfig()
+    config: TrainConfig = CARTPOLE
 
 
-CARTPOLE = TrainConfig()
 AMCOEDGE = TrainConfig(
     steps=200_000,
     num_envs=64,
@@ -104,8 +105,4 @@ METHODS = {
 
 def find_method(name: str) -> Method:
     """The method of that name, or a ``ValueError`` that suggests the nearest one."""
-    if name in METHODS:
-        return METHODS[name]
-    close = difflib.get_close_matches(str(name), METHODS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"method {name!r} is not one of {', '.join(METHODS)}{hint}")
+    return look_up("method", name, METHODS)

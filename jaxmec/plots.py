@@ -28,7 +28,7 @@ DASHES = ("-", "--", "-.", ":")
 FORMATS = ("png", "svg", "pdf")
 CONFIDENCE = 0.95
 
-_STYLE = {
+_STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -46,11 +46,14 @@ _STYLE = {
 class Curve:
     """What several seeds measured while they learned."""
 
-    steps: ArrayLike  # [P] environment steps, growing
-    values: ArrayLike  # [S, P] in the unit of the axis; NaN where a seed has no value
+    # Given as anything that NumPy reads, kept as NumPy arrays.
+    steps: Any  # [P] environment steps, growing
+    values: Any  # [S, P] in the unit of the axis; NaN where a seed has no value
 
     def __post_init__(self) -> None:
         steps, values = np.asarray(self.steps, float), np.asarray(self.values, float)
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "values", values)
         if steps.ndim != 1 or steps.size == 0:
             raise ValueError(f"steps must have the shape [P] with P > 0, got {steps.shape}")
         if np.any(np.diff(steps) <= 0):
@@ -66,7 +69,7 @@ def mean_interval(values: ArrayLike) -> tuple[NDArray, NDArray]:
     """Mean over seeds and the half-width of its 95 % confidence interval.
 
     Args:
-        values: [S, ...], one entry a seed along the first axis.
+        values: [S, ...], one entry a seed (or episode) along the first axis.
 
     Returns:
         Both [...]: the mean, and ``t · s / √S`` with the quantile t of Student's
@@ -108,9 +111,8 @@ def learning_curves(
         figure = Figure(figsize=(7.0, 4.0))
         axes = figure.add_subplot()
         for (name, curve), (dash, colour) in zip(curves.items(), _line_styles(), strict=False):
-            steps = np.asarray(curve.steps, float)
-            values = np.asarray(curve.values, float)
-            finite = np.where(np.isfinite(values), values, np.nan)
+            steps = curve.steps
+            finite = np.where(np.isfinite(curve.values), curve.values, np.nan)
             mean, half = mean_interval(finite)
             lone = "o" if steps.size == 1 else ""  # a line through one point shows nothing
             axes.plot(steps, mean, dash, color=colour, label=name, marker=lone)
@@ -120,7 +122,7 @@ def learning_curves(
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         axes.margins(x=0.01)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        figure.legend(loc="outside right upper", title=_interval_note(curves))
+        figure.legend(loc="outside right upper", title=_interval_note(curves), alignment="left")
     return figure
 
 
@@ -134,11 +136,12 @@ def comparison_bars(
 ) -> Figure:
     """One horizontal bar a method, from the top in the order given.
 
-    The bar is the mean over seeds, the whisker its 95 % interval, and both stand in
-    numbers at the right.
+    The bar is the mean, the whisker its 95 % interval, and both stand in numbers at the
+    right.
 
     Args:
-        rows: [S] values of the seeds by the method's name, in the unit of the axis.
+        rows: by the method's name, [S] values in the unit of the axis: one a seed, or one
+            an episode for what does not learn.
         xlabel: what the values are, with their unit: ``"make-span [s]"``.
         references: vertical lines in the same unit, by name.
         highlight: the names of the rows to draw in another colour.
@@ -168,9 +171,7 @@ def comparison_bars(
             height=0.7,
             color=[PALETTE[1] if name in highlight else PALETTE[0] for name in values],
         )
-        axes.errorbar(
-            means, places, xerr=np.nan_to_num(halves), fmt="none", ecolor="black", capsize=3
-        )
+        axes.errorbar(means, places, xerr=halves, fmt="none", ecolor="black", capsize=3)
         for (name, value), dash in zip((references or {}).items(), cycle(DASHES[1:]), strict=False):
             axes.axvline(value, color="black", lw=1, ls=dash, label=name)
         axes.set_yticks(places, list(values))
@@ -235,7 +236,7 @@ def _line_styles() -> Iterator[tuple[str, str]]:
 
 def _interval_note(curves: Mapping[str, Curve]) -> str:
     """How many seeds the shading speaks of, for the legend's title."""
-    seeds = sorted({len(np.asarray(curve.values)) for curve in curves.values()})
+    seeds = sorted({len(curve.values) for curve in curves.values()})
     if seeds == [1]:
         return "1 seed"
     return f"mean, 95 % interval\n{'–'.join(map(str, (seeds[0], seeds[-1])[: len(seeds)]))} seeds"
@@ -246,6 +247,7 @@ def _in_numbers(means: NDArray, halves: NDArray) -> list[str]:
     scale = np.max(np.abs(means))
     decimals = 3 if scale == 0 else int(np.clip(3 - np.floor(np.log10(scale)), 0, 6))
     return [
-        f"{mean:.{decimals}f}" + ("" if np.isnan(half) else f" ± {half:.{decimals}f}")
+        f"{mean:.{decimals}f}".replace("-", "−")
+        + ("" if np.isnan(half) else f" ± {half:.{decimals}f}")
         for mean, half in zip(means, halves, strict=True)
     ]

@@ -28,4 +28,6 @@ def subset(index: Any, num_servers: int) -> jax.Array:
 def subset_index(selected: Any) -> jax.Array:
     """[] int32, the index of a non-empty set [B] bool: the inverse of :func:`subset`."""
     selected = jnp.asarray(selected, bool)
-    return jnp.sum(jnp.where(selected, 1 << jnp.arange(selected.shape[-1]), 0)).astype(jnp.int32) - 1
+    return (
+        jnp.sum(jnp.where(selected, 1 << jnp.arange(selected.shape[-1]), 0)).astype(jnp.int32) - 1
+    )

@@ -2,7 +2,7 @@
 
 Trains S seeds side by side, then plays the same episodes with every seed's policy, the
 simple schedulers and the published "Optimal", and writes a table, the figures and the
-checkpoint of the policy under --out.
+checkpoint of the policy under --out. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Options:
     seeds: int = 3  # training seeds, side by side
     steps: int = find_method("ddrl-amsa").config.steps  # decisions to train on, per seed
     episodes: int = 20  # episodes to compare on, the same for all
-    resume: bool = False  # go on from the newest checkpoint in --out
     progress: bool = True  # show a progress display
 
 
@@ -40,13 +39,16 @@ def main(options: Options) -> None:
     """Train, compare, draw."""
     console = Console()
     started = time.perf_counter()
+    unfinished = (options.out / "checkpoints").exists()
+    if unfinished:
+        console.print(f"going on with the run in {options.out}; remove it to start afresh")
     result = jaxmec.train(
         "ddrl-amsa",
         preset=PRESET,
         seeds=options.seeds,
         steps=options.steps,
         directory=options.out,
-        resume=options.resume,
+        resume=unfinished,
         progress=options.progress,
     )
     trained = time.perf_counter()
@@ -75,9 +77,14 @@ def main(options: Options) -> None:
         ),
         options.out / "learning_curve",
     )
-    bars = {report.name: report.samples("makespan") for report in reports}
+    bars = {report.name: report.samples("makespan") for report in comparison.by_makespan}
     plots.save(
-        plots.comparison_bars(bars, xlabel="mean make-span (s)", reference=("optimal", optimal.mean("makespan"))),
+        plots.comparison_bars(
+            bars,
+            xlabel="mean make-span (s)",
+            references={"optimal (greedy)": optimal.mean("makespan")},
+            highlight=("ddrl-amsa",),
+        ),
         options.out / "comparison",
     )
     finished = time.perf_counter()

@@ -38,7 +38,10 @@ class Transition(NamedTuple):
 class Agent(Protocol):
     """The interface of every learning algorithm."""
 
-    discount: Any  # [] the γ of the return it maximises
+    @property
+    def discount(self) -> Any:
+        """[] the γ of the return that it maximises."""
+        ...
 
     def init(self, key: jax.Array, spec: Spec) -> Learner:
         """Fresh parameters, targets and optimiser state."""
@@ -63,10 +66,20 @@ class Agent(Protocol):
         """
         ...
 
+    def acting(self, learner: Learner) -> Learner:
+        """The part of the learner that ``act(explore=False)`` and ``preferences`` read.
+
+        Everything else (optimiser states, targets, critics of an actor) is replaced by
+        ``()``: this is what leaves for inference.
+        """
+        ...
+
     def preferences(self, learner: Learner, observation: jax.Array) -> jax.Array:
         """[num_actions] what the greedy policy ranks the actions by; its argmax is the greedy action."""
         ...
 
-    def update(self, learner: Learner, batch: Transition, key: jax.Array) -> tuple[Learner, Metrics]:
+    def update(
+        self, learner: Learner, batch: Transition, key: jax.Array
+    ) -> tuple[Learner, Metrics]:
         """One gradient update on a minibatch whose leaves lead with [M]."""
         ...

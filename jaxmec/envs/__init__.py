@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import gymnax
@@ -14,13 +13,18 @@ from jaxmec.envs.offloading import (
     OffloadingParams,
     SingleServerOffloading,
     View,
-    subset_mask,
 )
 from jaxmec.envs.presets import PRESETS, Preset, find_preset, override
 from jaxmec.mec.workload import Workload
+from jaxmec.naming import look_up
 
 DEFAULT_PRESET = {"MultiServerOffloading-v0": "amcoedge", "SingleServerOffloading-v0": "lad-ts"}
-ENVIRONMENTS = ("CartPole-v1", *DEFAULT_PRESET)
+ABOUT = {
+    "CartPole-v1": "balance a pole on a cart; Gymnasium's equations and limits",
+    "SingleServerOffloading-v0": "give each task to one edge server",
+    "MultiServerOffloading-v0": "split each task among a set of edge servers",
+}
+ENVIRONMENTS = tuple(ABOUT)
 
 
 def make(
@@ -45,10 +49,7 @@ def make(
         ValueError: an unknown name, with the nearest right one, or an invalid value.
         TypeError: an option that neither the environment nor the preset has.
     """
-    if env_id not in ENVIRONMENTS:
-        close = difflib.get_close_matches(str(env_id), ENVIRONMENTS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"environment {env_id!r} is not one of {', '.join(ENVIRONMENTS)}{hint}")
+    look_up("environment", env_id, ABOUT)
     if env_id == "CartPole-v1":
         if preset is not None or workload is not None:
             raise TypeError("CartPole-v1 has no presets and no workload")
@@ -87,6 +88,5 @@ __all__ = [
     "SingleServerOffloading",
     "View",
     "make",
-    "subset_mask",
     "to_gymnasium",
 ]

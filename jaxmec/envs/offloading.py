@@ -26,10 +26,10 @@ from jaxmec.mec.offload import (
     offload_fractions,
 )
 from jaxmec.mec.workload import Arrival, Cursor, Remaining, Task, TraceWorkload, Workload
+from jaxmec.selection import MAX_SUBSET_SERVERS, one_server, subset
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
-MAX_SUBSET_SERVERS = 10
 
 
 @pytree
@@ -254,9 +254,7 @@ class OffloadingEnvironment(environment.Environment):
             remaining = params.workload.remaining(state.cursor)
         return View(state.task, queues, progress, remaining)
 
-    def features(
-        self, state: OffloadingState, params: OffloadingParams
-    ) -> dict[str, jax.Array]:
+    def features(self, state: OffloadingState, params: OffloadingParams) -> dict[str, jax.Array]:
         """The observation by name, each feature [] or [B] and of order 1.
 
         Times are in the preset's unit of time: queued work counts in seconds of the server
@@ -330,7 +328,7 @@ class SingleServerOffloading(OffloadingEnvironment):
         self, action: Any, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """Give the whole task to one server."""
-        chosen = jnp.arange(self.num_servers) == action
+        chosen = one_server(action, self.num_servers)
         chosen = jnp.where(jnp.any(chosen), chosen, fallback(params.network, state.task))
         fraction = chosen.astype(state.queues.backlog.dtype)
         return apply_split(params.network, state.queues, state.task, fraction, chosen)
@@ -358,21 +356,11 @@ class Simplex(spaces.Box):
         return jax.random.dirichlet(key, jnp.ones(self.shape, self.dtype))
 
 
-def subset_mask(index: Any, num_servers: int) -> jax.Array:
-    """[B] bool: the non-empty subset of that index, 0..2^B − 2.
-
-    Server i is in the subset iff bit i of ``index + 1`` is set: index 0 is {0}, 1 is {1},
-    2 is {0, 1}, and 2^B − 2 is all servers.
-    """
-    bits = jnp.asarray(index, jnp.int32) + 1
-    return (bits >> jnp.arange(num_servers)) & 1 == 1
-
-
 class MultiServerOffloading(OffloadingEnvironment):
     """Each task is split among a set of edge servers.
 
     Action modes:
-        subset: the index of a non-empty subset, see :func:`subset_mask` (B ≤ 10).
+        subset: the index of a non-empty subset, see :func:`jaxmec.selection.subset` (B ≤ 10).
         mask: [B] bool, the set. An empty one means :func:`jaxmec.mec.offload.fallback`.
         fraction: [B] on the simplex: the scheduler allocates itself.
     """
@@ -426,7 +414,9 @@ class MultiServerOffloading(OffloadingEnvironment):
         """The subsets, the masks or the simplex, by action mode."""
         if self.action == "subset":
             return spaces.Discrete(self.num_actions)
-        return BinaryVector(self.num_servers) if self.action == "mask" else Simplex(self.num_servers)
+        return (
+            BinaryVector(self.num_servers) if self.action == "mask" else Simplex(self.num_servers)
+        )
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
@@ -437,7 +427,7 @@ class MultiServerOffloading(OffloadingEnvironment):
             return offload_fractions(network, queues, task, jnp.asarray(action))
         seen = self.view(state, params).queues if self.allocation_information == "seen" else None
         if self.action == "subset":
-            selected = subset_mask(action, self.num_servers)
+            selected = subset(action, self.num_servers)
         else:
             selected = jnp.asarray(action).astype(bool)
         # A set that is empty is replaced where it is traced; a step is always compiled in

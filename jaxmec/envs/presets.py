@@ -7,7 +7,6 @@ per-position densities, qualities and result sizes) and makes the environment's 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxmec.envs.offloading import ObservationScales, OffloadingParams
 from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload
 from jaxmec.mec.workload import Workload
+from jaxmec.naming import look_up, suggestion
 
 Range = tuple[float, float]
 
@@ -81,9 +81,10 @@ class Preset:
         """
         sizes = self._sizes(seed)
         stations = 1 if self.master else len(self.capacity)
-        if workload is None:
+        arrivals: Any = workload
+        if arrivals is None:
             if self.arrivals == "bernoulli":
-                workload = BernoulliWorkload(
+                arrivals = BernoulliWorkload(
                     probability=self.probability,
                     sizes=sizes,
                     slots=self.slots,
@@ -91,7 +92,7 @@ class Preset:
                     master=self.master,
                 )
             else:
-                workload = UniformCountWorkload(
+                arrivals = UniformCountWorkload(
                     sizes=sizes, slots=self.slots, stations=stations, master=self.master
                 )
         work_high = self.size[1] * float(np.max(sizes.density)) + float(np.max(sizes.fixed_work))
@@ -104,7 +105,7 @@ class Preset:
                 uplink_cap=self.uplink_cap,
                 max_wait=self.max_wait,
             ),
-            workload=workload,
+            workload=arrivals,
             deadline=self.deadline,
             penalty=self.penalty,
             scales=ObservationScales(
@@ -137,8 +138,8 @@ class Preset:
 
 LAD_TS_CAPACITY = (50, 25, 18, 32, 28, 21, 50, 17, 44, 41, 21, 31, 41, 36, 30, 47, 49, 13, 48, 14)
 LAD_TS_RATE = (
-    (499, 478, 461, 416, 473, 408, 500, 462, 427, 430)
-    + (480, 407, 476, 415, 453, 480, 427, 444, 477, 475)
+    499, 478, 461, 416, 473, 408, 500, 462, 427, 430,
+    480, 407, 476, 415, 453, 480, 427, 444, 477, 475,
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
@@ -216,11 +217,7 @@ PRESETS: dict[str, Preset] = {
 
 def find_preset(name: str) -> Preset:
     """The preset of that name, or a ``ValueError`` that suggests the nearest one."""
-    if name in PRESETS:
-        return PRESETS[name]
-    close = difflib.get_close_matches(str(name), PRESETS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"preset {name!r} is not one of {', '.join(PRESETS)}{hint}")
+    return look_up("preset", name, PRESETS)
 
 
 def override(preset: Preset, **changes: Any) -> Preset:
@@ -228,9 +225,10 @@ def override(preset: Preset, **changes: Any) -> Preset:
     names = [field.name for field in dataclasses.fields(preset)]
     for name in changes:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"a preset has no field {name!r}{hint}; it has {', '.join(names)}")
+            raise TypeError(
+                f"a preset has no field {name!r}{suggestion(name, names)}; "
+                f"it has {', '.join(names)}"
+            )
     lists = {
         name: tuple(value)
         for name, value in changes.items()

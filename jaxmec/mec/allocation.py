@@ -63,7 +63,9 @@ def check_split(wait: Array, serve: Array, selected: Array) -> tuple[Array, Arra
     wait, serve, selected = jnp.asarray(wait), jnp.asarray(serve), jnp.asarray(selected, bool)
     for name, vector in (("serve", serve), ("selected", selected)):
         if vector.shape != wait.shape:
-            raise ValueError(f"{name} must have the shape of wait, {wait.shape}, got {vector.shape}")
+            raise ValueError(
+                f"{name} must have the shape of wait, {wait.shape}, got {vector.shape}"
+            )
     dtype = jnp.result_type(wait, serve, jnp.result_type(float))
     return wait.astype(dtype), serve.astype(dtype), selected
 

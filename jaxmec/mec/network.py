@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxmec.mec import checks
@@ -24,8 +23,8 @@ class EdgeNetwork:
         ValueError: a capacity, rate or length that is not positive, or shapes that disagree.
     """
 
-    capacity: jax.Array  # [B] Gcycles/s, f
-    rate: jax.Array  # [B] Mbit/s, r
+    capacity: Any  # [B] Gcycles/s, f
+    rate: Any  # [B] Mbit/s, r
     slot_length: Any = 1.0  # s, Δ
     uplink_contention: bool = static(default=True)
     uplink_cap: Any = float("inf")  # s
@@ -61,9 +60,9 @@ class EdgeNetwork:
 class QueueState:
     """What lies in the queues within one slot."""
 
-    backlog: jax.Array  # [B] Gcycles queued when the slot began, Q
-    inflight: jax.Array  # [B] Gcycles added by this slot's decisions so far, q
-    uplink: jax.Array  # [B] s for which each station's uplink is committed in this slot, u
+    backlog: Any  # [B] Gcycles queued when the slot began, Q
+    inflight: Any  # [B] Gcycles added by this slot's decisions so far, q
+    uplink: Any  # [B] s for which each station's uplink is committed in this slot, u
 
     def __post_init__(self) -> None:
         for name in ("backlog", "inflight", "uplink"):

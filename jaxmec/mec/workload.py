@@ -45,7 +45,7 @@ class Arrival(NamedTuple):
 
     task: Task
     cursor: Cursor
-    slots: jax.Array  # [] int32, slot ends between the previous task and this one, were time to go on
+    slots: jax.Array  # [] int32, slot ends before this task, were time to go on
     new_station: jax.Array  # [] bool, not the same slot and station as the previous task
     episode_over: jax.Array  # [] bool, this task opens a new episode
 
@@ -55,6 +55,14 @@ class Remaining(NamedTuple):
 
     tasks: jax.Array  # []
     work: jax.Array  # [] Gcycles
+
+
+class Moments(NamedTuple):
+    """What is known of the tasks of one slot, at all stations together, before they arrive."""
+
+    tasks: jax.Array  # [] expected number
+    work: jax.Array  # [] Gcycles, mean work of a task
+    squared_work: jax.Array  # [] Gcycles², mean of its square
 
 
 class Workload(Protocol):
@@ -73,6 +81,10 @@ class Workload(Protocol):
 
     def remaining(self, cursor: Cursor) -> Remaining | None:
         """What the station still has to decide; None where a slot is not laid out."""
+        ...
+
+    def moments(self) -> Moments:
+        """The statistics of a slot's tasks, which every station may know."""
         ...
 
 
@@ -94,9 +106,9 @@ class TaskSizes:
 
     size_low: Any  # Mbit
     size_high: Any  # Mbit
-    density: jax.Array  # [N] Gcycles/Mbit, ρ_n; 0 where the work does not depend on the size
-    fixed_work: jax.Array  # [N] Gcycles, κ_n z_n; 0 where it does
-    result: jax.Array  # [N] Mbit, e_n
+    density: Any  # [N] Gcycles/Mbit, ρ_n; 0 where the work does not depend on the size
+    fixed_work: Any  # [N] Gcycles, κ_n z_n; 0 where it does
+    result: Any  # [N] Mbit, e_n
 
     def __post_init__(self) -> None:
         for name in ("size_low", "size_high"):
@@ -125,6 +137,18 @@ class TaskSizes:
     def positions(self) -> int:
         """N."""
         return self.density.shape[-1]
+
+    def moments(self, expected: jax.Array) -> Moments:
+        """The moments of a slot in which so many tasks [N] are expected at each position.
+
+        With c = ρ d + κ and d uniform on (l, h): E c = ρ (l + h)/2 + κ and
+        E c² = ρ² (h − l)²/12 + (E c)².
+        """
+        tasks = jnp.sum(expected)
+        mean = self.density * (self.size_low + self.size_high) / 2 + self.fixed_work
+        square = self.density**2 * (self.size_high - self.size_low) ** 2 / 12 + mean**2
+        weight = expected / tasks
+        return Moments(tasks, jnp.sum(weight * mean), jnp.sum(weight * square))
 
     def task(self, origin: jax.Array, position: jax.Array, uniform: jax.Array) -> Task:
         """The task at a position whose size is the given quantile of its distribution."""
@@ -218,6 +242,11 @@ class BernoulliWorkload:
         """Not known: the slot is drawn task by task."""
         return
 
+    def moments(self) -> Moments:
+        """p tasks at each position of each station."""
+        each = self.probability * self.stations
+        return self.sizes.moments(each * jnp.ones_like(self.sizes.density))
+
 
 @pytree
 class UniformCountWorkload:
@@ -274,10 +303,15 @@ class UniformCountWorkload:
         """Not known: the tasks are drawn one by one."""
         return
 
+    def moments(self) -> Moments:
+        """Position n of a station has a task with probability (N − n)/N."""
+        filled = jnp.arange(self.positions, 0, -1) / self.positions
+        return self.sizes.moments(self.stations * filled.astype(self.sizes.density.dtype))
+
 
 @pytree
 class TraceWorkload:
-    """A recorded list of M tasks, the same in every episode. Build it with :func:`trace_workload`."""
+    """A recorded list of M tasks, the same in every episode; made by :func:`trace_workload`."""
 
     slot: jax.Array  # [M] int32, never decreasing
     origin: jax.Array  # [M] int32, never decreasing within a slot
@@ -313,6 +347,11 @@ class TraceWorkload:
         """The tasks of the cursor's station and slot that follow, and their work."""
         return Remaining(self.tasks_after[cursor.last], self.work_after[cursor.last])
 
+    def moments(self) -> Moments:
+        """The means over the trace."""
+        tasks = self.slot.shape[-1] / self.slots
+        return Moments(tasks, jnp.mean(self.work), jnp.mean(self.work**2))
+
 
 def trace_workload(
     slot: Any, origin: Any, size: Any, work: Any, result: Any = None, slots: int | None = None
@@ -342,10 +381,10 @@ def trace_workload(
         raise ValueError("slot must name at least one task, got an empty trace")
     order = np.lexsort((origins, slot_numbers))
     if np.any(order != np.arange(order.size)):
-        row = int(np.argmax(order != np.arange(order.size)))
+        wrong = int(np.argmax(order != np.arange(order.size)))
         raise ValueError(
             "the trace must be sorted by slot and, within a slot, by origin; "
-            f"row {row} (slot {slot_numbers[row]}, origin {origins[row]}) is out of order"
+            f"row {wrong} (slot {slot_numbers[wrong]}, origin {origins[wrong]}) is out of order"
         )
     length = int(slot_numbers[-1]) + 1
     if slots is not None and slots < length:

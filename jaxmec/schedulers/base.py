@@ -58,7 +58,6 @@ class Scheduler:
             )
         if INFORMATION.index(requested) < INFORMATION.index(self.information):
             raise ValueError(
-                f"scheduler {self.name!r} needs information {self.information!r}, "
-                f"got {requested!r}"
+                f"scheduler {self.name!r} needs information {self.information!r}, got {requested!r}"
             )
         return requested

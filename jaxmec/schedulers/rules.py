@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.envs.offloading import OffloadingParams, View
-from jaxmec.mec.offload import fallback
-from jaxmec.schedulers.base import Scheduler
+from jaxmec.mec.allocation import water_filling
+from jaxmec.mec.offload import fallback, service_time, waiting_time
+from jaxmec.schedulers.base import Decide, Scheduler
 from jaxmec.selection import one_server, subset
 
 Selected = tuple[jax.Array, Any]
@@ -43,10 +44,89 @@ def everybody(params: OffloadingParams, view: View, memory: Any, key: jax.Array)
     return jnp.ones(params.network.num_servers, bool), memory
 
 
+def _local_plus_random(
+    params: OffloadingParams, view: View, memory: Any, key: jax.Array
+) -> Selected:
+    own = fallback(params.network, view.task)
+    other = jax.random.categorical(key, jnp.where(own, -jnp.inf, 0))
+    return own | one_server(other, own.size), memory
+
+
+def _turns(params: OffloadingParams) -> jax.Array:
+    """[B + 1] the next server of each station and of a master node, all starting apart."""
+    servers = params.network.num_servers
+    return jnp.arange(servers + 1, dtype=jnp.int32) % servers
+
+
+def _round_robin(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+    servers = params.network.num_servers
+    station = jnp.where(view.task.origin < 0, servers, view.task.origin)
+    server = memory[station]
+    return one_server(server, servers), memory.at[station].set((server + 1) % servers)
+
+
+def _join_shortest_queue(
+    params: OffloadingParams, view: View, memory: Any, key: jax.Array
+) -> Selected:
+    backlog = view.queues.backlog
+    tie = jax.random.uniform(key, backlog.shape)
+    shortest = backlog <= jnp.min(backlog)
+    return one_server(jnp.argmax(jnp.where(shortest, tie, -1)), backlog.size), memory
+
+
+def _expected_delay(params: OffloadingParams, view: View, share: float | None) -> jax.Array:
+    """[B] s: the delay at each server, with this station's own work of the slot counted so
+    many times (B times where ``share`` is None: as if all stations did alike)."""
+    times = params.network.num_servers if share is None else share
+    queues = view.queues.replace(inflight=times * view.queues.inflight)  # type: ignore[attr-defined]
+    wait = waiting_time(params.network, queues, view.task)
+    return wait + service_time(params.network, view.task)
+
+
+def _shortest_delay(share: float | None) -> Decide:
+    def decide(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+        delay = _expected_delay(params, view, share)
+        return one_server(jnp.argmin(delay), delay.size), memory
+
+    return decide
+
+
+def _power_of_two(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+    """Two different servers drawn by capacity: the Gumbel top 2 of the log-capacities."""
+    weight = jnp.log(params.network.capacity)
+    _, drawn = jax.lax.top_k(weight + jax.random.gumbel(key, weight.shape), min(2, weight.size))
+    delay = _expected_delay(params, view, 0.0)
+    return one_server(drawn[jnp.argmin(delay[drawn])], weight.size), memory
+
+
+def _stochastic_coordination(
+    params: OffloadingParams, view: View, memory: Any, key: jax.Array
+) -> Selected:
+    """Send at random so that all stations together even out the queues.
+
+    With a tasks of mean work m and mean square m₂ expected in a slot from all stations, the
+    level L solves Σ (f_i L − Q_i)⁺ = a m, and the probabilities minimise
+    Σ E(Q_i + A_i − f_i L)²/f_i, where A_i is the work that server i gets: a convex problem
+    whose solution is once more a water-filling. (Goren, Vargaftik, Moses, PODC 2021, here
+    for tasks of unequal work.)
+    """
+    speed, backlog = params.network.capacity, view.queues.backlog
+    servers = jnp.ones(speed.shape, bool)
+    tasks, work, squared_work = params.workload.moments()
+    tasks = jnp.maximum(tasks, 1.0)
+    total = tasks * work
+    share = water_filling(backlog / speed, total / speed, servers)
+    level = jnp.max(jnp.where(share > 0, (backlog + share * total) / speed, 0))  # L
+    variance = tasks * work**2  # the part of Var A_i that is quadratic in p_i, negated
+    curvature = jnp.maximum(total**2 - variance, 1e-6 * total**2)
+    threshold = (tasks * squared_work - 2 * total * (speed * level - backlog)) / speed
+    probability = water_filling(threshold, 2 * curvature / speed, servers)
+    server = jax.random.categorical(key, jnp.log(probability))
+    return one_server(server, speed.size), memory
+
+
 RULES = (
-    Scheduler(
-        "random", "one server, all equally likely", "single", "slot_start", _random
-    ),
+    Scheduler("random", "one server, all equally likely", "single", "slot_start", _random),
     Scheduler(
         "random-subset",
         "a set of servers, all non-empty sets equally likely",
@@ -76,4 +156,61 @@ RULES = (
         everybody,
         allocate="water_filling",
     ),
-)  # fmt: skip
+    Scheduler(
+        "local-plus-random",
+        "RandCoEdge: the server where the task arrives and a random other",
+        "multi",
+        "slot_start",
+        _local_plus_random,
+    ),
+    Scheduler(
+        "round-robin",
+        "the servers in turn, each station in its own turn",
+        "single",
+        "slot_start",
+        _round_robin,
+        init_memory=_turns,
+    ),
+    Scheduler(
+        "join-shortest-queue",
+        "the server with the least backlog; ties at random",
+        "single",
+        "slot_start",
+        _join_shortest_queue,
+    ),
+    Scheduler(
+        "power-of-two",
+        "the better, by expected delay, of two servers drawn by capacity",
+        "single",
+        "slot_start",
+        _power_of_two,
+    ),
+    Scheduler(
+        "shortest-delay",
+        "the server of the shortest expected delay on the slot's starting backlog",
+        "single",
+        "slot_start",
+        _shortest_delay(0.0),
+    ),
+    Scheduler(
+        "shortest-delay-own",
+        "the same, on the backlog and the station's own work of this slot",
+        "single",
+        "local",
+        _shortest_delay(1.0),
+    ),
+    Scheduler(
+        "shortest-delay-all",
+        "the same, on the backlog and B times the station's own work of this slot",
+        "single",
+        "local",
+        _shortest_delay(None),
+    ),
+    Scheduler(
+        "stochastic-coordination",
+        "SCD: at random, so that all stations together even out the queues",
+        "single",
+        "slot_start",
+        _stochastic_coordination,
+    ),
+)

@@ -45,7 +45,9 @@ def test_every_scheduler_selects_a_valid_set_under_jit(name, env_id, preset):
     assert (count == 1).all() if scheduler.problem == "single" else (count >= 1).all()
 
 
-@pytest.mark.parametrize("name", [n for n, s in SCHEDULERS.items() if s.information == "slot_start"])
+@pytest.mark.parametrize(
+    "name", [name for name, rule in SCHEDULERS.items() if rule.information == "slot_start"]
+)
 def test_a_scheduler_of_slot_start_information_cannot_tell_what_it_may_not_see(name):
     """States that differ only in what is hidden give the same decision."""
     scheduler = SCHEDULERS[name]
@@ -54,9 +56,7 @@ def test_a_scheduler_of_slot_start_information_cannot_tell_what_it_may_not_see(n
     )
     _, state = env.reset(jax.random.key(0), params)
     hidden = state._replace(
-        queues=state.queues.replace(
-            inflight=jnp.arange(5.0), uplink=jnp.arange(5.0) / 10
-        ),
+        queues=state.queues.replace(inflight=jnp.arange(5.0), uplink=jnp.arange(5.0) / 10),
         sent=jnp.arange(5.0) / 2,
         time=state.time + 7,
     )

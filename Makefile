@@ -1,0 +1,84 @@
+# make run    the main job: trains DDRL-AMSA, compares it, saves checkpoint, metrics and plots
+# make test   everything that must pass before a change lands
+#
+# Both make .venv first and install the pinned versions into it. Choose an interpreter with
+# PYTHON=python3.13, extras with EXTRAS=plot,gpu, and arguments of the job with ARGS=...
+
+PYTHON ?= python3
+EXTRAS ?= plot
+WORKERS ?= 2
+
+VENV := .venv
+PY := $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+interpreter := $(VENV)/.python-$(version)
+# One stamp for each set of extras, so that nothing is installed twice.
+run_ready := $(VENV)/.installed-$(EXTRAS)
+test_ready := $(VENV)/.installed-$(EXTRAS),test
+slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers
+
+.PHONY: run test test-slow lint format bench constraints clean
+.DELETE_ON_ERROR:
+
+run: $(run_ready)
+	$(PY) train/ddrl_amsa.py $(ARGS)
+
+test: export JAX_PLATFORMS ?= cpu
+test: lint
+	$(PY) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+# Installs PyTorch too, for the tests that train other people's learners.
+test-slow: export JAX_PLATFORMS ?= cpu
+test-slow: $(slow_ready)
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: $(test_ready)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+format: $(test_ready)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(run_ready)
+	set -e; for script in benchmarks/*.py; do $(PY) $$script $(ARGS); done
+
+$(VENV)/.installed-%: pyproject.toml $(wildcard constraints/*.txt) $(interpreter)
+	PIP_CONSTRAINT=$(call pins,$*) PIP_BUILD_CONSTRAINT=$(call pins,$*) \
+		$(PY) -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+# GPU and peers have files of their own: PyTorch pins NVIDIA's libraries to other versions.
+# Through the environment the pins hold for the build backend as well.
+pins = constraints/$(if $(findstring gpu,$(1)),gpu,$(if $(findstring peers,$(1)),peers,cpu)).txt
+
+$(interpreter):
+	@command -v "$(PYTHON)" > /dev/null || \
+		{ echo "$(PYTHON) not found; name a Python 3.11 to 3.13: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "jaxmec needs Python 3.11 to 3.13, but $(PYTHON) is $(or $(version),none);" \
+			"name another one: make PYTHON=python3.12"; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# The newest versions that fit pyproject.toml, on every supported Python and platform.
+constraints: $(interpreter)
+	$(PY) -m pip install --quiet uv
+	$(call lock,cpu) --extra plot --extra notebook --extra test
+	$(call lock,gpu) --extra plot --extra notebook --extra test --extra gpu --extra gpu-cuda12 \
+		--constraints constraints/cpu.txt
+	$(call lock,peers) --extra plot --extra notebook --extra test --extra peers \
+		--constraints constraints/cpu.txt
+
+lock = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--no-annotate --custom-compile-command "make constraints" \
+	pyproject.toml --output-file constraints/$(1).txt
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find jaxmec tests train benchmarks -name __pycache__ -prune -exec rm -rf {} +

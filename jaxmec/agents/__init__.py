@@ -1,0 +1,13 @@
+"""Learning algorithms: each a frozen dataclass of hyperparameters with pure functions.
+
+The interface is :class:`jaxmec.agents.base.Agent`.
+"""
+
+from jaxmec.agents.base import Agent, Spec, Transition
+from jaxmec.agents.dqn import DQN
+from jaxmec.agents.dsac import DSAC
+from jaxmec.agents.sac import SAC
+
+AGENTS = (DQN, SAC, DSAC)
+
+__all__ = ["AGENTS", "DQN", "DSAC", "SAC", "Agent", "Spec", "Transition"]

@@ -1,0 +1,97 @@
+"""DSAC: discrete soft actor-critic with the diffusion actor (MODEL: "The diffusion actor")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jaxmec.agents import checks
+from jaxmec.agents.base import Spec
+from jaxmec.agents.soft import SoftActorCritic
+from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
+from jaxmec.struct import pytree, static
+
+
+@pytree
+class DSAC(SoftActorCritic):
+    """Soft actor-critic whose policy is softmax(x_0) of a reverse chain from noise x_K.
+
+    A decision while exploring draws the chain's noise and then the action. Judged, it takes
+    the argmax of the chain without noise (x_K = 0 and z = 0). The entropy that the
+    temperature controls is that of π(·|s, noise), averaged over the noise: the policy as
+    seen from outside has more.
+
+    The defaults bound x̂_0 softly and predict it directly; :meth:`published` is the actor of
+    D2SAC as published. See the traps in MODEL.
+
+    Raises:
+        ValueError: a field outside what its comment allows.
+    """
+
+    denoising_steps: int = static(default=5)  # K, denoising steps, >= 1
+    schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
+    predict: str = static(default="x0")  # what the network predicts: x0, or the noise
+    clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
+    embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
+    bound: float = 10.0  # c, within which clip keeps x_0's estimate and so the logits, > 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole("denoising_steps", self.denoising_steps, least=1)
+        checks.choice("schedule", self.schedule, SCHEDULES)
+        checks.choice("predict", self.predict, PREDICTIONS)
+        checks.choice("clip", self.clip, CLIPS)
+        checks.whole("embedding_size", self.embedding_size, least=2)
+        if self.embedding_size % 2:
+            raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
+        checks.number("bound", self.bound, least=0, above=True)
+
+    @classmethod
+    def published(cls, **changes: Any) -> DSAC:
+        """The published D2SAC: x̂_0 from the noise, not clipped, and α on its way to nothing.
+
+        A target entropy of −1 is out of a discrete policy's reach, so α only falls. For
+        comparison; ``changes`` override fields.
+        """
+        fields: dict[str, Any] = {
+            "predict": "noise",
+            "clip": "none",
+            "activation": "mish",
+            "actor_learning_rate": 1e-4,
+            "critic_learning_rate": 1e-3,
+            "temperature_learning_rate": 3e-4,
+            "temperature": 0.05,
+            "target_entropy": -1.0,
+            "tau": 0.005,
+        }
+        return cls(**(fields | changes))
+
+    def init_actor(self, key: jax.Array, spec: Spec) -> Any:
+        """Fresh parameters of the noise network."""
+        return self._actor(spec.num_actions).init(key, spec.observation_size)
+
+    def logits(
+        self, actor: Any, observation: jax.Array, num_actions: int, key: jax.Array
+    ) -> jax.Array:
+        """[..., A] x_0 of one chain for each observation [..., S]."""
+        diffusion = self._actor(num_actions)
+        noise = diffusion.sample_noise(key, *observation.shape[:-1])
+        return diffusion.logits(actor, observation, noise)
+
+    def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
+        """[..., A] x_0 of the chain without noise."""
+        return self._actor(num_actions).greedy_logits(actor, observation)
+
+    def _actor(self, num_actions: int) -> DiffusionActor:
+        return DiffusionActor(
+            num_actions=num_actions,
+            hidden=self.hidden,
+            activation=self.activation,
+            steps=self.denoising_steps,
+            schedule=self.schedule,
+            predict=self.predict,
+            clip=self.clip,
+            embedding_size=self.embedding_size,
+            bound=self.bound,
+        )

@@ -1,0 +1,39 @@
+"""SAC: discrete soft actor-critic with a multilayer perceptron for an actor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.agents.base import Spec
+from jaxmec.agents.soft import SoftActorCritic
+from jaxmec.networks.mlp import MLP
+from jaxmec.struct import pytree
+
+
+@pytree
+class SAC(SoftActorCritic):
+    """Soft actor-critic (Christodoulou 2019) whose actor is one MLP from state to logits.
+
+    All fields are :class:`~jaxmec.agents.soft.SoftActorCritic`'s.
+    """
+
+    def init_actor(self, key: jax.Array, spec: Spec) -> Any:
+        """Fresh parameters of the actor."""
+        return self._actor(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
+
+    def logits(
+        self, actor: Any, observation: jax.Array, num_actions: int, key: jax.Array
+    ) -> jax.Array:
+        """[..., A] the policy's logits, which are not random."""
+        return self.greedy_logits(actor, observation, num_actions)
+
+    def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
+        """[..., A] the policy's logits."""
+        logits: Any = self._actor(num_actions).apply(actor, observation)
+        return logits
+
+    def _actor(self, num_actions: int) -> MLP:
+        return MLP(self.hidden, num_actions, self.activation)

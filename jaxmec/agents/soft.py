@@ -1,0 +1,228 @@
+"""Discrete soft actor-critic, whatever the actor is: what SAC and DSAC share.
+
+Source: Christodoulou 2019, "Soft actor-critic for discrete action settings". A subclass
+says what the actor is by three methods: how its parameters are made, its logits at a
+minibatch of observations (from a key, where it is random), and its greedy logits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmec.agents import checks, losses
+from jaxmec.agents.base import Metrics, Spec, Transition
+from jaxmec.networks.mlp import ACTIVATIONS, StackedMLP
+from jaxmec.struct import pytree, static
+
+
+class SoftLearner(NamedTuple):
+    """What learning changes."""
+
+    actor: Any  # parameters of the policy
+    critics: Any  # [2] parameters of the twin critics, stacked
+    target_critics: Any  # [2] their moving average
+    log_temperature: jax.Array  # [] log α
+    actor_optimiser: Any  # optax states
+    critic_optimiser: Any
+    temperature_optimiser: Any
+
+
+@pytree
+class SoftActorCritic:
+    """Twin critics Q_j(s, ·), an actor π(·|s) and a temperature α, over A discrete actions.
+
+    α is tuned so that the mean entropy of the policy comes to a target: ``target_entropy``
+    where that is given, else ``target_entropy_ratio`` · log A.
+
+    Raises:
+        ValueError: a field outside what its comment allows.
+    """
+
+    discount: float = 0.99  # γ, in [0, 1]
+    actor_learning_rate: float = 3e-4  # of Adam, > 0
+    critic_learning_rate: float = 1e-3  # of Adam, > 0
+    temperature_learning_rate: float = 3e-4  # of Adam on log α, >= 0; 0 keeps α where it starts
+    tau: float = 0.005  # share of the critics that their targets take per update, in (0, 1]
+    temperature: float = 0.5  # α at the start, in the reward's unit per nat, > 0
+    target_entropy_ratio: float = 0.5  # the entropy aimed at, as a share of log A, in [0, 1]
+    target_entropy: float | None = None  # nats; given, it stands in for the ratio
+    hidden: tuple[int, ...] = static(default=(128, 128))  # widths of the hidden layers
+    activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
+    layer_norm: bool = static(default=False)  # layer normalisation in the critics
+
+    def __post_init__(self) -> None:
+        checks.number("discount", self.discount, least=0, most=1)
+        checks.number("actor_learning_rate", self.actor_learning_rate, least=0, above=True)
+        checks.number("critic_learning_rate", self.critic_learning_rate, least=0, above=True)
+        checks.number("temperature_learning_rate", self.temperature_learning_rate, least=0)
+        checks.number("tau", self.tau, least=0, most=1, above=True)
+        checks.number("temperature", self.temperature, least=0, above=True)
+        checks.number("target_entropy_ratio", self.target_entropy_ratio, least=0, most=1)
+        if self.target_entropy is not None:
+            checks.number("target_entropy", self.target_entropy)
+        checks.widths("hidden", self.hidden)
+        checks.choice("activation", self.activation, ACTIVATIONS)
+        checks.flag("layer_norm", self.layer_norm)
+
+    # What a subclass says.
+
+    def init_actor(self, key: jax.Array, spec: Spec) -> Any:
+        """Fresh parameters of the actor."""
+        raise NotImplementedError
+
+    def logits(
+        self, actor: Any, observation: jax.Array, num_actions: int, key: jax.Array
+    ) -> jax.Array:
+        """[..., A] of one draw of the policy at each observation [..., S]."""
+        raise NotImplementedError
+
+    def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
+        """[..., A] of what the policy is judged by at observations [..., S]."""
+        raise NotImplementedError
+
+    # The algorithm.
+
+    def init(self, key: jax.Array, spec: Spec) -> SoftLearner:
+        """Fresh parameters; the targets start equal to the critics."""
+        key_actor, key_critics = jax.random.split(key)
+        actor = self.init_actor(key_actor, spec)
+        critics = self._critics(spec.num_actions).init(
+            key_critics, jnp.zeros(spec.observation_size)
+        )
+        log_temperature = jnp.log(jnp.asarray(self.temperature, jnp.result_type(float)))
+        return SoftLearner(
+            actor=actor,
+            critics=critics,
+            target_critics=critics,
+            log_temperature=log_temperature,
+            actor_optimiser=optax.adam(self.actor_learning_rate).init(actor),
+            critic_optimiser=optax.adam(self.critic_learning_rate).init(critics),
+            temperature_optimiser=optax.adam(self.temperature_learning_rate).init(log_temperature),
+        )
+
+    def init_memory(self, spec: Spec) -> tuple[()]:
+        """Nothing is remembered."""
+        return ()
+
+    def act(
+        self,
+        learner: SoftLearner,
+        memory: tuple[()],
+        observation: jax.Array,
+        key: jax.Array,
+        explore: bool,
+    ) -> tuple[jax.Array, tuple[()], tuple[()]]:
+        """A draw from the policy while exploring, its greedy action when judged."""
+        if explore:
+            key_logits, key_action = jax.random.split(key)
+            logits = self.logits(learner.actor, observation, self._num_actions(learner), key_logits)
+            action = jax.random.categorical(key_action, logits)
+        else:
+            action = jnp.argmax(self.preferences(learner, observation))
+        return action.astype(jnp.int32), memory, ()
+
+    def acting(self, learner: SoftLearner) -> SoftLearner:
+        """The actor alone."""
+        return SoftLearner(learner.actor, (), (), (), (), (), ())  # type: ignore[arg-type]
+
+    def preferences(self, learner: SoftLearner, observation: jax.Array) -> jax.Array:
+        """[A] the greedy logits."""
+        return self.greedy_logits(learner.actor, observation, self._num_actions(learner))
+
+    def update(
+        self, learner: SoftLearner, batch: Transition, key: jax.Array
+    ) -> tuple[SoftLearner, Metrics]:
+        """One step of Adam on critics, actor and temperature, each from the old parameters.
+
+        So the actor's loss takes Q(s, ·) from the critics' own forward pass.
+        """
+        num_actions = self._num_actions(learner)
+        critics = self._critics(num_actions)
+        key_next, key_now = jax.random.split(key)
+        temperature = jnp.exp(learner.log_temperature)
+
+        target_q: Any = critics.apply(learner.target_critics, batch.next_observation)  # [2, M, A]
+        next_logits = self.logits(learner.actor, batch.next_observation, num_actions, key_next)
+        next_value = losses.soft_value(jax.nn.log_softmax(next_logits), target_q, temperature)
+        target = losses.td_target(batch.reward, batch.terminated, next_value, self.discount)
+
+        def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
+            q: Any = critics.apply(params, batch.observation)  # [2, M, A]
+            error = losses.squared_error(losses.chosen(q, batch.action), target)
+            return jnp.sum(jnp.mean(error, axis=-1)), q  # each critic learns on its own
+
+        (critic_loss, q), critic_gradient = jax.value_and_grad(critic_loss_of, has_aux=True)(
+            learner.critics
+        )
+
+        def actor_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
+            logits = self.logits(params, batch.observation, num_actions, key_now)
+            log_probability = jax.nn.log_softmax(logits)
+            loss = -jnp.mean(losses.soft_value(log_probability, q, temperature))
+            return loss, jnp.mean(losses.entropy(log_probability))
+
+        (actor_loss, entropy), actor_gradient = jax.value_and_grad(actor_loss_of, has_aux=True)(
+            learner.actor
+        )
+
+        wanted = self.target_entropy
+        if wanted is None:
+            wanted = self.target_entropy_ratio * math.log(num_actions)
+        temperature_loss, temperature_gradient = jax.value_and_grad(losses.temperature_loss)(
+            learner.log_temperature, entropy, wanted
+        )
+
+        actor, actor_optimiser = _step(
+            self.actor_learning_rate, learner.actor, actor_gradient, learner.actor_optimiser
+        )
+        new_critics, critic_optimiser = _step(
+            self.critic_learning_rate, learner.critics, critic_gradient, learner.critic_optimiser
+        )
+        log_temperature, temperature_optimiser = _step(
+            self.temperature_learning_rate,
+            learner.log_temperature,
+            temperature_gradient,
+            learner.temperature_optimiser,
+        )
+        metrics = {
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "temperature_loss": temperature_loss,
+            "entropy": entropy,
+            "temperature": temperature,
+            "q": jnp.mean(q),
+            "critic_gradient_norm": optax.global_norm(critic_gradient),
+            "actor_gradient_norm": optax.global_norm(actor_gradient),
+        }
+        learner = SoftLearner(
+            actor=actor,
+            critics=new_critics,
+            target_critics=optax.incremental_update(new_critics, learner.target_critics, self.tau),
+            log_temperature=log_temperature,
+            actor_optimiser=actor_optimiser,
+            critic_optimiser=critic_optimiser,
+            temperature_optimiser=temperature_optimiser,
+        )
+        return learner, metrics
+
+    def _critics(self, num_actions: int) -> StackedMLP:
+        return StackedMLP(self.hidden, num_actions, self.activation, self.layer_norm)
+
+    def _num_actions(self, learner: SoftLearner) -> int:
+        """A, which the actor's last layer knows."""
+        last = jax.tree_util.DictKey(f"layers_{len(self.hidden)}")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(learner.actor):
+            if last in path:
+                return leaf.shape[-1]
+        raise ValueError("the learner's actor has another number of hidden layers than the agent")
+
+
+def _step(learning_rate: Any, params: Any, gradient: Any, state: Any) -> tuple[Any, Any]:
+    """One step of Adam: the new parameters and the optimiser's new state."""
+    step, state = optax.adam(learning_rate).update(gradient, state)
+    return optax.apply_updates(params, step), state

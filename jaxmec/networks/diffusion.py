@@ -1,0 +1,187 @@
+"""The diffusion actor: logits made from noise by a learned reverse chain (MODEL, same title).
+
+Sources: the chain is that of Ho et al. 2020, "Denoising diffusion probabilistic models",
+with a policy's logits in the picture's place, as in D2SAC (Du et al. 2023). Steps count
+k = 1..K; index k − 1 of an array of length K belongs to step k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.networks.mlp import MLP
+from jaxmec.struct import pytree, static
+
+SCHEDULES = ("vp", "linear", "cosine")
+PREDICTIONS = ("x0", "noise")
+CLIPS = ("soft", "hard", "none")
+
+
+class NoiseSchedule(NamedTuple):
+    """The noise of each step of the chain: constants, in float64, never traced."""
+
+    beta: np.ndarray  # [K] variance added by step k, 1 − α_k
+    alpha: np.ndarray  # [K]
+    alpha_bar: np.ndarray  # [K] Π_{j≤k} α_j
+    posterior_variance: np.ndarray  # [K] σ² of x_{k−1} given x_k and x_0; 0 at k = 1
+
+
+def noise_schedule(name: str, steps: int) -> NoiseSchedule:
+    """The schedule called ``name`` for a chain of ``steps`` = K ≥ 1 steps.
+
+    - ``"vp"``: the variance-preserving schedule of MODEL, β_min = 0.1 and β_max = 10.
+    - ``"linear"``: β from 1e-4 to 0.02 whatever K, as published for 1000 steps (Ho et al.).
+      With few steps x_K then keeps most of x_0, and the chain starts far from its own prior.
+    - ``"cosine"``: ᾱ_k = f(k)/f(0), f(k) = cos²((k/K + 0.008)/1.008 · π/2), β at most 0.999
+      (Nichol and Dhariwal 2021).
+
+    Raises:
+        ValueError: an unknown name, or steps below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    k = np.arange(1, steps + 1, dtype=np.float64)
+    if name == "vp":
+        least, most = 0.1, 10.0
+        alpha = np.exp(-least / steps - (most - least) * (2 * k - 1) / (2 * steps**2))
+    elif name == "linear":
+        alpha = 1 - np.linspace(1e-4, 0.02, steps)
+    elif name == "cosine":
+        level = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        alpha = np.maximum(level[1:] / level[:-1], 1 - 0.999)
+    else:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
+    beta = 1 - alpha
+    alpha_bar = np.cumprod(alpha)
+    before = np.append(1.0, alpha_bar[:-1])  # ᾱ_{k−1}, with ᾱ_0 = 1
+    return NoiseSchedule(beta, alpha, alpha_bar, beta * (1 - before) / (1 - alpha_bar))
+
+
+def step_embedding(steps: int, size: int) -> np.ndarray:
+    """[K, size] sinusoidal embedding of k = 1..K; ``size`` is even.
+
+    The first half holds sin(k ω_i), the second cos(k ω_i), ω from 1 down to 1e-4
+    geometrically (Vaswani et al. 2017).
+    """
+    frequency = np.geomspace(1.0, 1e-4, size // 2)
+    angle = np.arange(1, steps + 1)[:, None] * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def clip_prediction(x0: jax.Array, clip: str, bound: Any) -> jax.Array:
+    """x̂_0 held within ±``bound``: ``"soft"`` by c·tanh(x/c), ``"hard"``, or ``"none"``.
+
+    The soft bound has a gradient everywhere. The hard one has none outside, and a policy
+    whose logits have reached it cannot come back.
+    """
+    if clip == "soft":
+        return bound * jnp.tanh(x0 / bound)
+    if clip == "hard":
+        return jnp.clip(x0, -bound, bound)
+    return x0
+
+
+def reverse_chain(
+    denoise: Callable[[jax.Array, int], jax.Array],
+    noise: jax.Array,
+    schedule: NoiseSchedule,
+    *,
+    predict: str = "x0",
+    clip: str = "soft",
+    bound: Any = 10.0,
+) -> jax.Array:
+    """[..., A] x_0, the end of the reverse chain (MODEL: "The diffusion actor").
+
+    ``denoise(x_k, k)`` is what the network says of x_k [..., A]: the noise ε in it, or x_0
+    itself, as ``predict`` tells. ``noise`` [K, ..., A] is standard normal: its row 0 is x_K
+    and row j the z added by step k = K − j + 1; zeros give the deterministic chain. The K
+    steps are unrolled, and the gradient passes through all of them.
+    """
+    beta, alpha, alpha_bar, variance = schedule
+    steps = len(beta)
+    x = noise[0]
+    for k in range(steps, 0, -1):
+        i = k - 1
+        before = alpha_bar[i - 1] if k > 1 else 1.0  # ᾱ_{k−1}
+        output = denoise(x, k)
+        if predict == "noise":
+            scale, share = 1 / np.sqrt(alpha_bar[i]), np.sqrt(1 / alpha_bar[i] - 1)
+            output = float(scale) * x - float(share) * output
+        x0 = clip_prediction(output, clip, bound)
+        if k == 1:
+            return x0  # what the mean gives with ᾱ_0 = 1, without the rounding
+        of_x0 = beta[i] * np.sqrt(before) / (1 - alpha_bar[i])
+        of_x = (1 - before) * np.sqrt(alpha[i]) / (1 - alpha_bar[i])
+        mean = float(of_x0) * x0 + float(of_x) * x
+        x = mean + float(np.sqrt(variance[i])) * noise[steps - k + 1]
+    raise AssertionError("a schedule has at least one step")
+
+
+@pytree
+class DiffusionActor:
+    """A policy over A actions whose logits are x_0 of a reverse chain, given a state s.
+
+    The network is an MLP on [x_k, embedding of k, s]. It has no state and no parameters of
+    its own: ``init`` makes them, ``logits`` uses them. Fields are checked by their owner.
+    """
+
+    num_actions: int = static()  # A
+    hidden: tuple[int, ...] = static(default=(128, 128))  # at least one layer
+    activation: str = static(default="relu")
+    steps: int = static(default=5)  # K
+    schedule: str = static(default="vp")  # a name in SCHEDULES
+    predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
+    clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
+    embedding_size: int = static(default=16)  # of the step's embedding, even
+    bound: Any = 10.0  # c, the bound of x̂_0, thus of the logits
+
+    @property
+    def network(self) -> MLP:
+        """The MLP on [x_k, embedding of k, s]; its parameters are the actor's."""
+        return MLP(self.hidden, self.num_actions, self.activation)
+
+    def init(self, key: jax.Array, observation_size: int) -> Any:
+        """Fresh parameters."""
+        size = self.num_actions + self.embedding_size + observation_size
+        return self.network.init(key, jnp.zeros(size))
+
+    def sample_noise(self, key: jax.Array, *batch: int) -> jax.Array:
+        """[K, *batch, A] the standard normal noise that one chain of each example takes."""
+        return jax.random.normal(key, (self.steps, *batch, self.num_actions))
+
+    def logits(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
+        """[..., A] x_0 for states [..., S], from ``noise`` [K, ..., A].
+
+        The first layer's product with [x_k, embedding, s] is the sum of three, of which only
+        the one with x_k changes from step to step; the others are taken once.
+        """
+        first = params["params"]["layers_0"]
+        ends = (self.num_actions, self.num_actions + self.embedding_size)
+        of_x, of_step, of_state = jnp.split(first["kernel"], ends)
+        embedding = jnp.asarray(step_embedding(self.steps, self.embedding_size), of_step.dtype)
+        of_steps = embedding @ of_step + first["bias"]  # [K, H]
+        of_states = state @ of_state  # [..., H]
+
+        def denoise(x: jax.Array, k: int) -> jax.Array:
+            sums = x @ of_x + of_states + of_steps[k - 1]
+            output: Any = self.network.apply(params, sums, method="after_first")
+            return output
+
+        return reverse_chain(
+            denoise,
+            noise,
+            noise_schedule(self.schedule, self.steps),
+            predict=self.predict,
+            clip=self.clip,
+            bound=self.bound,
+        )
+
+    def greedy_logits(self, params: Any, state: jax.Array) -> jax.Array:
+        """[..., A] x_0 of the chain without noise: x_K = 0 and z = 0."""
+        shape = (self.steps, *state.shape[:-1], self.num_actions)
+        return self.logits(params, state, jnp.zeros(shape, state.dtype))

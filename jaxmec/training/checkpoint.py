@@ -1,0 +1,662 @@
+"""Checkpoints: a pytree of arrays, saved whole or not at all, and refused when damaged.
+
+A checkpoint is a directory::
+
+    step_000005000/
+      manifest.json     what is inside: leaves, files with their SHA-256, versions, metadata
+      arrays/           the leaves, by Orbax; any Orbax of this major version reads them
+
+Everything is written beside its final place under a hidden name and moved there by one
+rename, so a name that can be seen is a complete checkpoint. Leaves are brought to the
+host first and come back as the reader asks: what eight devices or a GPU saved opens on a
+CPU-only machine. PRNG keys are stored as their data, with the name of their
+implementation. Nothing is pickled, and nothing that is read is ever executed.
+
+This is the only module that calls Orbax for training states and policies: its interface
+is moving to v1, and one file is what that move should cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import urllib.parse
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+PyTree = Any
+PathLike = str | os.PathLike[str]
+
+FORMAT = "jaxmec checkpoint"
+FORMAT_VERSION = 1
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays"
+_STEP = re.compile(r"step_(\d{9,})")
+# A change of one of these may change the last bit of a resumed run.
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "gymnax", "orbax-checkpoint", "numpy", "jaxmec")
+
+AS_STORED: Any = object()
+"""In a template: whatever was saved here, as nested dictionaries of NumPy arrays."""
+
+
+class CheckpointError(Exception):
+    """Something is wrong with a checkpoint; the message says what, where, and what to do."""
+
+
+class CheckpointMissing(CheckpointError):
+    """There is no checkpoint at this place."""
+
+
+class CheckpointCorrupt(CheckpointError):
+    """A file is missing, truncated, changed, or does not belong to the checkpoint."""
+
+
+class CheckpointIncompatible(CheckpointError):
+    """The checkpoint is sound, but is not of the state (or the version) asked for."""
+
+
+class CheckpointNotSaved(CheckpointError):
+    """Saving failed; what had been saved before is untouched."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of the tree."""
+
+    path: tuple[str, ...]  # field names, dictionary keys and positions, from the root
+    shape: tuple[int, ...]  # logical: a PRNG key has the shape of the key, not of its data
+    dtype: str
+    key_impl: str | None  # the implementation of a PRNG key; None for a plain array
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file of the checkpoint."""
+
+    size: int  # bytes
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    kind: str  # "state" or "policy"
+    step: int | None  # environment steps; None where the saver named none
+    metric: float | None  # what "best" goes by, larger is better
+    metadata: dict[str, Any]  # the saver's own, JSON
+    versions: dict[str, str]  # of the libraries and of Python
+    device: str  # the kind of device that the saver ran on
+    leaves: tuple[Leaf, ...]
+    files: dict[str, File]  # by path relative to the checkpoint, with "/" on every system
+
+
+# Saving
+
+
+def save(
+    directory: PathLike,
+    tree: PyTree,
+    *,
+    step: int,
+    metric: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    keep: int = 3,
+) -> Path:
+    """Save ``tree`` as ``directory/step_…`` and return that path.
+
+    Of the checkpoints then in ``directory``, the ``keep`` newest and the best by
+    ``metric`` (larger is better; not a number counts as none) stay. Leaves may be arrays
+    on any devices of this process, NumPy arrays, Python numbers and PRNG keys.
+
+    Raises:
+        CheckpointNotSaved: the disk is full, permission is denied, ...; older
+            checkpoints are as they were.
+        TypeError: a leaf is not an array.
+    """
+    if step < 0:
+        raise ValueError(f"step must be at least 0, got {step}")
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    if metric is not None and not math.isfinite(metric):
+        metric = None
+    target = Path(directory).absolute() / f"step_{step:09d}"
+    _write(target, tree, "state", step, metric, metadata or {}, leftovers="step_*")
+    _remove_old(target, keep)
+    return target
+
+
+def save_policy(path: PathLike, params: PyTree, manifest: Mapping[str, Any]) -> Path:
+    """Save the parameters of a policy, alone, at ``path``; a policy there is replaced.
+
+    ``manifest`` is JSON data of the caller's: what is needed to rebuild the policy.
+
+    Raises:
+        CheckpointNotSaved: see :func:`save`; also where ``path`` holds something else.
+    """
+    target = Path(path).absolute()
+    _write(target, params, "policy", None, None, manifest, leftovers=glob.escape(target.name))
+    return target
+
+
+def _write(
+    target: Path,
+    tree: PyTree,
+    kind: str,
+    step: int | None,
+    metric: float | None,
+    metadata: Mapping[str, Any],
+    leftovers: str,
+) -> None:
+    leaves, values = _to_host(tree)
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "step": step,
+        "metric": metric,
+        "metadata": dict(metadata),
+        "versions": _versions(),
+        "device": _device_kind(),
+        "leaves": [dataclasses.asdict(leaf) for leaf in leaves],
+    }
+    # As it will be read back, so that both have the same digest; TypeError if not JSON.
+    document = json.loads(json.dumps(document))
+    temporary = target.parent / f".saving-{target.name}"
+    aside = target.parent / f".removing-{target.name}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for hidden in (".saving-", ".removing-"):  # of saves that were killed
+            for leftover in target.parent.glob(hidden + leftovers):
+                shutil.rmtree(leftover)
+        _refuse_to_replace_other_things(target)
+        temporary.mkdir()
+        stored = {
+            _quoted(leaf.path): value
+            for leaf, value in zip(leaves, values, strict=True)
+            if value.size  # Orbax stores no empty arrays; the manifest has their shapes
+        }
+        if stored:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(temporary / ARRAYS, _nested(stored))
+        document["files"] = {
+            name: dataclasses.asdict(_fingerprint(temporary / name))
+            for name in _list_files(temporary)
+        }
+        document["sha256"] = _digest_of(document)
+        text = json.dumps(document, indent=1, sort_keys=True)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        _flush_to_disk(temporary)
+        if target.exists():
+            os.rename(target, aside)
+        os.rename(temporary, target)
+        _flush_directory(target.parent)
+    except BaseException as error:
+        if aside.exists() and not target.exists():
+            os.rename(aside, target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        # Orbax and TensorStore report a full disk as they like (ValueError, among others).
+        if not isinstance(error, Exception) or isinstance(error, CheckpointError):
+            raise
+        raise CheckpointNotSaved(
+            f"could not save the checkpoint {target}: {error}. {_what_is_left(target)}"
+        ) from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse_to_replace_other_things(target: Path) -> None:
+    """A directory of somebody's own files must not be taken for an older checkpoint."""
+    if not target.exists() and not target.is_symlink():
+        return
+    inside = {entry.name for entry in target.iterdir()} if target.is_dir() else {"a file"}
+    if target.is_symlink() or not inside <= {MANIFEST, ARRAYS}:
+        raise CheckpointNotSaved(
+            f"could not save the checkpoint {target}: something else is there "
+            f"({', '.join(sorted(inside)[:3])}); choose another path"
+        )
+
+
+def _what_is_left(target: Path) -> str:
+    others = [path for path in checkpoints(target.parent) if path != target]
+    if target.exists():
+        return f"What was there before, {target}, is untouched"
+    return f"The checkpoint before it, {others[-1]}, is untouched" if others else "Nothing was kept"
+
+
+def _remove_old(newest: Path, keep: int) -> None:
+    """Remove all but the ``keep`` newest and the best; a failure here is only a warning."""
+    everything = checkpoints(newest.parent)
+    staying = {newest, *everything[-keep:]}
+    top = best(newest.parent) if len(everything) > len(staying) else None
+    for path in everything:
+        if path in staying or path == top:
+            continue
+        try:
+            # Renamed first: a kill half-way leaves no half of a checkpoint to be found.
+            aside = path.parent / f".removing-{path.name}"
+            os.rename(path, aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            warnings.warn(f"could not remove the old checkpoint {path}: {error}", stacklevel=3)
+
+
+def _to_host(tree: PyTree) -> tuple[list[Leaf], list[np.ndarray]]:
+    """The leaves' descriptions and their values as NumPy arrays; keys become their data."""
+    leaves, values = [], []
+    for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        names = _names(path)
+        if isinstance(value, bool | int | float | complex):
+            value = jnp.asarray(value)
+        if not names or not hasattr(value, "dtype") or getattr(value.dtype, "hasobject", False):
+            raise TypeError(
+                "a checkpoint holds a tree of arrays, and its leaf "
+                f"{'/'.join(names) or '(the root)'} is a {type(value).__name__}"
+            )
+        impl = str(jax.random.key_impl(value)) if _is_key(value.dtype) else None
+        leaves.append(Leaf(names, tuple(value.shape), str(value.dtype), impl))
+        values.append(jax.random.key_data(value) if impl else value)
+    return leaves, [np.asarray(value) for value in jax.device_get(values)]
+
+
+# Restoring
+
+
+def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[PyTree, Manifest]:
+    """Read a checkpoint into the structure of ``template``; returns it and the manifest.
+
+    Args:
+        path: a checkpoint, or a directory of them, of which the newest is taken.
+        template: arrays or ``jax.ShapeDtypeStruct`` (from ``jax.eval_shape``) in the
+            structure wanted; a subtree :data:`AS_STORED` takes what there is.
+        sharding: a device, a sharding, or a tree of them over ``template``, for
+            ``jax.device_put``; the default device if None. What the saver had is never
+            asked for. Leaves under :data:`AS_STORED` stay NumPy arrays on the host.
+
+    Raises:
+        CheckpointMissing: nothing is there.
+        CheckpointCorrupt: a file does not have the size or the hash that the manifest
+            says; the message names it, and the newest good checkpoint before it.
+        CheckpointIncompatible: a leaf is missing, is not expected, or has another shape
+            or dtype; or the checkpoint was written by a newer version.
+
+    Warns when a training state was saved with other library versions or another device.
+    """
+    path = find(path)
+    with _offering_another(path):
+        manifest = _verify(path)
+        _warn_of_differences(path, manifest)
+        stored = {leaf.path: leaf for leaf in manifest.leaves}
+        flat, structure = jax.tree_util.tree_flatten_with_path(template)
+        wanted = [(_names(place), value) for place, value in flat]
+        _check_leaves(path, stored, wanted)
+        arrays = _read_arrays(path, manifest)
+
+    results: list[Any] = []
+    for names, value in wanted:
+        if value is AS_STORED:
+            below = [leaf for leaf in manifest.leaves if leaf.path[: len(names)] == names]
+            results.append(_nested({leaf.path[len(names) :]: arrays[leaf.path] for leaf in below}))
+        elif impl := stored[names].key_impl:
+            results.append(jax.random.wrap_key_data(jnp.asarray(arrays[names]), impl=impl))
+        else:
+            results.append(arrays[names])
+    moving = [i for i, (_, value) in enumerate(wanted) if value is not AS_STORED]
+    places = None
+    if sharding is not None:
+        places = jax.tree.leaves(jax.tree.broadcast(sharding, template))
+        places = [places[i] for i in moving]
+    # Without may_alias=False a CPU array may lie on NumPy's memory, and a state is donated.
+    moved = jax.device_put([results[i] for i in moving], places, may_alias=False)
+    for i, value in zip(moving, moved, strict=True):
+        results[i] = value
+    return jax.tree.unflatten(structure, results), manifest
+
+
+def load_policy_arrays(path: PathLike) -> tuple[dict[str, Any], Manifest]:
+    """The parameters at ``path`` as nested dictionaries of NumPy arrays, and the manifest.
+
+    No template, no device and no agent are needed. A list or tuple that was saved comes
+    back as a dictionary of "0", "1", .... Raises as :func:`restore` does.
+    """
+    path = Path(path).absolute()
+    with _offering_another(path):
+        manifest = _verify(path)
+        if manifest.kind != "policy":
+            raise CheckpointIncompatible(
+                f"{path} holds a training {manifest.kind}, not a policy: export the policy first"
+            )
+        return _nested(_read_arrays(path, manifest)), manifest
+
+
+def verify(path: PathLike) -> Manifest:
+    """Check every file of the checkpoint at ``path`` against its manifest, and return that.
+
+    Raises as :func:`restore` does.
+    """
+    path = Path(path).absolute()
+    with _offering_another(path):
+        return _verify(path)
+
+
+def read_manifest(path: PathLike) -> Manifest:
+    """The manifest of the checkpoint at ``path``, itself checked; arrays are not looked at.
+
+    Raises as :func:`restore` does.
+    """
+    path = Path(path).absolute()
+    with _offering_another(path):
+        return _read_manifest(path)
+
+
+def _verify(path: Path) -> Manifest:
+    manifest = _read_manifest(path)
+    found = set(_list_files(path)) - {MANIFEST}
+    for name in sorted(manifest.files.keys() | found):
+        if name not in found:
+            raise _corrupt(path / name, "the file is missing")
+        if name not in manifest.files:
+            raise _corrupt(path / name, "the file is not one of the checkpoint's")
+        expected, got = manifest.files[name], _fingerprint(path / name)
+        if got.size != expected.size:
+            raise _corrupt(path / name, f"expected {expected.size} bytes, found {got.size}")
+        if got.sha256 != expected.sha256:
+            raise _corrupt(path / name, f"expected SHA-256 {expected.sha256}, found {got.sha256}")
+    return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not path.is_dir():
+        beside = ", ".join(other.name for other in checkpoints(path.parent))
+        raise CheckpointMissing(
+            f"there is no checkpoint {path}" + (f"; beside it: {beside}" if beside else "")
+        )
+    if not file.is_file() and not _STEP.fullmatch(path.name):
+        raise CheckpointMissing(f"{path} is not a checkpoint: it has no {MANIFEST}")
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _corrupt(file, "the file is missing") from None
+    except (ValueError, RecursionError) as error:
+        size = file.stat().st_size
+        raise _corrupt(file, f"not JSON (found {size} bytes; {error})") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise _corrupt(file, f"not the manifest of a {FORMAT}")
+    version = document.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointIncompatible(
+            f"{path} has format version {version}, and this jaxmec reads up to "
+            f"{FORMAT_VERSION}: install a newer jaxmec"
+        )
+    expected, found = document.pop("sha256", None), _digest_of(document)
+    if expected != found:
+        raise _corrupt(file, f"expected SHA-256 {expected} of its content, found {found}")
+    try:
+        return Manifest(
+            kind=document["kind"],
+            step=document["step"],
+            metric=document["metric"],
+            metadata=document["metadata"],
+            versions=document["versions"],
+            device=document["device"],
+            leaves=tuple(
+                Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"], leaf["key_impl"])
+                for leaf in document["leaves"]
+            ),
+            files={name: File(**entry) for name, entry in document["files"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _corrupt(file, f"an entry is missing or not what it should be ({error})") from None
+
+
+def _corrupt(file: Path, problem: str) -> CheckpointCorrupt:
+    return CheckpointCorrupt(f"damaged checkpoint: {file}: {problem}")
+
+
+@contextlib.contextmanager
+def _offering_another(path: Path) -> Iterator[None]:
+    """Adds to a report of damage which other checkpoint beside ``path`` is whole."""
+    try:
+        yield
+    except CheckpointCorrupt as error:
+        for other in reversed(checkpoints(path.parent)):
+            with contextlib.suppress(CheckpointError, OSError):
+                if other != path and _verify(other):
+                    offer = (
+                        f"the newest good checkpoint beside it is {other}: move the damaged "
+                        "one away to go on from there"
+                    )
+                    break
+        else:
+            offer = "there is no other good checkpoint beside it"
+        raise CheckpointCorrupt(f"{error}; {offer}") from None
+
+
+# Finding
+
+
+def checkpoints(directory: PathLike) -> list[Path]:
+    """The checkpoints in ``directory``, oldest first, unchecked; [] if there is none."""
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
+        return []
+    found = [
+        (int(match[1]), entry)
+        for entry in directory.iterdir()
+        if (match := _STEP.fullmatch(entry.name)) and entry.is_dir()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def find(path: PathLike) -> Path:
+    """``path`` if it is a checkpoint, else the newest in it; CheckpointMissing if none."""
+    path = Path(path).absolute()
+    if (path / MANIFEST).exists() or _STEP.fullmatch(path.name):
+        return path
+    inside = checkpoints(path)
+    if not inside:
+        what = "holds no checkpoint" if path.is_dir() else "does not exist"
+        raise CheckpointMissing(f"{path} {what}")
+    return inside[-1]
+
+
+def best(directory: PathLike) -> Path | None:
+    """The checkpoint with the largest metric, the newest of equals; None if none has one."""
+    scored = []
+    for path in checkpoints(directory):
+        try:
+            manifest = read_manifest(path)
+        except CheckpointError:
+            continue  # a damaged checkpoint is not the best one
+        if manifest.metric is not None:
+            scored.append((manifest.metric, manifest.step or 0, path))
+    return max(scored)[-1] if scored else None
+
+
+# The pieces
+
+
+def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
+    """The stored values by path, as NumPy arrays; the files have been verified."""
+    arrays = {
+        leaf.path: np.zeros(leaf.shape, jnp.dtype(leaf.dtype))
+        for leaf in manifest.leaves
+        if 0 in leaf.shape
+    }
+    on_disk = [leaf for leaf in manifest.leaves if leaf.path not in arrays]
+    # Without this, Orbax would ask for the devices that the saver had.
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    found: Any = {}
+    if on_disk:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            found = checkpointer.restore(
+                path / ARRAYS,
+                restore_args=_nested({_quoted(leaf.path): as_numpy for leaf in on_disk}),
+            )
+    for leaf in on_disk:
+        value = found
+        for name in _quoted(leaf.path):
+            value = value[name]
+        if leaf.key_impl is None and (value.shape, str(value.dtype)) != (leaf.shape, leaf.dtype):
+            raise _corrupt(
+                path / ARRAYS,
+                f"the leaf {leaf.name} is {value.dtype}{list(value.shape)}, and "
+                f"{leaf.dtype}{list(leaf.shape)} by the manifest",
+            )
+        arrays[leaf.path] = value
+    return {leaf.path: arrays[leaf.path] for leaf in manifest.leaves}
+
+
+def _check_leaves(
+    path: Path,
+    stored: Mapping[tuple[str, ...], Leaf],
+    wanted: Sequence[tuple[tuple[str, ...], Any]],
+) -> None:
+    problems = []
+    unexpected = dict(stored)
+    for names, value in wanted:
+        if value is AS_STORED:
+            for other in [other for other in unexpected if other[: len(names)] == names]:
+                del unexpected[other]
+            continue
+        leaf = unexpected.pop(names, None)
+        aval = jax.typeof(value) if isinstance(value, bool | int | float | complex) else value
+        shape, dtype = tuple(aval.shape), str(aval.dtype)
+        if leaf is None:
+            problems.append(f"it has no leaf {'/'.join(names)} ({dtype}{list(shape)} expected)")
+        elif (leaf.shape, leaf.dtype) != (shape, dtype):
+            problems.append(
+                f"the leaf {leaf.name} is {leaf.dtype}{list(leaf.shape)} in the checkpoint, "
+                f"and {dtype}{list(shape)} was expected"
+            )
+    problems += [
+        f"its leaf {leaf.name} ({leaf.dtype}{list(leaf.shape)}) was not expected"
+        for leaf in unexpected.values()
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointIncompatible(
+            f"the checkpoint {path} does not fit: {'; '.join(problems[:3])}{more}"
+        )
+
+
+def _warn_of_differences(path: Path, manifest: Manifest) -> None:
+    """A policy does not mind; a training state goes on to the bit only where it was saved."""
+    here = {**_versions(), "device": _device_kind()}
+    saved = {**manifest.versions, "device": manifest.device}
+    different = [
+        f"{name} {saved[name]} (here {here[name]})"
+        for name in (*_LIBRARIES, "device")
+        if saved.get(name, here[name]) != here[name]
+    ]
+    if different and manifest.kind == "state":
+        warnings.warn(
+            f"{path} was saved with {', '.join(different)}: it opens, but a resumed run may "
+            "differ in the last bits from one never stopped",
+            stacklevel=4,
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def _device_kind() -> str:
+    return str(jax.devices()[0].device_kind)
+
+
+def _is_key(dtype: Any) -> bool:
+    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _names(path: Iterable[Any]) -> tuple[str, ...]:
+    """A JAX key path as plain names: field, dictionary key, or position."""
+    names = []
+    for entry in path:
+        for attribute in ("name", "key", "idx"):
+            if hasattr(entry, attribute):
+                names.append(str(getattr(entry, attribute)))
+                break
+    return tuple(names)
+
+
+def _quoted(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A path that Orbax keeps apart from others: it joins the names with dots."""
+    return tuple(urllib.parse.quote(name, safe="").replace(".", "%2E") for name in path)
+
+
+def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Nested dictionaries of what is given by path."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree
+
+
+def _list_files(directory: Path) -> list[str]:
+    """Every entry below ``directory`` that is not a directory, links included."""
+    names = []
+    for folder, _, files in os.walk(directory):
+        names += [(Path(folder) / name).relative_to(directory).as_posix() for name in files]
+    return sorted(names)
+
+
+def _fingerprint(file: Path) -> File:
+    if file.is_symlink() or not file.is_file():
+        return File(0, "not a plain file")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(file.stat().st_size, digest)
+
+
+def _digest_of(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flush_to_disk(directory: Path) -> None:
+    for name in _list_files(directory):
+        with (directory / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+    for folder, _, _ in os.walk(directory):
+        _flush_directory(Path(folder))
+
+
+def _flush_directory(directory: Path) -> None:
+    """Make a rename durable; systems that cannot open a directory do without."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,148 @@
+"""How good a policy is, on episodes of its own and the same for every policy.
+
+The environment's random stream depends on the key alone: decision i of episode e is given
+``fold_in(fold_in(key_env, e), i)`` whatever the policy does, so two policies evaluated with
+one key meet the same arrivals (common random numbers). The policy's keys are derived apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.agents.base import Agent, Learner, Memory
+from jaxmec.training.rollout import Environment, strong
+
+# (key, observation, env_state, memory) -> (action, memory), for one environment
+Policy = Callable[[jax.Array, jax.Array, Any, Memory], tuple[jax.Array, Memory]]
+
+
+class _Carry(NamedTuple):
+    decision: jax.Array  # [] int32
+    observation: jax.Array  # [episodes, observation_size]
+    env_state: Any  # [episodes]
+    memory: Memory  # [episodes]
+    done: jax.Array  # [episodes] bool
+    length: jax.Array  # [episodes] int32
+    totals: dict[str, jax.Array]  # [episodes] sums over the decisions of the episode
+
+
+def greedy(agent: Agent, learner: Learner) -> Policy:
+    """The agent's policy as it is judged: without exploration."""
+
+    def policy(
+        key: jax.Array, observation: jax.Array, state: Any, memory: Memory
+    ) -> tuple[jax.Array, Memory]:
+        del state
+        action, memory, _ = agent.act(learner, memory, observation, key, False)
+        return action, memory
+
+    return policy
+
+
+def evaluate(
+    policy: Policy,
+    memory: Memory,
+    env: Environment,
+    params: Any,
+    episodes: int,
+    key: jax.Array,
+    max_steps: Any = None,
+) -> dict[str, jax.Array]:
+    """Play whole episodes side by side.
+
+    Args:
+        policy: decides for one environment; it may look at the environment's state.
+        memory: the policy's memory before the first decision of an episode.
+        episodes: how many.
+        key: what the arrivals depend on.
+        max_steps: a bound on the length of an episode, in decisions; by default
+            ``params.max_steps_in_episode``.
+
+    Returns:
+        "return" (sum of rewards), "length" (decisions) and, for each name in
+        ``env.metric_names``, the mean over the episode's decisions of that entry of
+        ``info``; each [episodes] float32. An episode not finished within ``max_steps`` gives
+        NaN, since its figures would be those of another problem.
+    """
+    if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
+        raise ValueError(f"episodes is {episodes!r}; expected a positive integer")
+    if max_steps is None:
+        max_steps = getattr(params, "max_steps_in_episode", None)
+    if max_steps is None:
+        raise ValueError(
+            f"{type(params).__name__} has no max_steps_in_episode; "
+            "expected max_steps, a bound on the length of an episode"
+        )
+    names: tuple[str, ...] = tuple(getattr(env, "metric_names", ()))
+
+    key_reset, key_env, key_policy = jax.random.split(key, 3)
+    index = jnp.arange(episodes)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys_env, keys_policy = fold(key_env, index), fold(key_policy, index)
+    observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(fold(key_reset, index), params)
+
+    def decide(
+        decision: jax.Array,
+        key_env: jax.Array,
+        key_policy: jax.Array,
+        observation: jax.Array,
+        state: Any,
+        memory: Memory,
+    ) -> tuple[jax.Array, Any, Memory, jax.Array, dict[str, jax.Array]]:
+        key_policy = jax.random.fold_in(key_policy, decision)
+        action, memory = policy(key_policy, observation, state, memory)
+        observation, state, reward, terminated, truncated, info = env.step(
+            jax.random.fold_in(key_env, decision), state, action, params
+        )
+        scores = {"return": reward, **{name: info[name] for name in names}}
+        return observation, state, memory, terminated | truncated, scores
+
+    def body(carry: _Carry) -> _Carry:
+        observation, env_state, memory, done, scores = jax.vmap(
+            decide, in_axes=(None, 0, 0, 0, 0, 0)
+        )(
+            carry.decision,
+            keys_env,
+            keys_policy,
+            carry.observation,
+            carry.env_state,
+            carry.memory,
+        )
+        # Episodes that are over go on in the next one, unseen, until the last is over.
+        totals = {
+            name: carry.totals[name] + jnp.where(carry.done, 0.0, scores[name])
+            for name in carry.totals
+        }
+        return _Carry(
+            decision=carry.decision + 1,
+            observation=observation,
+            env_state=env_state,
+            memory=memory,
+            done=carry.done | done,
+            length=carry.length + ~carry.done,
+            totals=totals,
+        )
+
+    end = jax.lax.while_loop(
+        lambda carry: ~jnp.all(carry.done) & (carry.decision < max_steps),
+        body,
+        _Carry(
+            decision=jnp.zeros((), jnp.int32),
+            observation=strong(observation),
+            env_state=strong(env_state),
+            memory=strong(
+                jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x))), memory)
+            ),
+            done=jnp.zeros(episodes, bool),
+            length=jnp.zeros(episodes, jnp.int32),
+            totals={name: jnp.zeros(episodes) for name in ("return", *names)},
+        ),
+    )
+    results = {"return": end.totals["return"], "length": end.length.astype(jnp.float32)}
+    for name in names:
+        results[name] = end.totals[name] / end.length
+    return {name: jnp.where(end.done, value, jnp.nan) for name, value in results.items()}

@@ -1,0 +1,128 @@
+"""How far training is: a progress bar on a terminal, plain lines elsewhere. Host side only."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+
+class ProgressDisplay:
+    """Shows steps done, rate, time left and how good the policy is, on stderr.
+
+    A context manager. Where stderr is not a terminal (a log file, a notebook) a line is
+    printed every ``interval`` seconds at most, and at the end.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        runs: int = 1,
+        *,
+        enabled: bool = True,
+        interval: float = 5.0,
+        console: Console | None = None,
+    ) -> None:
+        """
+        Args:
+            total: environment steps of one run, at which it is done.
+            runs: S, runs side by side; the rate counts the steps of all.
+            enabled: if False, nothing is shown.
+            interval: seconds between plain lines.
+            console: where to show it.
+        """
+        self._total = total
+        self._runs = runs
+        self._enabled = enabled
+        self._interval = interval
+        self._console = Console(stderr=True) if console is None else console
+        self._began = time.monotonic()
+        self._last_line = -np.inf  # seconds
+        self._updates = 0
+        self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=16)
+        self._bar: Progress | None = None
+        if enabled and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[status]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("compiling", total=total, status="")
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
+        """Show that each run stands at ``steps``, with these evaluations, [S] by name."""
+        now = time.monotonic()
+        # Between the first update and the second, the chunk is compiled: no rate from that.
+        if self._updates > 0:
+            self._seen.append((now, steps))
+        self._updates += 1
+        if not self._enabled:
+            return
+        done = steps >= self._total
+        status = ", ".join(filter(None, (self._pace(now, steps), score(evaluation))))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, description="training", status=status)
+            self._bar.refresh()
+        elif done or now - self._last_line >= self._interval:
+            self._last_line = now
+            self._print(f"{steps:,} of {self._total:,} steps, {status}")
+
+    def message(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._enabled:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _pace(self, now: float, steps: int) -> str:
+        if steps >= self._total:
+            return f"done in {duration(now - self._began)}"
+        if len(self._seen) < 2:
+            return ""
+        (first, from_steps), (last, to_steps) = self._seen[0], self._seen[-1]
+        if to_steps <= from_steps or last <= first:
+            return ""
+        rate = (to_steps - from_steps) / (last - first)
+        left = duration((self._total - steps) / rate)
+        return f"{rate * self._runs:,.0f} steps/s, {left} left"
+
+
+def score(evaluation: Mapping[str, Any]) -> str:
+    """The number to watch: the make-span where there is one, else the return; mean over S."""
+    for name, shown in (("makespan", "make-span"), ("return", "return")):
+        if name in evaluation:
+            return f"{shown} {float(np.mean(evaluation[name])):.4g}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,105 @@
+"""A uniform ring buffer of any pytree, on the device.
+
+Bound once to its sizes, the buffer is a set of pure functions over a :class:`ReplayState`.
+Memory: ``capacity`` times the bytes of one item, and nothing that grows beside it; a
+transition of CartPole (two observations of 4 numbers, a reward, an action, a flag) takes
+41 bytes, so 100,000 of them take 4.1 MB, for every seed.
+
+The writes cost O(``num_added``) and the samples O(batch), whatever the capacity: the
+capacity is a multiple of what is added at a time, so that a write never wraps and is one
+slice written in place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class ReplayState(NamedTuple):
+    """What a buffer holds."""
+
+    items: Any  # [capacity] of every leaf of an item
+    position: jax.Array  # [] int32, where the next items go; a multiple of num_added
+    size: jax.Array  # [] int32, how many items are stored
+
+
+@dataclass(frozen=True)
+class ReplayBuffer:
+    """A first-in, first-out buffer of at least ``min_capacity`` items, sampled uniformly."""
+
+    min_capacity: int  # items
+    num_added: int  # items added at a time: one for each environment
+
+    def __post_init__(self) -> None:
+        for name in ("min_capacity", "num_added"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a positive integer")
+
+    @property
+    def capacity(self) -> int:
+        """Items: ``min_capacity`` rounded up to a multiple of ``num_added``."""
+        return math.ceil(self.min_capacity / self.num_added) * self.num_added
+
+    def memory(self, item: Any) -> int:
+        """Bytes on the device for items like ``item``, given as in :meth:`init`."""
+        leaves = jax.tree.leaves(item)
+        return self.capacity * sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+    def init(self, item: Any) -> ReplayState:
+        """An empty buffer for items with the shapes and dtypes of ``item``.
+
+        ``item`` is one item without a leading axis: arrays or ``jax.ShapeDtypeStruct``.
+        """
+        items = jax.tree.map(lambda x: jnp.zeros((self.capacity, *x.shape), x.dtype), item)
+        return ReplayState(items, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def add(self, state: ReplayState, items: Any) -> ReplayState:
+        """Store items, whose leaves lead with [num_added], over the oldest ones.
+
+        Raises ``ValueError`` when the structure, a shape or a dtype is not what the buffer
+        was made for.
+        """
+        self._check(state, items)
+
+        def write(stored: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(stored, new, state.position, 0)
+
+        return ReplayState(
+            items=jax.tree.map(write, state.items, items),
+            position=(state.position + self.num_added) % self.capacity,
+            size=jnp.minimum(state.size + self.num_added, self.capacity),
+        )
+
+    def sample(self, state: ReplayState, key: jax.Array, shape: tuple[int, ...]) -> Any:
+        """Items drawn uniformly, with replacement, among those stored; leaves lead with ``shape``.
+
+        The buffer must not be empty: an empty one gives zeros.
+        """
+        if not all(isinstance(n, int) and n >= 1 for n in shape):
+            raise ValueError(f"shape is {shape!r}; expected a tuple of positive integers")
+        index = jax.random.randint(key, shape, 0, state.size)
+        return jax.tree.map(lambda x: x.at[index].get(mode="clip"), state.items)
+
+    def _check(self, state: ReplayState, items: Any) -> None:
+        structure: Any = jax.tree.structure(state.items)
+        if jax.tree.structure(items) != structure:
+            raise ValueError(
+                f"items have the structure {jax.tree.structure(items)}; expected {structure}"
+            )
+        stored, new = jax.tree.leaves_with_path(state.items), jax.tree.leaves_with_path(items)
+        for (path, old), (_, leaf) in zip(stored, new, strict=True):
+            name = "items" + jax.tree_util.keystr(path)
+            if old.shape[0] != self.capacity:
+                raise ValueError(f"the state of {name} holds {old.shape[0]}, not {self.capacity}")
+            expected = (self.num_added, *old.shape[1:])
+            if leaf.shape != expected or leaf.dtype != old.dtype:
+                raise ValueError(
+                    f"{name} is {leaf.dtype}{list(leaf.shape)}; "
+                    f"expected {old.dtype}{list(expected)}"
+                )

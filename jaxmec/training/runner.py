@@ -1,0 +1,483 @@
+"""The host's side of a training run: what happens between compiled chunks.
+
+``run`` computes what ``loop.train`` computes, vmapped over seeds, and stops at every
+evaluation point to look for NaN, show progress, append to the metrics file, save, and obey
+Ctrl-C. A run's directory::
+
+    metrics.jsonl         one line for each evaluation point
+    checkpoints/          the newest few and the best; what ``resume`` takes
+    diverged/             a state with a metric that is not finite; ``resume`` never takes it
+    lock                  held while a process works on the run
+
+A checkpoint holds the whole training state and the history so far. A resumed run ends with
+the bits of one never stopped, on the same machine with the same library versions. On a GPU
+that takes ``deterministic=True`` too: without it XLA may add in any order, and may choose
+other kernels in every process. (It sets the compiler option ``xla_gpu_deterministic_ops``;
+``XLA_FLAGS=--xla_gpu_deterministic_ops=true`` in the environment is the same for all of a
+process.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.agents.base import Agent, Metrics
+from jaxmec.training import checkpoint, loop
+from jaxmec.training.loop import History, TrainConfig, TrainState
+from jaxmec.training.progress import ProgressDisplay
+from jaxmec.training.rollout import Environment
+
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+DIVERGED = "diverged"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """Where a run stands: at its end, or where it was interrupted."""
+
+    state: TrainState  # [S], on the device
+    history: History  # [S, P], NumPy arrays
+    seeds: tuple[int, ...]  # S
+    directory: Path | None
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the chunk was finished, and saved where there is a directory."""
+
+    def __init__(self, message: str, result: RunResult, signum: int) -> None:
+        super().__init__(message)
+        self.result = result
+        self.exit_code = 128 + signum
+
+
+class Diverged(Exception):
+    """A metric of the agent is not finite."""
+
+    def __init__(
+        self, message: str, metric: str, seeds: tuple[int, ...], step: int, saved: Path | None
+    ) -> None:
+        super().__init__(message)
+        self.metric = metric
+        self.seeds = seeds  # those that diverged
+        self.step = step  # environment steps at the end of the chunk
+        self.saved = saved  # the state, for looking into
+
+
+def run(
+    agent: Agent,
+    env: Environment,
+    params: Any,
+    config: TrainConfig,
+    seeds: int | Sequence[int],
+    *,
+    directory: checkpoint.PathLike | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    keep: int = 3,
+    deterministic: bool = False,
+) -> RunResult:
+    """Train S seeds side by side in one compiled program.
+
+    Args:
+        agent, env, params, config: as for ``loop.train``.
+        seeds: S, for the seeds 0..S−1, or the seeds.
+        directory: where metrics and checkpoints go; nothing is written if None.
+        resume: go on from the newest checkpoint in ``directory``. Everything must be as it
+            was, but ``config.steps`` may have grown.
+        progress: show a progress display.
+        metadata: JSON data of the caller's, kept in every checkpoint.
+        checkpoint_every: save after so many chunks. A run is also saved before its first
+            chunk and after its last.
+        checkpoint_seconds: save when so much time has passed, whatever the chunks.
+        keep: checkpoints kept, beside the one of the best mean evaluation return.
+        deterministic: ask a GPU for the same bits every time; slower.
+
+    Raises:
+        Interrupted: see there; its ``result`` is as far as it came.
+        Diverged: see there. The checkpoint before it is sound.
+        FileExistsError: ``directory`` holds a run and ``resume`` is False.
+        ValueError: on resuming, something differs from the run that was saved.
+        checkpoint.CheckpointError: nothing to resume, damaged, or could not be saved.
+        RuntimeError: another process is working on ``directory``.
+    """
+    numbers = _check_seeds(seeds)
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every is {checkpoint_every!r}; expected at least 1 or None")
+    home = None if directory is None else Path(directory).absolute()
+    _check_home(home, resume)
+    identity = _describe_run(agent, env, params, config, numbers)
+    program = _Program(agent, env, config, deterministic)
+    keys = jnp.stack([jax.random.key(number) for number in numbers])
+    last_step = config.prefill_steps + config.num_chunks * config.chunk_steps
+
+    with (
+        _locked(home),
+        _Signals() as signals,
+        ProgressDisplay(last_step, len(numbers), enabled=progress) as display,
+    ):
+        if resume:
+            assert home is not None
+            template = jax.eval_shape(program.begin, params, keys)
+            state, history, seconds = _restore(home, template, identity)
+            log = _Log(home, seconds, keep_until=_step(history))
+            display.message(f"resuming {home} at {_step(history):,} steps")
+        else:
+            log = _Log(home)
+            state = program.begin(params, keys)
+            history = _with_point(None, state.env_steps, program.evaluate(params, state), {})
+            log.append(history)
+
+        def save(folder: str, step: int) -> Path | None:
+            if home is None:
+                return None
+            return checkpoint.save(
+                home / folder,
+                {"state": state, "history": history._asdict()},
+                step=step,
+                metric=float(np.mean(history.evaluation["return"][:, -1])),
+                metadata={
+                    "run": identity,
+                    "seconds": log.seconds,
+                    "deterministic": deterministic,
+                    "caller": dict(metadata or {}),
+                },
+                keep=keep,
+            )
+
+        def interrupted(signum: int) -> Interrupted:
+            message = f"stopped at {_step(history):,} of {last_step:,} steps; "
+            if home is None:
+                message += "nothing was saved, for want of a directory"
+            else:
+                message += f"saved in {home}: to go on, the same again with resume (--resume)"
+            return Interrupted(message, RunResult(state, history, numbers, home), signum)
+
+        display.update(_step(history), _last(history.evaluation))
+        if not resume:
+            save(CHECKPOINTS, _step(history))  # a full disk is better known now
+        if signals.received is not None and history.env_steps.shape[1] < config.num_points:
+            raise interrupted(signals.received)
+        saved_at, unsaved = time.monotonic(), 0
+        for point in range(history.env_steps.shape[1], config.num_points):
+            state, training = program.chunk(params, state)
+            _check_finite(training, numbers, int(state.env_steps[0]), save)
+            evaluation = program.evaluate(params, state)
+            history = _with_point(history, state.env_steps, evaluation, training)
+            log.append(history)
+            display.update(_step(history), _last(history.evaluation))
+            unsaved += 1
+            last, signum = point + 1 == config.num_points, signals.received
+            if (
+                last
+                or signum is not None
+                or unsaved == checkpoint_every
+                or time.monotonic() - saved_at >= checkpoint_seconds
+            ):
+                save(CHECKPOINTS, _step(history))
+                saved_at, unsaved = time.monotonic(), 0
+            if signum is not None and not last:
+                raise interrupted(signum)
+    return RunResult(state, history, numbers, home)
+
+
+class _Program:
+    """The compiled pieces, for S runs at once; each is traced once."""
+
+    def __init__(
+        self, agent: Agent, env: Environment, config: TrainConfig, deterministic: bool
+    ) -> None:
+        on_gpu = jax.default_backend() == "gpu"
+        options = {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
+        compiled = functools.partial(jax.jit, compiler_options=options)
+
+        def begin(params: Any, key: jax.Array) -> TrainState:
+            state = loop.init(agent, env, params, config, key)
+            return loop.prefill(agent, env, params, config, state)
+
+        def chunk(params: Any, state: TrainState) -> tuple[TrainState, Metrics]:
+            return loop.train_chunk(agent, env, params, config, state)
+
+        def evaluate(params: Any, state: TrainState) -> Metrics:
+            return loop.evaluation_point(agent, env, params, config, state)
+
+        over_runs = functools.partial(jax.vmap, in_axes=(None, 0))
+        self.begin = compiled(over_runs(begin))
+        self.chunk = compiled(over_runs(chunk), donate_argnums=1)
+        self.evaluate = compiled(over_runs(evaluate))
+
+
+# The history, and the metrics file that shows it while it grows
+
+
+def _with_point(
+    history: History | None, env_steps: jax.Array, evaluation: Metrics, training: Metrics
+) -> History:
+    """The history [S, P] and one point [S] more, all NumPy."""
+    env_steps, evaluation, training = jax.device_get((env_steps, evaluation, training))
+    if history is None:
+        nothing: Any = np.zeros((len(env_steps), 0), env_steps.dtype)
+        history = History(nothing, {}, {})
+    before = np.full(history.env_steps.shape, np.nan, np.float32)  # what has no value there
+
+    def joined(old: Any, new: Any) -> Any:
+        return np.concatenate([old, new[:, None]], axis=1)
+
+    return History(
+        env_steps=joined(history.env_steps, env_steps),
+        evaluation={
+            name: joined(history.evaluation.get(name, before), value)
+            for name, value in evaluation.items()
+        },
+        training={
+            name: joined(history.training.get(name, before), value)
+            for name, value in training.items()
+        },
+    )
+
+
+def _step(history: History) -> int:
+    """Environment steps at the newest point, the same in all runs."""
+    return int(history.env_steps[0, -1])
+
+
+def _last(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """[S] by name, at the newest point."""
+    return {name: values[:, -1] for name, values in metrics.items()}
+
+
+class _Log:
+    """metrics.jsonl: a line for each point, with lists over the seeds; null is not finite."""
+
+    def __init__(
+        self, home: Path | None, seconds: float = 0.0, keep_until: int | None = None
+    ) -> None:
+        """Start the file anew, or keep its lines up to the step ``keep_until``."""
+        self._file = None if home is None else home / METRICS_FILE
+        self._zero = time.monotonic() - seconds
+        if self._file is None:
+            return
+        kept = []
+        if keep_until is not None and self._file.exists():
+            for line in self._file.read_text(encoding="utf-8").splitlines():
+                # A line may be torn by the kill; later ones will be computed again.
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if json.loads(line)["env_steps"] <= keep_until:
+                        kept.append(line + "\n")
+        temporary = self._file.with_suffix(".new")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self._file)
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the run so far, without the time that it lay interrupted."""
+        return time.monotonic() - self._zero
+
+    def append(self, history: History) -> None:
+        """Write the newest point."""
+        if self._file is None:
+            return
+        line = {
+            "env_steps": _step(history),
+            "seconds": round(self.seconds, 3),
+            "evaluation": {name: _json(v) for name, v in _last(history.evaluation).items()},
+            "training": {name: _json(v) for name, v in _last(history.training).items()},
+        }
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _json(values: np.ndarray) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
+
+
+# Trouble
+
+
+def _check_finite(
+    training: Metrics,
+    seeds: tuple[int, ...],
+    step: int,
+    save: Callable[[str, int], Path | None],
+) -> None:
+    bad = loop.failures(training)
+    if not bad:
+        return
+    diverged = tuple(
+        seed
+        for seed, value in zip(seeds, np.asarray(training[bad[0]]), strict=True)
+        if not np.isfinite(value)
+    )
+    saved = save(DIVERGED, step)
+    raise Diverged(
+        f"{bad[0]} is not finite after {step:,} steps, for seed {', '.join(map(str, diverged))}"
+        f" (not finite: {', '.join(bad)})"
+        + (f"; the state is in {saved}, and checkpoints before it are sound" if saved else ""),
+        metric=bad[0],
+        seeds=diverged,
+        step=step,
+        saved=saved,
+    )
+
+
+class _Signals:
+    """Takes note of the first SIGINT or SIGTERM; a second one acts as it always does."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():  # else Python forbids it
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+        self._restore()
+        # Not through a stream, which the signal may have caught in the middle of a write.
+        os.write(2, b"\nstopping after this chunk; once more to stop at once, unsaved\n")
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+
+@contextlib.contextmanager
+def _locked(home: Path | None) -> Iterator[None]:
+    """Two processes on one directory would spoil each other's files."""
+    if home is None:
+        yield
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another process is working on {home}") from None
+        yield
+
+
+# Resuming
+
+
+def _check_home(home: Path | None, resume: bool) -> None:
+    if resume and home is None:
+        raise ValueError("resume=True needs directory, the one of the run to go on with")
+    there = [] if home is None else checkpoint.checkpoints(home / CHECKPOINTS)
+    if resume and not there:
+        raise checkpoint.CheckpointMissing(
+            f"nothing to resume: there is no checkpoint in {home}; start without resume"
+        )
+    if there and not resume:
+        raise FileExistsError(
+            f"{home} holds a run, last saved as {there[-1].name}: resume it, or choose "
+            "another directory"
+        )
+
+
+def _restore(
+    home: Path, template: TrainState, identity: dict[str, Any]
+) -> tuple[TrainState, History, float]:
+    """The state on the device, the history, and the seconds that it took."""
+    path = checkpoint.find(home / CHECKPOINTS)
+    about = checkpoint.read_manifest(path).metadata  # first: it says more than unequal shapes
+    _refuse_differences(home, about["run"], identity)
+    tree, _ = checkpoint.restore(path, {"state": template, "history": checkpoint.AS_STORED})
+    return tree["state"], History(**{"training": {}, **tree["history"]}), about["seconds"]
+
+
+def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(now))
+    for name in [*saved, *(name for name in now if name not in saved)]:
+        was, is_now = saved.get(name, "absent"), now.get(name, "absent")
+        if name == "config.steps":
+            if is_now < was:
+                raise ValueError(
+                    f"cannot resume {home}: config.steps was {was} and is {is_now} now; it may grow"
+                )
+        elif json.dumps(was) != json.dumps(is_now):
+            raise ValueError(f"cannot resume {home}: {name} was {was} and is {is_now} now")
+
+
+def _describe_run(
+    agent: Agent, env: Environment, params: Any, config: TrainConfig, seeds: tuple[int, ...]
+) -> dict[str, Any]:
+    """All that the course of a run depends on, as JSON by dotted name."""
+    described: dict[str, Any] = {}
+    _describe("config", config, described)
+    described["seeds"] = list(seeds)
+    _describe("agent", agent, described)
+    described["env"] = _type_name(env)
+    for name, value in sorted(vars(env).items()):
+        if not name.startswith("_"):
+            _describe(f"env.{name}", value, described)
+    _describe("params", params, described)
+    described["x64"] = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    return described
+
+
+def _describe(name: str, value: Any, described: dict[str, Any]) -> None:
+    parts: list[tuple[str, Any]] = []
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        described[name] = _type_name(value)
+        parts = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    elif isinstance(value, tuple | list) and not all(map(_is_plain, value)):
+        described[name] = len(value)
+        labels = getattr(value, "_fields", None) or map(str, range(len(value)))
+        parts = list(zip(labels, value, strict=True))
+    elif isinstance(value, dict):
+        parts = sorted((str(key), part) for key, part in value.items())
+    elif _is_plain(value) or isinstance(value, tuple | list):
+        described[name] = value
+    elif hasattr(value, "dtype"):
+        array = np.asarray(value)
+        short = array.size <= 32
+        data = array.tolist() if short else hashlib.sha256(array.tobytes()).hexdigest()
+        described[name] = f"{array.dtype}{list(array.shape)} {data}"
+    elif callable(value) and hasattr(value, "__qualname__"):
+        described[name] = f"{value.__module__}.{value.__qualname__}"
+    else:
+        described[name] = _type_name(value)
+    for part, content in parts:
+        _describe(f"{name}.{part}", content, described)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | None)
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds is {seeds!r}; expected how many (1 or more), or different numbers")
+    return numbers

@@ -1,0 +1,89 @@
+"""The command line, in process: what it prints and how it exits."""
+
+import json
+import re
+
+import pytest
+
+from jaxmec import cli
+
+SMALL = (
+    "--steps 700 --num-envs 4 --prefill 200 --batch-size 16 --buffer-size 1000 "
+    "--eval-every 500 --eval-episodes 2 --agent.hidden 16 --no-progress"
+).split()
+
+
+def run(capsys, *words):
+    code = cli.main(words)
+    out, err = capsys.readouterr()
+    return code, out, re.sub(r"\s+", " ", err)
+
+
+def test_list_names_everything(capsys):
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    for name in ("CartPole-v1", "amcoedge", "lad-ts", "dsac", "ddrl-amsa", "optimal"):
+        assert name in out
+    code, out, _ = run(capsys, "list", "presets")
+    assert code == 0 and "amcoedge" in out and "optimal" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "dasc"], "did you mean 'dsac'"),
+        (["train", "dsac", "--env", "Cartpole-v1"], "did you mean 'CartPole-v1'"),
+        (["train", "ddrl-amsa", "--preset", "amcoedg"], "did you mean 'amcoedge'"),
+        (["evaluate", "optimla"], "did you mean 'optimal'"),
+        (["evaluate", "runs/nothing/policy"], "no policy at"),
+        (["evaluate", "optimal", "--information", "local"], "needs information 'full'"),
+        (["list", "scheduler"], "did you mean 'schedulers'"),
+        (["train", "dsac", "--resume"], "--resume needs --out"),
+        (["train", "dsac", "--steps", "0", "--no-progress"], "steps"),
+    ],
+)
+def test_mistakes_exit_with_2_and_say_what_is_right(capsys, words, message):
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert message in err
+
+
+def test_a_wrong_flag_suggests_the_right_one(capsys):
+    code, out, err = run(capsys, "train", "dsac", "--stepz", "5")
+    assert code == 2
+    assert "--steps" in out + err
+
+
+def test_help_documents_every_field_with_its_default(capsys):
+    code, out, _ = run(capsys, "train", "ddrl-amsa", "--help")
+    assert code == 0
+    for text in ("--steps", "--agent.discount", "0.9", "--setting.deadline", "Gcycles/s"):
+        assert text in out
+    assert run(capsys, "--help")[0] == 0
+    assert run(capsys, "train", "--help")[0] == 0
+    assert run(capsys)[0] == 2
+
+
+def test_train_save_and_evaluate(capsys, tmp_path):
+    out = tmp_path / "run"
+    code, text, err = run(
+        capsys, "train", "ddrl-amsa", "--out", str(out), "--setting.slots", "3",
+        "--setting.probability", "0.5", *SMALL,
+    )  # fmt: skip
+    assert code == 0, err
+    assert str(out / "policy") in text
+    code, text, err = run(capsys, "evaluate", str(out), "--episodes", "2", "--json")
+    assert code == 0, err
+    report = json.loads(text)
+    assert report["name"] == "ddrl-amsa" and len(report["makespan"][0]) == 2
+    # The policy remembers the setting it was trained on: 3 slots of 5 x 50 x 0.5 tasks.
+    assert all(250 < length < 500 for length in report["length"][0])
+
+    code, _, err = run(capsys, "train", "ddrl-amsa", "--out", str(out), *SMALL)
+    assert code != 0 and "resume" in err
+    files = [file for file in (out / "policy").rglob("*") if file.is_file()]
+    victim = max(files, key=lambda file: file.stat().st_size)
+    victim.write_bytes(b"")
+    code, _, err = run(capsys, "evaluate", str(out))
+    assert code == 1 and victim.name in err

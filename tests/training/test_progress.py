@@ -1,0 +1,87 @@
+"""The progress display: a bar on a terminal, few plain lines elsewhere, nothing if unwanted."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxmec.training import progress
+from jaxmec.training.progress import ProgressDisplay
+
+
+class Clock:
+    """Stands in for ``time``."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def train(display: ProgressDisplay, clock: Clock) -> None:
+    """1000 steps in 10 chunks: 30 s for the first, which is compiled, then 2 s for each."""
+    with display:
+        display.update(0, {"return": np.array([1.0, 3.0])})
+        for chunk in range(1, 11):
+            clock.now += 30 if chunk == 1 else 2
+            display.update(100 * chunk, {"return": np.array([10.0, 20.0]) * chunk})
+
+
+def console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120)
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_plain_lines_are_few_and_say_all(clock: Clock) -> None:
+    screen = console(terminal=False)
+    train(ProgressDisplay(1000, runs=4, console=screen), clock)
+    assert text(screen).splitlines() == [
+        "0 of 1,000 steps, return 2",
+        "100 of 1,000 steps, return 15",
+        "400 of 1,000 steps, 200 steps/s, 12 s left, return 60",
+        "700 of 1,000 steps, 200 steps/s, 6 s left, return 105",
+        "1,000 of 1,000 steps, done in 48 s, return 150",
+    ]
+
+
+def test_bar_on_a_terminal(clock: Clock) -> None:
+    screen = console(terminal=True)
+    train(ProgressDisplay(1000, runs=4, console=screen), clock)
+    for part in ("compiling", "training", "━", "100%", "200 steps/s", "2 s left", "return 150"):
+        assert part in text(screen)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_if_disabled(clock: Clock, terminal: bool) -> None:
+    screen = console(terminal)
+    display = ProgressDisplay(1000, enabled=False, console=screen)
+    train(display, clock)
+    display.message("resuming")
+    assert text(screen) == ""
+
+
+def test_the_make_span_is_what_matters_where_there_is_one() -> None:
+    assert progress.score({"return": [-30.0], "makespan": [1.0, 2.0]}) == "make-span 1.5"
+    assert progress.score({"length": [3.0]}) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert progress.duration(seconds) == said

@@ -1,0 +1,356 @@
+"""The host's side of a run: stopped in whatever way, it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmec.training import checkpoint, loop, runner
+from jaxmec.training.loop import TrainConfig
+from jaxmec.training.progress import ProgressDisplay
+
+SMALL_RUN = Path(__file__).with_name("small_run.py")
+
+CONFIG = TrainConfig(
+    steps=40,
+    num_envs=2,
+    prefill=8,
+    buffer_size=32,
+    batch_size=4,
+    updates_per_step=1,
+    eval_every=8,
+    eval_episodes=2,
+)  # 4 chunks of 4 vectorised steps
+
+
+def bits(tree: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
+    """Every leaf as its dtype, shape and bytes."""
+    found = []
+    for leaf in jax.tree.leaves(tree):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        data = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        found.append((str(leaf.dtype), data.shape, data.tobytes()))
+    return found
+
+
+def same(one: runner.RunResult, other: runner.RunResult) -> bool:
+    return bits((one.state, one.history)) == bits((other.state, other.history))
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(counting: Any, walk: Any, walk_params: Any) -> Any:
+    """``run`` on the small environment, with anything changed."""
+
+    def call(seeds: Any = 2, **changes: Any) -> runner.RunResult:
+        given = {"agent": counting, "env": walk, "params": walk_params, "config": CONFIG}
+        named = {name: changes.pop(name, value) for name, value in given.items()}
+        return runner.run(**named, seeds=seeds, **{"progress": False, **changes})
+
+    return call
+
+
+# The same as the pure function
+
+
+def test_computes_what_train_computes(run: Any, counting: Any, walk: Any, walk_params: Any) -> None:
+    result = run(seeds=[3, 5])
+    keys = jnp.stack([jax.random.key(3), jax.random.key(5)])
+    train = jax.vmap(lambda key: loop.train(counting, walk, walk_params, CONFIG, key))
+    state, history = jax.jit(train)(keys)
+    assert jax.tree.structure(result.history) == jax.tree.structure(history)
+    as_data = lambda x: jax.random.key_data(x) if x.dtype == keys.dtype else x  # noqa: E731
+    for mine, pure in zip(
+        jax.tree.leaves((result.state, result.history)),
+        jax.tree.leaves((state, history)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(as_data(mine), as_data(pure), rtol=1e-6)
+    assert result.history.env_steps.shape == (2, CONFIG.num_points) == (2, 5)
+    assert result.seeds == (3, 5)
+    assert result.directory is None
+
+
+def test_each_piece_is_traced_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[str] = []
+    for name in ("init", "prefill", "train_chunk", "evaluation_point"):
+        original = getattr(loop, name)
+
+        def counted(*args: Any, name: str = name, original: Any = original) -> Any:
+            traced.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(loop, name, counted)
+    run()
+    assert sorted(traced) == ["evaluation_point", "init", "prefill", "train_chunk"]
+
+
+@pytest.mark.parametrize("seeds", [0, -1, [], [1, 1]])
+def test_seeds_are_checked(run: Any, seeds: Any) -> None:
+    with pytest.raises(ValueError, match="seeds is"):
+        run(seeds=seeds)
+
+
+# The directory
+
+
+def test_directory_holds_metrics_and_checkpoints(run: Any, tmp_path: Path) -> None:
+    result = run(directory=tmp_path / "run", metadata={"note": "mine"}, keep=2)
+    written = lines(tmp_path / "run")
+    assert [line["env_steps"] for line in written] == [8, 16, 24, 32, 40]
+    np.testing.assert_array_equal(
+        [line["evaluation"]["return"] for line in written], result.history.evaluation["return"].T
+    )
+    np.testing.assert_array_equal(
+        [line["training"]["loss"] for line in written[1:]], result.history.training["loss"].T[1:]
+    )
+    assert written[1]["training"]["episode_return"] == [None, None]  # no episode ended: NaN
+    found = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in found] == ["step_000000008", "step_000000040"]
+    metadata = checkpoint.verify(found[-1]).metadata
+    assert metadata["caller"] == {"note": "mine"}
+    assert metadata["run"]["config.batch_size"] == 4
+
+
+def test_saves_every_so_many_chunks_or_seconds(run: Any, tmp_path: Path) -> None:
+    run(directory=tmp_path / "chunks", checkpoint_every=3, keep=9)
+    run(directory=tmp_path / "seconds", checkpoint_seconds=0.0, keep=9)
+    saved = {
+        name: [int(p.name[5:]) for p in checkpoint.checkpoints(tmp_path / name / "checkpoints")]
+        for name in ("chunks", "seconds")
+    }
+    assert saved == {"chunks": [8, 32, 40], "seconds": [8, 16, 24, 32, 40]}
+
+
+def test_a_run_is_not_overwritten(run: Any, tmp_path: Path) -> None:
+    run(directory=tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds a run.*step_000000040.*resume"):
+        run(directory=tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_nothing_to_resume(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(checkpoint.CheckpointMissing, match="nothing to resume"):
+        run(directory=tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="needs directory"):
+        run(resume=True)
+
+
+def test_one_process_at_a_time(run: Any, tmp_path: Path) -> None:
+    with (
+        runner._locked(tmp_path),
+        pytest.raises(RuntimeError, match="another process is working"),
+    ):
+        run(directory=tmp_path)
+
+
+# Resuming
+
+
+def test_more_steps_are_as_if_asked_for_at_once(run: Any, tmp_path: Path) -> None:
+    longer = dataclasses.replace(CONFIG, steps=64)
+    run(directory=tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # of chunks after the checkpoint
+        file.write('{"env_steps": 48, "evaluation": {}}\n{"env_st')
+    resumed = run(directory=tmp_path, config=longer, resume=True)
+    assert same(resumed, run(config=longer))
+    assert [line["env_steps"] for line in lines(tmp_path)] == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert same(run(directory=tmp_path, config=longer, resume=True), resumed)  # nothing to do
+    seconds = [line["seconds"] for line in lines(tmp_path)]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"config": dataclasses.replace(CONFIG, num_envs=4)}, "config.num_envs was 2 and is 4 now"),
+        ({"config": dataclasses.replace(CONFIG, steps=32)}, "config.steps was 40 and is 32 now"),
+        ({"seeds": 3}, r"seeds was \[0, 1\] and is \[0, 1, 2\] now"),
+        ({"discount": 0.5}, "agent.discount was 0.9 and is 0.5 now"),
+        ({"max_steps_in_episode": 6}, "params.max_steps_in_episode was 5 and is 6 now"),
+        ({"information": "full"}, "env.information was absent and is full now"),
+    ],
+    ids=["config", "steps", "seeds", "agent", "params", "env"],
+)
+def test_another_run_is_not_resumed(
+    run: Any,
+    tmp_path: Path,
+    counting: Any,
+    walk: Any,
+    walk_params: Any,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    run(directory=tmp_path)
+    if "discount" in changes:
+        changes = {"agent": counting.replace(**changes)}
+    elif "max_steps_in_episode" in changes:
+        changes = {"params": walk_params.replace(**changes)}
+    elif "information" in changes:
+        walk.information = changes["information"]
+        changes = {}
+    with pytest.raises(ValueError, match=said):
+        run(directory=tmp_path, resume=True, **changes)
+
+
+def test_large_parameters_are_compared(run: Any, tmp_path: Path, walk_params: Any) -> None:
+    table = np.arange(100.0)
+    described = [
+        runner._describe_run(None, object.__new__(ProgressDisplay), params, CONFIG, (0,))
+        for params in ({"table": table}, {"table": table.copy()}, {"table": table + 1e-9})
+    ]
+    assert described[0] == described[1] != described[2]
+
+
+# Stopped
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int
+) -> None:
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    update = ProgressDisplay.update
+
+    def interrupting(display: ProgressDisplay, steps: int, evaluation: Any) -> None:
+        update(display, steps, evaluation)
+        if steps == 24:
+            os.kill(os.getpid(), signum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressDisplay, "update", interrupting)
+        with pytest.raises(
+            runner.Interrupted, match=r"stopped at 24 of 40 steps.*resume"
+        ) as caught:
+            run(directory=tmp_path)
+        with pytest.raises(runner.Interrupted, match="nothing was saved"):
+            run()
+    assert caught.value.exit_code == 128 + signum
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.result.history.env_steps.shape == (2, 3)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert same(run(directory=tmp_path, resume=True), run())
+
+
+def test_runs_outside_the_main_thread(run: Any) -> None:
+    results: list[runner.RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run()))
+    thread.start()
+    thread.join()
+    assert len(results) == 1
+
+
+def test_nan_stops_the_run_and_keeps_the_state(run: Any, counting: Any, tmp_path: Path) -> None:
+    at = jnp.asarray(9)  # the third chunk has the updates 8 to 11
+    with pytest.raises(runner.Diverged, match=r"loss is not finite after 32 steps, for seed 4, 7"):
+        run(seeds=[4, 7], agent=counting.replace(nan_at=at))
+    with pytest.raises(runner.Diverged) as caught:
+        run(
+            seeds=[4, 7],
+            agent=counting.replace(nan_at=at),
+            directory=tmp_path,
+            checkpoint_every=1,
+        )
+    error = caught.value
+    assert (error.metric, error.seeds, error.step) == ("loss", (4, 7), 32)
+    assert error.saved == tmp_path / "diverged" / "step_000000032"
+    assert str(error.saved) in str(error)
+    checkpoint.verify(error.saved)
+    # What resume takes is the state before.
+    assert checkpoint.find(tmp_path / "checkpoints").name == "step_000000024"
+    assert [line["env_steps"] for line in lines(tmp_path)] == [8, 16, 24]
+
+
+def test_only_the_seeds_that_diverged_are_named() -> None:
+    saved: list[tuple[str, int]] = []
+    training = {
+        "loss": np.array([1.0, np.inf, 2.0, np.nan]),
+        "episode_return": np.array([np.nan, 1.0, 1.0, 1.0]),  # no episode ended
+    }
+    with pytest.raises(runner.Diverged, match="for seed 6, 8"):
+        runner._check_finite(training, (5, 6, 7, 8), 100, lambda *at: saved.append(at))
+    assert saved == [("diverged", 100)]
+    training["loss"] = np.ones(4)
+    runner._check_finite(training, (5, 6, 7, 8), 100, lambda *at: saved.append(at))
+
+
+# Stopped from outside
+
+Started = subprocess.Popen[bytes]
+
+
+def start(directory: Path, *flags: str) -> Started:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(SMALL_RUN), str(directory), *flags]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+
+def wait_for_points(process: Started, directory: Path, count: int) -> None:
+    deadline = time.monotonic() + 240
+    file = directory / "metrics.jsonl"
+    while not file.exists() or file.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def small_run() -> Any:
+    return runpy.run_path(str(SMALL_RUN))["start"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(small_run: Any) -> runner.RunResult:
+    return small_run(None)
+
+
+def test_killed_at_random_and_resumed_is_never_stopped(
+    small_run: Any, never_stopped: runner.RunResult, tmp_path: Path
+) -> None:
+    flags: list[str] = []
+    for points in (2, 12):
+        process = start(tmp_path, *flags)
+        wait_for_points(process, tmp_path, points)
+        # Some two or three chunks more; a chunk is mostly spent on its checkpoint here.
+        time.sleep(random.random())
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        flags = ["--resume"]
+    done = checkpoint.checkpoints(tmp_path / "checkpoints")
+    resumed = small_run(tmp_path, resume=True)
+    assert same(resumed, never_stopped), f"killed after {done[-1].name}"
+    steps = [line["env_steps"] for line in lines(tmp_path)]
+    assert steps == never_stopped.history.env_steps[0].tolist()
+
+
+def test_interrupted_from_the_terminal_and_resumed(
+    small_run: Any, never_stopped: runner.RunResult, tmp_path: Path
+) -> None:
+    process = start(tmp_path)
+    wait_for_points(process, tmp_path, 5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert b"stopping after this chunk" in said
+    assert f"saved in {tmp_path}".encode() in said
+    assert same(small_run(tmp_path, resume=True), never_stopped)
