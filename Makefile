@@ -25,9 +25,10 @@ slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers
 run: $(run_ready)
 	$(PY) train/ddrl_amsa.py $(ARGS)
 
+# Whole files go to a worker, so that what a file's tests share is compiled once.
 test: export JAX_PLATFORMS ?= cpu
 test: lint
-	$(PY) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
 # Installs PyTorch too, for the tests that train other people's learners.
 test-slow: export JAX_PLATFORMS ?= cpu

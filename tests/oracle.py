@@ -140,7 +140,9 @@ RULES: dict[str, Callable] = {"cwa": cwa, "hecwa": hecwa, "water_filling": water
 def participants(rule: str, selected, fraction) -> list[int]:
     """All of S, idle ones included, but for water-filling only those that are given work."""
     return [
-        i for i in range(len(fraction)) if selected[i] and (rule != "water_filling" or fraction[i] > 0)
+        i
+        for i in range(len(fraction))
+        if selected[i] and (rule != "water_filling" or fraction[i] > 0)
     ]
 
 

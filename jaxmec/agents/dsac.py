@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxmec.agents import checks
 from jaxmec.agents.base import Spec
@@ -18,7 +20,9 @@ class DSAC(SoftActorCritic):
     """Soft actor-critic whose policy is softmax(x_0) of a reverse chain from noise x_K.
 
     A decision while exploring draws the chain's noise and then the action. Judged, it takes
-    the argmax of the chain without noise (x_K = 0 and z = 0). The entropy that the
+    the most probable action of the policy that explores: the probabilities averaged over
+    ``judged_chains`` chains, whose noise is the same at every decision; with 0 of them it
+    follows one chain without noise (x_K = 0 and z = 0) instead. The entropy that the
     temperature controls is that of π(·|s, noise), averaged over the noise: the policy as
     seen from outside has more.
 
@@ -33,12 +37,14 @@ class DSAC(SoftActorCritic):
     schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
     predict: str = static(default="x0")  # what the network predicts: x0, or the noise
     clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
+    judged_chains: int = static(default=8)  # averaged over when judged; 0: one without noise
     embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
     bound: float = 10.0  # c, within which clip keeps x_0's estimate and so the logits, > 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.whole("denoising_steps", self.denoising_steps, least=1)
+        checks.whole("judged_chains", self.judged_chains, least=0)
         checks.choice("schedule", self.schedule, SCHEDULES)
         checks.choice("predict", self.predict, PREDICTIONS)
         checks.choice("clip", self.clip, CLIPS)
@@ -80,8 +86,26 @@ class DSAC(SoftActorCritic):
         return diffusion.logits(actor, observation, noise)
 
     def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
-        """[..., A] x_0 of the chain without noise."""
-        return self._actor(num_actions).greedy_logits(actor, observation)
+        """[..., A] log of the probabilities averaged over the judged chains, or x_0 without noise.
+
+        Any fixed key would do for the noise; the average over more chains depends on it less.
+        """
+        diffusion = self._actor(num_actions)
+        if self.judged_chains == 0:
+            return diffusion.greedy_logits(actor, observation)
+        noise = diffusion.sample_noise(jax.random.key(0), self.judged_chains)  # [K, chains, A]
+
+        def of_chain(noise: jax.Array) -> jax.Array:
+            shape = (noise.shape[0], *observation.shape[:-1], num_actions)
+            middle = (noise.shape[0], *(1,) * (observation.ndim - 1), num_actions)
+            return diffusion.logits(
+                actor, observation, jnp.broadcast_to(noise.reshape(middle), shape)
+            )
+
+        logits = jax.vmap(of_chain, in_axes=1)(noise)  # [chains, ..., A]
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(
+            self.judged_chains
+        )
 
     def _actor(self, num_actions: int) -> DiffusionActor:
         return DiffusionActor(

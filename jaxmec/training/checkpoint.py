@@ -505,7 +505,7 @@ def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.nda
         if 0 in leaf.shape
     }
     on_disk = [leaf for leaf in manifest.leaves if leaf.path not in arrays]
-    # Without this, Orbax would ask for the devices that the saver had.
+    # Said for every leaf: of what is left open, Orbax asks for the saver's kind and devices.
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     found: Any = {}
     if on_disk:

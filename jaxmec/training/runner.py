@@ -358,7 +358,8 @@ class _Signals:
         self.received = signum
         self._restore()
         # Not through a stream, which the signal may have caught in the middle of a write.
-        os.write(2, b"\nstopping after this chunk; once more to stop at once, unsaved\n")
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this chunk; once more to stop at once, unsaved\n")
 
     def _restore(self) -> None:
         while self._previous:

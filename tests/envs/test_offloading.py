@@ -135,7 +135,7 @@ def test_a_whole_episode_from_a_trace_reproduces_the_oracle(preset):
     np.testing.assert_array_equal(played.info["failed"], [o.failed for o in expected])
     np.testing.assert_allclose(played.reward, [o.reward for o in expected], rtol=1e-9)
     if preset == "smcoedge":  # the cap on the waits and the price of failing were exercised
-        assert 0.01 < played.info["failed"].mean() < 0.99
+        assert 0 < played.info["failed"].sum() < count
         assert np.any([np.any(o.wait == 1.0) for o in expected])
     if preset in ("lad-ts", "fdedge"):
         assert not np.any(played.info["failed"])
@@ -217,9 +217,7 @@ def test_given_fractions_reproduce_the_oracle():
         fractions=True,
     )
     np.testing.assert_allclose(rows.info["fraction"], fractions[:count], rtol=1e-9)
-    np.testing.assert_allclose(
-        rows.info["delay"], [r.outcome.delay for r in records], rtol=1e-9
-    )
+    np.testing.assert_allclose(rows.info["delay"], [r.outcome.delay for r in records], rtol=1e-9)
 
 
 @pytest.mark.parametrize("mode", ["subset", "mask"])
@@ -254,7 +252,7 @@ def small_trace():
     """Two stations of five with many tasks in each of three slots."""
     rng = np.random.default_rng(3)
     slot, origin = np.repeat(np.arange(3), 20), np.tile(np.repeat([1, 3], 10), 3)
-    return trace_workload(slot, origin, rng.uniform(2, 5, 60), rng.uniform(2, 4, 60))
+    return trace_workload(slot, origin, rng.uniform(2, 5, 60), rng.uniform(0.3, 1.5, 60))
 
 
 @functools.cache
@@ -276,10 +274,18 @@ def in_the_middle(information: str, allocation: str = "true"):
     for _ in range(33):
         state = step(state, jnp.array(rng.random(5) < 0.8))
     assert int(state.task.origin) == 3 and int(state.cursor.slot) == 1
-    for queue in (*jax.tree.leaves(state.queues)[:2], state.sent):
-        assert np.all(queue > 0)
+    # Every queue holds something, so that a change of any of them is one.
+    queues = state.queues
+    queues = queues.replace(backlog=queues.backlog + 1, inflight=queues.inflight + 0.3)
+    state = state._replace(queues=queues, sent=state.sent + 0.1)
     assert state.queues.uplink[1] > 0 and state.queues.uplink[3] > 0
-    return env, params, state
+
+    @jax.jit
+    def look(params, state):
+        fraction = env.place(jnp.ones(5, bool), state, params)[0].fraction
+        return env.observe_state(state, params), env.view(state, params), fraction
+
+    return look, params, state
 
 
 def changed(what: str, params, state):
@@ -331,20 +337,20 @@ EVERYTHING = (
 
 def same(one, other) -> bool:
     return all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
 
 
 @pytest.mark.parametrize("what", EVERYTHING)
 @pytest.mark.parametrize("information", SEEN)
 def test_an_observation_shows_what_it_should_and_nothing_else(information, what):
-    env, params, state = in_the_middle(information)
-    other_params, other_state = changed(what, params, state)
-    unchanged = same(env.observe_state(state, params), env.observe_state(other_state, other_params))
-    assert unchanged == (what not in SEEN[information])
+    look, params, state = in_the_middle(information)
+    observation, view, _ = look(params, state)
+    other_observation, other_view, _ = look(*changed(what, params, state))
+    assert same(observation, other_observation) == (what not in SEEN[information])
     # What the schedulers and the allocation are built from, likewise.
-    unchanged = same(env.view(state, params), env.view(other_state, other_params))
-    assert unchanged == (what not in SEEN[information])
+    assert same(view, other_view) == (what not in SEEN[information])
 
 
 def test_every_field_of_the_state_was_changed_above():
@@ -358,22 +364,16 @@ def test_every_field_of_the_state_was_changed_above():
 @pytest.mark.parametrize("what", EVERYTHING)
 @pytest.mark.parametrize("information", SEEN)
 def test_allocation_on_seen_waits_uses_what_is_seen_and_nothing_else(information, what):
-    env, params, state = in_the_middle(information, "seen")
-    other_params, other_state = changed(what, params, state)
-    everyone = jnp.ones(5, bool)
-    one = env.place(everyone, state, params)[0].fraction
-    other = env.place(everyone, other_state, other_params)[0].fraction
+    look, params, state = in_the_middle(information, "seen")
+    one, other = look(params, state)[2], look(*changed(what, params, state))[2]
     steers = SEEN[information] & {"backlog", "inflight", "sent", "own uplink"}
     assert same(one, other) == (what not in steers)
 
 
 def test_allocation_on_true_waits_uses_the_true_queues():
-    env, params, state = in_the_middle("slot_start")
-    fraction = env.place(jnp.ones(5, bool), state, params)[0].fraction
+    look, params, state = in_the_middle("slot_start")
     for what in ("backlog", "inflight", "own uplink"):
-        other_params, other_state = changed(what, params, state)
-        other = env.place(jnp.ones(5, bool), other_state, other_params)[0].fraction
-        assert not np.array_equal(fraction, other)
+        assert not same(look(params, state)[2], look(*changed(what, params, state))[2])
 
 
 @pytest.mark.parametrize("preset", ["amcoedge", "lad-ts"])
@@ -474,8 +474,9 @@ def test_an_episode_is_truncated_and_starts_over():
             workload=small_trace(),
             capacity=[1.0, 2.0, 3.0, 4.0, 5.0],
         )
-        first, start = env.reset(jax.random.key(0), params)
+        first, _ = env.reset(jax.random.key(0), params)
         rows = episode(env, params, masks)
+        names = env.feature_names(params)
     assert len(rows.reward) == 60
     assert not np.any(rows.terminated)
     np.testing.assert_array_equal(np.flatnonzero(rows.truncated), [59])
@@ -490,7 +491,7 @@ def test_an_episode_is_truncated_and_starts_over():
     ended.inflight += record.outcome.fraction * record.task.work
     ended = oracle.advance_slot(network, ended)
     assert np.all(ended.backlog > 0)
-    final = dict(zip(env.feature_names(params), rows.info["final_observation"][-1], strict=True))
+    final = dict(zip(names, rows.info["final_observation"][-1], strict=True))
     for i in range(5):
         scaled = ended.backlog[i] / (i + 1) / float(params.scales.backlog)
         assert final[f"backlog[{i}]"] == pytest.approx(scaled)
@@ -522,7 +523,7 @@ def test_a_second_episode_starts_empty_and_differs(env_id, preset):
 
 
 def test_queues_of_the_slot_are_cleared_at_its_end_and_the_sent_at_the_station():
-    env, params, _ = in_the_middle("full")
+    env, params = make(MULTI, preset="amcoedge", action="mask", workload=small_trace())
     _, state = env.reset(jax.random.key(0), params)
     step = jax.jit(lambda s: env.step(jax.random.key(1), s, jnp.ones(5, bool), params)[1])
     for decided in range(1, 60):
@@ -790,7 +791,7 @@ def test_registered_with_gymnax(env_id):
     assert bool(space.contains(observation))
     action = env.action_space(params).sample(key)
     assert bool(env.action_space(params).contains(action))
-    observation, state, reward, terminated, truncated, info = env.step(key, state, action, params)
+    observation, _, reward, *_, info = env.step(key, state, action, params)
     assert bool(space.contains(observation))
     assert np.isfinite(reward)
     assert info["final_observation"].shape == space.shape

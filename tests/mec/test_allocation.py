@@ -154,9 +154,7 @@ def test_equal_the_oracle_in_float64(case):
 def test_equal_the_oracle_in_float32(case):
     wait, serve, selected = case
     wait, serve = (np.asarray(v, np.float32).astype(float) for v in (wait, serve))
-    fractions = np.asarray(
-        compiled()(jnp.float32(wait), jnp.float32(serve), selected), np.float64
-    )
+    fractions = np.asarray(compiled()(jnp.float32(wait), jnp.float32(serve), selected), np.float64)
     for (name, rule), fraction in zip(oracle.RULES.items(), fractions, strict=True):
         expected = rule(wait, serve, selected)
         tolerance = fraction_tolerance(wait, serve, selected, expected, EPS32)
@@ -289,7 +287,7 @@ def test_gradients_are_finite_at_ties_and_outside_the_set(name):
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 def test_a_known_empty_set_is_an_error(rule):
-    with pytest.raises(ValueError, match="selected.*at least one"):
+    with pytest.raises(ValueError, match=r"selected.*at least one"):
         rule(jnp.zeros(3), jnp.ones(3), np.zeros(3, bool))
 
 

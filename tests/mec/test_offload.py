@@ -158,13 +158,13 @@ def check(case: Case, eps: float, relative: float) -> None:
         spread = spread + expected.fraction * spread.sum()  # of its normalisation
         assert np.all(np.abs(outcome.fraction - expected.fraction) <= spread)
         work_error = np.abs(after.inflight - expected_after.inflight)
-        assert np.all(
-            work_error <= spread * case.task.work + relative * expected_after.inflight
-        )
+        assert np.all(work_error <= spread * case.task.work + relative * expected_after.inflight)
         uplink_error = np.abs(after.uplink - expected_after.uplink)
         sending = np.sum(spread * case.task.size / np.array(case.network.rate))
         assert np.all(uplink_error <= sending + relative * expected_after.uplink)
-        np.testing.assert_array_equal(after.backlog, case.queues.backlog.astype(after.backlog.dtype))
+        np.testing.assert_array_equal(
+            after.backlog, case.queues.backlog.astype(after.backlog.dtype)
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -218,9 +218,7 @@ def test_the_slots_end_equals_the_oracle(double, relative):
             single = advance_slot(network, queues)
             np.testing.assert_array_equal(single.backlog, advance_slot(network, queues, 1).backlog)
             unchanged = advance_slot(network, queues, 0)
-            for one, other in zip(
-                jax.tree.leaves(unchanged), jax.tree.leaves(queues), strict=True
-            ):
+            for one, other in zip(jax.tree.leaves(unchanged), jax.tree.leaves(queues), strict=True):
                 np.testing.assert_array_equal(one, other)
 
 
@@ -302,11 +300,10 @@ def test_greedy_is_not_optimal_over_time():
 def test_an_idle_server_counts_under_cwa_and_not_under_water_filling():
     network = EdgeNetwork(capacity=[1, 1], rate=[1, 1], uplink_contention=False)
     queues = QueueState(backlog=[0.0, 10.0], inflight=[0.0, 0.0], uplink=[0.0, 0.0])
-    spans = {
-        name: float(offload(network, queues, Task(-1, 0.0, 1.0), np.ones(2, bool), rule)[0].makespan)
-        for name, rule in RULES.items()
-    }
-    assert spans == pytest.approx({"cwa": 10.0, "hecwa": 10.5, "water_filling": 1.0})
+    expected = {"cwa": 10.0, "hecwa": 10.5, "water_filling": 1.0}
+    for name, rule in RULES.items():
+        outcome, _ = offload(network, queues, Task(-1, 0.0, 1.0), np.ones(2, bool), rule)
+        assert float(outcome.makespan) == pytest.approx(expected[name])
 
 
 def test_local_remote_and_result_transmission():
@@ -412,7 +409,7 @@ def test_an_empty_set_met_while_running_falls_back(rule, origin, served_by):
 
 def test_a_known_empty_set_or_a_wrong_shape_is_an_error():
     network, queues, task, *_ = to_jax(make_case(2, "light", True, 0))
-    with pytest.raises(ValueError, match="selected.*at least one.*empty"):
+    with pytest.raises(ValueError, match=r"selected.*at least one.*empty"):
         offload(network, queues, task, np.zeros(2, bool))
     with pytest.raises(ValueError, match=r"selected.*\(2,\).*\(3,\)"):
         offload(network, queues, task, np.ones(3, bool))
@@ -459,7 +456,6 @@ def place_fractions():
     ],
 )
 def test_fractions_off_the_simplex_are_brought_back(fraction, expected):
-    network, queues, task, *_ = to_jax(make_case(2, "light", True, 0))
     network = EdgeNetwork(capacity=[10, 20, 30], rate=[100, 100, 100])
     outcome, after = place_fractions()(
         network, QueueState.empty(3), Task(2, 4.0, 1.0), jnp.array(fraction, float)
@@ -483,7 +479,8 @@ def total_delay(logits, network, tasks):
 def test_the_physics_is_differentiable_in_the_fractions(limits):
     """Through six decisions and a slot's end, against central differences in float64."""
     with jax.enable_x64(True):
-        network = EdgeNetwork(capacity=[10, 20, 30], rate=[400, 450, 500], slot_length=0.1, **limits)
+        servers = {"capacity": [10, 20, 30], "rate": [400, 450, 500]}
+        network = EdgeNetwork(**servers, slot_length=0.1, **limits)
         tasks = [Task(i % 3, 4.0 + i, 1.0 + 0.3 * i, 0.5) for i in range(6)]
         logits = np.random.default_rng(1).normal(size=(6, 3))
         value = jax.jit(jax.vmap(lambda x: total_delay(x, network, tasks)))
@@ -498,10 +495,10 @@ def test_the_gradient_is_finite_where_shares_are_zero_or_tied():
     network = EdgeNetwork(capacity=[10, 10, 30], rate=[400, 400, 500])
 
     def span(fraction):
-        outcome, queues = offload_fractions(network, QueueState.empty(3), Task(0, 4.0, 1.0), fraction)
-        return outcome.makespan + offload_fractions(network, queues, Task(1, 4.0, 1.0), fraction)[
-            0
-        ].makespan
+        task, queues = Task(0, 4.0, 1.0), QueueState.empty(3)
+        first, queues = offload_fractions(network, queues, task, fraction)
+        second, _ = offload_fractions(network, queues, task._replace(origin=1), fraction)
+        return first.makespan + second.makespan
 
     for fraction in ([1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3], [0.0, 0.0, 0.0]):
         assert np.all(np.isfinite(jax.grad(span)(jnp.array(fraction))))
@@ -516,9 +513,8 @@ def test_the_gradient_through_an_allocation_is_finite_and_right(rule):
 
             def span(backlog, work, network=network, queues=queues, task=task, selected=selected):
                 met = queues.replace(backlog=backlog)
-                return offload(network, met, task._replace(work=work), selected, RULES[rule])[
-                    0
-                ].makespan
+                outcome, _ = offload(network, met, task._replace(work=work), selected, RULES[rule])
+                return outcome.makespan
 
             point = np.append(queues.backlog, task.work)
             step = 1e-6 * np.eye(6)

@@ -46,7 +46,7 @@ def test_activation_is_finite_far_out(name):
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_mlp_equals_numpy(hidden, activation):
     network = MLP(hidden, 3, activation)
-    params = network.init(jax.random.key(0), jnp.zeros(INPUTS))
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros(INPUTS))
     inputs = np.random.default_rng(1).normal(size=(4, INPUTS))
 
     x = inputs
@@ -55,12 +55,12 @@ def test_mlp_equals_numpy(hidden, activation):
         x = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
         if index < len(hidden):
             x = numpy_activation(activation, x)
-    np.testing.assert_allclose(network.apply(params, inputs), x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(network.apply)(params, inputs), x, rtol=1e-5, atol=1e-5)
 
 
 def test_layer_norm_makes_hidden_layers_blind_to_scale():
     network = MLP((16,), 3, layer_norm=True)
-    params = network.init(jax.random.key(0), jnp.zeros(INPUTS))
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros(INPUTS))
     inputs = 10 * jax.random.normal(jax.random.key(1), (INPUTS,))
     np.testing.assert_allclose(
         network.apply(params, inputs), network.apply(params, 10 * inputs), rtol=1e-4, atol=1e-5
@@ -73,14 +73,14 @@ def test_layer_norm_makes_hidden_layers_blind_to_scale():
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_stack_equals_its_members_one_by_one(layer_norm):
     stack = StackedMLP((7, 6), 3, layer_norm=layer_norm, copies=2)
-    params = stack.init(jax.random.key(0), jnp.zeros(INPUTS))
+    params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros(INPUTS))
     inputs = jax.random.normal(jax.random.key(1), (4, INPUTS))
-    together = stack.apply(params, inputs)
+    together = jax.jit(stack.apply)(params, inputs)
     assert together.shape == (2, 4, 3)
     (members,) = params["params"].values()
     for copy in range(2):
         alone = {"params": jax.tree.map(lambda x, copy=copy: x[copy], members)}
-        expected = MLP((7, 6), 3, layer_norm=layer_norm).apply(alone, inputs)
+        expected = jax.jit(MLP((7, 6), 3, layer_norm=layer_norm).apply)(alone, inputs)
         np.testing.assert_allclose(together[copy], expected, rtol=1e-5, atol=1e-6)
     assert not np.allclose(together[0], together[1])
 

@@ -58,6 +58,8 @@ class Walk:
 class CountingLearner(NamedTuple):
     weight: jax.Array  # [] starts at random
     updates: jax.Array  # [] int32
+    dice: jax.Array  # [40] a draw from the key of each of the first updates
+    positions: jax.Array  # [40] the mean position in the batch of each
 
 
 @pytree
@@ -72,7 +74,9 @@ class Counting:
     nan_at: Any = -1
 
     def init(self, key: jax.Array, spec: Spec) -> CountingLearner:
-        return CountingLearner(jax.random.normal(key), jnp.zeros((), jnp.int32))
+        return CountingLearner(
+            jax.random.normal(key), jnp.zeros((), jnp.int32), jnp.zeros(40), jnp.zeros(40)
+        )
 
     def init_memory(self, spec: Spec) -> jax.Array:
         return jnp.zeros((), jnp.int32)
@@ -90,9 +94,13 @@ class Counting:
 
     def update(self, learner: Any, batch: Transition, key: jax.Array) -> tuple[Any, Any]:
         loss = jnp.where(learner.updates == self.nan_at, jnp.nan, jnp.mean(batch.reward))
-        metrics = {"loss": loss, "update": learner.updates, "dice": jax.random.uniform(key)}
-        weight = learner.weight + 0.1 * self.discount * jnp.mean(batch.reward)
-        return CountingLearner(weight, learner.updates + 1), metrics
+        learner = CountingLearner(
+            weight=learner.weight + 0.1 * self.discount * jnp.mean(batch.reward),
+            updates=learner.updates + 1,
+            dice=learner.dice.at[learner.updates].set(jax.random.uniform(key)),
+            positions=learner.positions.at[learner.updates].set(batch.observation[:, 1].mean()),
+        )
+        return learner, {"loss": loss, "update": learner.updates}
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def every_dtype() -> dict[str, Any]:
         "empty": jnp.zeros((0, 3), jnp.int32),
         "keys": jax.random.split(jax.random.key(3), (2, 3)),
         "rbg": jax.random.key(3, impl="rbg"),
-        "a.b": {"c/d": jnp.ones(1), "..": jnp.zeros(1)},
+        "a.b": {"c": jnp.ones(1), "c/d": jnp.zeros(2), "..": jnp.zeros(1)},
         "a": {"b": {"c": jnp.full(1, 2.0)}},
         "nested": [(), (jnp.arange(3), None), small(5)],
     }

@@ -122,8 +122,11 @@ def test_what_the_environments_did_is_what_the_buffer_holds(walk, walk_params, c
     assert_equal(state.learner, start.learner)
     stored = written(state, 0, 16)
     actions = stored.action
-    # Uniformly random and not the agent's choice; 21.3 of each expected, deviation 3.8.
-    assert (np.abs(np.bincount(actions.ravel(), minlength=3) - 64 / 3) < 5 * 3.8).all()
+    # Uniformly random and not the agent's choice: 64/3 of each and of those that agree with
+    # it are expected, and the standard deviation of such a count is sqrt(64 · 1/3 · 2/3).
+    alike = np.sum(actions == np.arange(16)[:, None] % 3)
+    found = np.array([*np.bincount(actions.ravel(), minlength=3), alike])
+    assert (np.abs(found - 64 / 3) < 5 * math.sqrt(64 * 2 / 9)).all()
     np.testing.assert_array_equal(stored.reward, actions)
     counts = np.broadcast_to(np.arange(16)[:, None], (16, 4))
     np.testing.assert_array_equal(stored.extras["count"], counts)
@@ -140,9 +143,10 @@ def test_what_the_environments_did_is_what_the_buffer_holds(walk, walk_params, c
     episodes = rewards[:35].reshape(7, 5, 4).sum(axis=1)[3:]
     np.testing.assert_allclose(metrics["episode_return"], episodes.mean(), rtol=2**-22)
     np.testing.assert_allclose(metrics["reward"], (counts % 3).mean(), rtol=2**-22)
-    # Forty updates, numbered from 0, each with a key of its own: the mean of 40 uniform draws.
-    assert float(metrics["update"]) == 19.5
-    assert abs(float(metrics["dice"]) - 0.5) < 5 / math.sqrt(12 * 40)
+    # Forty updates, numbered from 1, each with a key and a batch of its own.
+    assert float(metrics["update"]) == 20.5
+    assert len(np.unique(state.learner.dice)) == 40
+    assert len(np.unique(state.learner.positions)) == 40
 
 
 def test_what_is_not_finite_is_seen_and_no_finished_episode_is_no_failure(

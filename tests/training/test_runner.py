@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmec.training import checkpoint, loop, runner
 from jaxmec.training.loop import TrainConfig
@@ -54,6 +56,24 @@ def same(one: runner.RunResult, other: runner.RunResult) -> bool:
 
 def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every ``run`` compiles its own functions; here they are always the same ones."""
+    directory = tmp_path_factory.mktemp("compiled")
+    settings = {
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield directory
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -103,6 +123,14 @@ def test_each_piece_is_traced_once(run: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(traced) == ["evaluation_point", "init", "prefill", "train_chunk"]
 
 
+def test_the_state_is_donated(counting: Any, walk: Any, walk_params: Any) -> None:
+    program = runner._Program(counting, walk, CONFIG, deterministic=False)
+    state = program.begin(walk_params, jax.random.split(jax.random.key(0), 2))
+    items = jax.tree.leaves(state.replay.items)
+    program.chunk(walk_params, state)
+    assert all(item.is_deleted() for item in items)
+
+
 @pytest.mark.parametrize("seeds", [0, -1, [], [1, 1]])
 def test_seeds_are_checked(run: Any, seeds: Any) -> None:
     with pytest.raises(ValueError, match="seeds is"):
@@ -112,8 +140,13 @@ def test_seeds_are_checked(run: Any, seeds: Any) -> None:
 # The directory
 
 
-def test_directory_holds_metrics_and_checkpoints(run: Any, tmp_path: Path) -> None:
-    result = run(directory=tmp_path / "run", metadata={"note": "mine"}, keep=2)
+def test_directory_holds_metrics_and_checkpoints(
+    run: Any, tmp_path: Path, walk_params: Any
+) -> None:
+    longer_episodes = walk_params.replace(max_steps_in_episode=15)
+    result = run(
+        directory=tmp_path / "run", params=longer_episodes, metadata={"note": "mine"}, keep=2
+    )
     written = lines(tmp_path / "run")
     assert [line["env_steps"] for line in written] == [8, 16, 24, 32, 40]
     np.testing.assert_array_equal(
@@ -180,37 +213,29 @@ def test_more_steps_are_as_if_asked_for_at_once(run: Any, tmp_path: Path) -> Non
     assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"config": dataclasses.replace(CONFIG, num_envs=4)}, "config.num_envs was 2 and is 4 now"),
-        ({"config": dataclasses.replace(CONFIG, steps=32)}, "config.steps was 40 and is 32 now"),
-        ({"seeds": 3}, r"seeds was \[0, 1\] and is \[0, 1, 2\] now"),
-        ({"discount": 0.5}, "agent.discount was 0.9 and is 0.5 now"),
-        ({"max_steps_in_episode": 6}, "params.max_steps_in_episode was 5 and is 6 now"),
-        ({"information": "full"}, "env.information was absent and is full now"),
-    ],
-    ids=["config", "steps", "seeds", "agent", "params", "env"],
-)
 def test_another_run_is_not_resumed(
-    run: Any,
-    tmp_path: Path,
-    counting: Any,
-    walk: Any,
-    walk_params: Any,
-    changes: dict[str, Any],
-    said: str,
+    run: Any, tmp_path: Path, counting: Any, walk: Any, walk_params: Any
 ) -> None:
     run(directory=tmp_path)
-    if "discount" in changes:
-        changes = {"agent": counting.replace(**changes)}
-    elif "max_steps_in_episode" in changes:
-        changes = {"params": walk_params.replace(**changes)}
-    elif "information" in changes:
-        walk.information = changes["information"]
-        changes = {}
-    with pytest.raises(ValueError, match=said):
-        run(directory=tmp_path, resume=True, **changes)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    other_walk = type(walk)()
+    other_walk.information = "full"
+    more_envs, fewer_steps = ({"num_envs": 4, "eval_every": 16}, {"steps": 32})
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"config": dataclasses.replace(CONFIG, **more_envs)}, "config.eval_every was 8 and is 16"),
+        ({"config": dataclasses.replace(CONFIG, **fewer_steps)}, "config.steps was 40 and is 32"),
+        ({"seeds": 3}, r"seeds was \[0, 1\] and is \[0, 1, 2\]"),
+        ({"agent": counting.replace(discount=0.5)}, "agent.discount was 0.9 and is 0.5"),
+        (
+            {"params": walk_params.replace(max_steps_in_episode=6)},
+            "params.max_steps_in_episode was 5 and is 6",
+        ),
+        ({"env": other_walk}, "env.information was absent and is full"),
+    ]
+    for changed, said in changes:
+        with pytest.raises(ValueError, match=f"cannot resume .*{said} now"):
+            run(directory=tmp_path, resume=True, **changed)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_large_parameters_are_compared(run: Any, tmp_path: Path, walk_params: Any) -> None:
@@ -245,11 +270,23 @@ def test_a_signal_saves_and_the_run_goes_on(
             run(directory=tmp_path)
         with pytest.raises(runner.Interrupted, match="nothing was saved"):
             run()
+    assert checkpoint.find(tmp_path / "checkpoints").name == "step_000000024"
     assert caught.value.exit_code == 128 + signum
     assert str(tmp_path) in str(caught.value)
     assert caught.value.result.history.env_steps.shape == (2, 3)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert same(run(directory=tmp_path, resume=True), run())
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_second_signal_stops_at_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def insistent(display: ProgressDisplay, steps: int, evaluation: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ProgressDisplay, "update", insistent)
+    with pytest.raises(KeyboardInterrupt):
+        run()
 
 
 def test_runs_outside_the_main_thread(run: Any) -> None:
@@ -299,8 +336,12 @@ def test_only_the_seeds_that_diverged_are_named() -> None:
 Started = subprocess.Popen[bytes]
 
 
-def start(directory: Path, *flags: str) -> Started:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+def start(directory: Path, compiled: Path, *flags: str) -> Started:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     command = [sys.executable, str(SMALL_RUN), str(directory), *flags]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
@@ -325,14 +366,15 @@ def never_stopped(small_run: Any) -> runner.RunResult:
 
 
 def test_killed_at_random_and_resumed_is_never_stopped(
-    small_run: Any, never_stopped: runner.RunResult, tmp_path: Path
+    small_run: Any, never_stopped: runner.RunResult, compiled_once: Path, tmp_path: Path
 ) -> None:
     flags: list[str] = []
-    for points in (2, 12):
-        process = start(tmp_path, *flags)
-        wait_for_points(process, tmp_path, points)
-        # Some two or three chunks more; a chunk is mostly spent on its checkpoint here.
-        time.sleep(random.random())
+    for _ in range(2):
+        before = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") if flags else 0
+        process = start(tmp_path, compiled_once, *flags)
+        wait_for_points(process, tmp_path, before + 3)
+        # One or several chunks more; here a chunk is mostly spent on its checkpoint.
+        time.sleep(0.3 * random.random())
         process.kill()
         assert process.wait() == -signal.SIGKILL
         flags = ["--resume"]
@@ -344,9 +386,9 @@ def test_killed_at_random_and_resumed_is_never_stopped(
 
 
 def test_interrupted_from_the_terminal_and_resumed(
-    small_run: Any, never_stopped: runner.RunResult, tmp_path: Path
+    small_run: Any, never_stopped: runner.RunResult, compiled_once: Path, tmp_path: Path
 ) -> None:
-    process = start(tmp_path)
+    process = start(tmp_path, compiled_once)
     wait_for_points(process, tmp_path, 5)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)

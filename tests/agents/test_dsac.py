@@ -1,0 +1,98 @@
+"""What is DSAC's own: the diffusion actor inside soft actor-critic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmec.agents import DSAC, Spec
+
+SPEC = Spec(observation_size=3, num_actions=4)
+
+
+def test_published_actor_is_as_published():
+    agent = DSAC.published()
+    assert (agent.predict, agent.clip, agent.schedule, agent.denoising_steps) == (
+        "noise",
+        "none",
+        "vp",
+        5,
+    )
+    rates = (agent.actor_learning_rate, agent.critic_learning_rate, agent.temperature_learning_rate)
+    assert rates == (1e-4, 1e-3, 3e-4)
+    assert (agent.temperature, agent.target_entropy, agent.tau) == (0.05, -1.0, 0.005)
+    changed = DSAC.published(denoising_steps=3, clip="hard", bound=5.0)
+    assert (changed.denoising_steps, changed.clip, changed.predict) == (3, "hard", "noise")
+    with pytest.raises(ValueError, match="denoising_steps"):
+        DSAC.published(denoising_steps=0)
+
+
+def test_published_temperature_falls_whatever_the_policy_does(batch):
+    agent = DSAC.published(hidden=(16,), temperature_learning_rate=1e-2)
+
+    @jax.jit
+    def run(key):
+        keys = jax.random.split(key, 50)
+        step = lambda learner, key: agent.update(learner, batch, key)  # noqa: E731
+        return jax.lax.scan(step, agent.init(key, SPEC), keys)[1]["temperature"]
+
+    temperature = run(jax.random.key(0))
+    assert np.all(np.diff(temperature) < 0)
+    assert temperature[-1] == pytest.approx(0.05 * np.exp(-0.49), rel=0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_every_number_of_steps_updates_the_actor(batch, steps):
+    agent = DSAC(hidden=(16,), denoising_steps=steps)
+    learner = agent.init(jax.random.key(0), SPEC)
+    after, metrics = jax.jit(agent.update)(learner, batch, jax.random.key(1))
+    assert metrics["actor_gradient_norm"] > 1e-4
+    first = (x.actor["params"]["layers_0"]["kernel"] for x in (learner, after))
+    moved = np.abs(np.subtract(*(np.asarray(x) for x in first))).max(axis=1)
+    assert moved.shape == (4 + 16 + 3,)
+    assert np.all(moved > 0)  # x, step and state all reach the policy
+
+
+def test_greedy_chain_has_no_noise(batch):
+    agent = DSAC(hidden=(16,))
+    learner = agent.init(jax.random.key(0), SPEC)
+    actor = agent._actor(4)
+    zeros = jnp.zeros((5, 4))
+    expected = actor.logits(learner.actor, batch.observation[0], zeros)
+    np.testing.assert_allclose(
+        agent.preferences(learner, batch.observation[0]), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_exploring_draws_the_noise_and_then_the_action(batch):
+    """The published actor's policy is another at each draw, and nearly certain each time."""
+    agent = DSAC.published(hidden=(64, 64))
+    learner = agent.init(jax.random.key(0), SPEC)
+    observation = batch.observation[0]
+    keys = jax.random.split(jax.random.key(1), 4000)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        action, _, _ = agent.act(learner, (), observation, key, True)
+        logits = agent.logits(learner.actor, observation, 4, key)
+        return action, jax.nn.softmax(logits)
+
+    action, probability = draw(keys)
+    assert jnp.median(probability.max(axis=-1)) > 0.95
+    share = np.bincount(np.asarray(action), minlength=4) / 4000
+    np.testing.assert_allclose(share, probability.mean(axis=0), atol=0.05)
+    assert share.max() < 0.6  # seen from outside it is far from certain
+
+
+def test_next_state_and_state_have_noise_of_their_own(batch):
+    """The critics' loss of a terminated batch has no chain in it; the actor's always has."""
+    agent = DSAC(hidden=(16,))
+    learner = agent.init(jax.random.key(0), SPEC)
+    update = jax.jit(lambda batch, key: agent.update(learner, batch, key)[1])
+    ended = batch._replace(terminated=jnp.ones(32, bool))
+    one, other = update(ended, jax.random.key(1)), update(ended, jax.random.key(2))
+    assert one["critic_loss"] == other["critic_loss"]
+    assert one["actor_loss"] != other["actor_loss"]
+    one, other = update(batch, jax.random.key(1)), update(batch, jax.random.key(2))
+    assert one["critic_loss"] != other["critic_loss"]
