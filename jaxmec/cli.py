@@ -50,6 +50,7 @@ class Run:
     seeds: int = 1  # how many seeds, side by side in one program
     resume: bool = False  # go on from the newest checkpoint in --out
     progress: bool = True  # show a progress display
+    deterministic: bool = False  # the same bits every time on a GPU too; slower
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if isinstance(error, Interrupted):
             console.print(f"jaxmec: {error}", markup=False, highlight=False)
-            return EXIT_INTERRUPTED
-        if isinstance(error, CheckpointError | Diverged | OSError):
+            return error.exit_code
+        if isinstance(error, CheckpointError | Diverged | OSError | RuntimeError):
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
         raise
@@ -167,6 +168,7 @@ def _train(words: Sequence[str]) -> int:
         directory=run.out,
         resume=run.resume,
         progress=run.progress,
+        deterministic=run.deterministic,
         env_options={
             **_given(parsed.choices),
             **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),

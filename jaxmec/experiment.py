@@ -206,6 +206,7 @@ def train(
     directory: PathLike | None = None,
     resume: bool = False,
     progress: bool = True,
+    deterministic: bool = False,
     name: str | None = None,
     env_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -221,6 +222,7 @@ def train(
         directory: where metrics and checkpoints go; nowhere by default.
         resume: go on from the newest checkpoint in ``directory``, to the bit.
         progress: show a progress display.
+        deterministic: ask a GPU for operations that give the same bits every time; slower.
         name: what to call the result; by default the method's name.
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
@@ -271,6 +273,7 @@ def train(
         directory=directory,
         resume=resume,
         progress=progress,
+        deterministic=deterministic,
         metadata={"method": name, "setting": dataclasses.asdict(setting)},
     )
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)

@@ -15,7 +15,16 @@ from jaxmec.agents.base import Agent
 from jaxmec.naming import look_up
 from jaxmec.training.loop import TrainConfig
 
-CARTPOLE = TrainConfig()
+CARTPOLE = TrainConfig(
+    steps=100_000,
+    num_envs=16,
+    prefill=4_000,
+    buffer_size=100_000,
+    batch_size=128,
+    updates_per_step=4,
+    eval_every=4_000,
+    eval_episodes=16,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +42,12 @@ class Method:
 
 
 AMCOEDGE = TrainConfig(
-    steps=200_000,
+    steps=150_000,
     num_envs=64,
     prefill=10_000,
-    buffer_size=200_000,
+    buffer_size=150_000,
     batch_size=256,
-    updates_per_step=8,
+    updates_per_step=4,
     eval_every=10_000,
     eval_episodes=4,
 )
@@ -62,7 +71,7 @@ METHODS = {
             source="Mnih et al. 2015; van Hasselt et al. 2016",
             agent=DQN,
             env="CartPole-v1",
-            config=CARTPOLE,
+            config=dataclasses.replace(CARTPOLE, updates_per_step=16),
         ),
         Method(
             name="sac",
@@ -84,7 +93,13 @@ METHODS = {
             name="ddrl-amsa",
             about="DSAC picks a set of servers, CWA splits the task among them",
             source="the DDRL abstract of 2024",
-            agent=lambda: DSAC(discount=0.9),
+            agent=lambda: DSAC(
+                discount=0.9,
+                temperature=0.005,
+                target_entropy_ratio=0.3,
+                tau=0.005,
+                hidden=(64, 64),
+            ),
             env="MultiServerOffloading-v0",
             preset="amcoedge",
             options=(("action", "subset"), ("allocate", "cwa")),
@@ -94,7 +109,7 @@ METHODS = {
             name="ddrl-ats",
             about="DSAC picks one server for each task",
             source="the DDRL abstract of 2024",
-            agent=lambda: DSAC(discount=0.95),
+            agent=lambda: DSAC(discount=0.95, tau=0.005, hidden=(64, 64)),
             env="SingleServerOffloading-v0",
             preset="lad-ts",
             config=LAD_TS,

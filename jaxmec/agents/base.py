@@ -75,7 +75,7 @@ class Agent(Protocol):
         ...
 
     def preferences(self, learner: Learner, observation: jax.Array) -> jax.Array:
-        """[num_actions] what the greedy policy ranks the actions by; its argmax is the greedy action."""
+        """[num_actions] what the greedy policy takes the argmax of."""
         ...
 
     def update(

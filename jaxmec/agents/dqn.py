@@ -32,23 +32,25 @@ class DQN:
 
     While exploring it takes a uniformly random action with probability ε, which falls
     linearly from ``epsilon_start`` to ``epsilon_end`` over the first ``epsilon_updates``
-    updates. The target network follows by Polyak averaging.
+    updates. The target network follows by Polyak averaging; being an average, it is the
+    steadier of the two, and the policy is judged by it unless ``judged_by`` says "online".
 
     Raises:
         ValueError: a field outside what its comment allows.
     """
 
     discount: float = 0.99  # γ, in [0, 1]
-    learning_rate: float = 1e-3  # of Adam, > 0
+    learning_rate: float = 3e-4  # of Adam, > 0
     tau: float = 0.005  # share of the online network that the target takes per update, (0, 1]
     epsilon_start: float = 1.0  # probability of a random action at first, in [0, 1]
     epsilon_end: float = 0.05  # and at last, in [0, 1]
     epsilon_updates: float = 5_000  # updates from the one to the other, >= 1
     max_gradient_norm: float = 10.0  # longer gradients are scaled down to it, > 0
     hidden: tuple[int, ...] = static(default=(128, 128))  # widths of the hidden layers
-    activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
-    layer_norm: bool = static(default=False)  # layer normalisation in the network
-    loss: str = static(default="huber")  # huber or squared
+    activation: str = static(default="tanh")  # relu, tanh, silu, mish or gelu
+    layer_norm: bool = static(default=True)  # layer normalisation in the network
+    loss: str = static(default="squared")  # huber or squared
+    judged_by: str = static(default="target")  # target or online: whose actions when judged
     double: bool = static(default=True)  # double Q-learning
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class DQN:
         checks.choice("activation", self.activation, ACTIVATIONS)
         checks.flag("layer_norm", self.layer_norm)
         checks.choice("loss", self.loss, ("huber", "squared"))
+        checks.choice("judged_by", self.judged_by, ("target", "online"))
         checks.flag("double", self.double)
 
     def init(self, key: jax.Array, spec: Spec) -> DQNLearner:
@@ -88,9 +91,11 @@ class DQN:
         explore: bool,
     ) -> tuple[jax.Array, tuple[()], tuple[()]]:
         """Epsilon-greedy while exploring, greedy when judged."""
-        q = self.preferences(learner, observation)
-        action = jnp.argmax(q).astype(jnp.int32)
-        if explore:
+        if not explore:
+            action = jnp.argmax(self.preferences(learner, observation)).astype(jnp.int32)
+        else:
+            q = self._q(learner.critic, observation)
+            action = jnp.argmax(q).astype(jnp.int32)
             key_whether, key_which = jax.random.split(key)
             random = jax.random.randint(key_which, (), 0, q.shape[-1], jnp.int32)
             dice = jax.random.uniform(key_whether)
@@ -98,12 +103,15 @@ class DQN:
         return action, memory, ()
 
     def acting(self, learner: DQNLearner) -> DQNLearner:
-        """The online network alone."""
+        """The network that it is judged by, alone."""
+        if self.judged_by == "target":
+            return DQNLearner((), learner.target_critic, (), ())  # type: ignore[arg-type]
         return DQNLearner(learner.critic, (), (), ())  # type: ignore[arg-type]
 
     def preferences(self, learner: DQNLearner, observation: jax.Array) -> jax.Array:
-        """[A] Q(s, ·)."""
-        return self._q(learner.critic, observation)
+        """[A] Q(s, ·) of the network that it is judged by."""
+        critic = learner.target_critic if self.judged_by == "target" else learner.critic
+        return self._q(critic, observation)
 
     def epsilon(self, updates: jax.Array) -> jax.Array:
         """[] the probability of a random action after so many updates."""
@@ -137,7 +145,7 @@ class DQN:
             "critic_loss": loss,
             "q": mean_q,
             "epsilon": self.epsilon(learner.updates),
-            "critic_gradient_norm": optax.global_norm(gradient),
+            "critic_gradient_norm": optax.tree.norm(gradient),
         }
         learner = DQNLearner(
             critic=critic,

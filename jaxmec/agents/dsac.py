@@ -103,9 +103,7 @@ class DSAC(SoftActorCritic):
             )
 
         logits = jax.vmap(of_chain, in_axes=1)(noise)  # [chains, ..., A]
-        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(
-            self.judged_chains
-        )
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)
 
     def _actor(self, num_actions: int) -> DiffusionActor:
         return DiffusionActor(

@@ -47,7 +47,7 @@ class SoftActorCritic:
     actor_learning_rate: float = 3e-4  # of Adam, > 0
     critic_learning_rate: float = 1e-3  # of Adam, > 0
     temperature_learning_rate: float = 3e-4  # of Adam on log α, >= 0; 0 keeps α where it starts
-    tau: float = 0.005  # share of the critics that their targets take per update, in (0, 1]
+    tau: float = 0.02  # share of the critics that their targets take per update, in (0, 1]
     temperature: float = 0.5  # α at the start, in the reward's unit per nat, > 0
     target_entropy_ratio: float = 0.5  # the entropy aimed at, as a share of log A, in [0, 1]
     target_entropy: float | None = None  # nats; given, it stands in for the ratio
@@ -196,8 +196,8 @@ class SoftActorCritic:
             "entropy": entropy,
             "temperature": temperature,
             "q": jnp.mean(q),
-            "critic_gradient_norm": optax.global_norm(critic_gradient),
-            "actor_gradient_norm": optax.global_norm(actor_gradient),
+            "critic_gradient_norm": optax.tree.norm(critic_gradient),
+            "actor_gradient_norm": optax.tree.norm(actor_gradient),
         }
         learner = SoftLearner(
             actor=actor,

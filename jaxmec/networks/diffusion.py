@@ -74,13 +74,15 @@ def step_embedding(steps: int, size: int) -> np.ndarray:
 
 
 def clip_prediction(x0: jax.Array, clip: str, bound: Any) -> jax.Array:
-    """x̂_0 held within ±``bound``: ``"soft"`` by c·tanh(x/c), ``"hard"``, or ``"none"``.
+    """x̂_0 held within ±``bound`` c: ``"soft"`` by x/√(1 + (x/c)²), ``"hard"``, or ``"none"``.
 
-    The soft bound has a gradient everywhere. The hard one has none outside, and a policy
-    whose logits have reached it cannot come back.
+    The soft bound has a gradient everywhere, which falls as (c/x)³. The hard one has none
+    outside, and a policy whose logits have reached it cannot come back; nor, in float32,
+    from c·tanh(x/c), which is c itself from 9 c on: several actions then tie at the bound,
+    the worst one perhaps among them, for good.
     """
     if clip == "soft":
-        return bound * jnp.tanh(x0 / bound)
+        return x0 * jax.lax.rsqrt(1 + jnp.square(x0 / bound))
     if clip == "hard":
         return jnp.clip(x0, -bound, bound)
     return x0

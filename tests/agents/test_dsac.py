@@ -53,15 +53,28 @@ def test_every_number_of_steps_updates_the_actor(batch, steps):
     assert np.all(moved > 0)  # x, step and state all reach the policy
 
 
-def test_greedy_chain_has_no_noise(batch):
-    agent = DSAC(hidden=(16,))
+def test_judged_by_no_chains_it_follows_the_one_without_noise(batch):
+    agent = DSAC(hidden=(16,), judged_chains=0)
     learner = agent.init(jax.random.key(0), SPEC)
-    actor = agent._actor(4)
-    zeros = jnp.zeros((5, 4))
-    expected = actor.logits(learner.actor, batch.observation[0], zeros)
-    np.testing.assert_allclose(
-        agent.preferences(learner, batch.observation[0]), expected, rtol=1e-5, atol=1e-6
-    )
+    expected = agent._actor(4).logits(learner.actor, batch.observation[0], jnp.zeros((5, 4)))
+    preferences = agent.preferences(learner, batch.observation[0])
+    np.testing.assert_allclose(preferences, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_judged_by_many_chains_it_follows_the_policy_that_explores(batch):
+    """Averaged over the noise, the published actor's one-hot draws become probabilities."""
+    agent = DSAC.published(hidden=(16,), judged_chains=4000)
+    learner = agent.init(jax.random.key(0), SPEC)
+    observations = batch.observation[:3]
+    together = jax.jit(lambda s: agent.greedy_logits(learner.actor, s, 4))(observations)
+    alone = jax.jit(agent.preferences)(learner, observations[1])
+    np.testing.assert_allclose(together[1], alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.exp(together).sum(axis=-1), 1, rtol=1e-4)
+
+    keys = jax.random.split(jax.random.key(9), 20_000)
+    draw = jax.jit(jax.vmap(lambda key: agent.act(learner, (), observations[1], key, True)[0]))
+    share = np.bincount(np.asarray(draw(keys)), minlength=4) / 20_000
+    np.testing.assert_allclose(jnp.exp(alone), share, atol=0.03)
 
 
 def test_exploring_draws_the_noise_and_then_the_action(batch):

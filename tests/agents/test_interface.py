@@ -145,16 +145,19 @@ def test_sweep_over_a_learning_rate_is_one_vmap(agent, learner, batch):
 
 
 def test_numbers_are_traced_and_sizes_are_not(agent, learner, batch):
+    traces = []
+
     @jax.jit
-    @chex.assert_max_traces(n=1)
     def update(agent, learner):
+        traces.append(agent)
         return agent.update(learner, batch, jax.random.key(1))[1]["critic_loss"]
 
     update(agent, learner)
     update(agent.replace(discount=0.9, tau=0.5), learner)
     update(agent.replace(**{rate_name(agent): 1e-4}), learner)
-    with pytest.raises(AssertionError, match="traced"):
-        update(agent.replace(activation="relu"), learner)
+    assert len(traces) == 1
+    update(agent.replace(activation="relu"), learner)
+    assert len(traces) == 2
 
 
 @pytest.mark.parametrize("make", [DQN, SAC, DSAC])

@@ -141,7 +141,7 @@ def test_a_whole_episode_from_a_trace_reproduces_the_oracle(preset):
         assert not np.any(played.info["failed"])
 
 
-@pytest.mark.parametrize("preset", SETTINGS)
+@pytest.mark.parametrize("preset", ["amcoedge", "lad-ts"])
 def test_a_whole_episode_in_float32_reproduces_the_oracle(preset):
     """To 1e-4: each of up to 5000 additions to a queue rounds by at most 6e-8 of it, and they
     do not all err to one side. The oracle gets the task as float32 has it."""
@@ -156,8 +156,16 @@ def test_a_whole_episode_in_float32_reproduces_the_oracle(preset):
     np.testing.assert_allclose(rows.info["delay"], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("information", ["slot_start", "local", "full"])
-@pytest.mark.parametrize("allocate", ["cwa", "hecwa", "water_filling"])
+@pytest.mark.parametrize(
+    ("allocate", "information"),
+    [
+        ("cwa", "slot_start"),
+        ("cwa", "local"),
+        ("cwa", "full"),
+        ("water_filling", "local"),
+        ("hecwa", "slot_start"),  # looks at no wait
+    ],
+)
 def test_allocation_on_seen_waits_reproduces_the_oracle(allocate, information):
     """Masks, an overloaded network with failures and a cap that binds, four slots."""
     overrides = {
@@ -680,13 +688,14 @@ def test_the_step_costs_the_same_however_many_positions(env_id, preset):
 def test_vmapped_environments_equal_single_ones():
     env, params = make(MULTI, preset="amcoedge", information="local")
     keys = jax.random.split(jax.random.key(0), 6)
-    observations, states = jax.vmap(env.reset, (0, None))(keys, params)
+    observations, states = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
+    one_reset, one_step = jax.jit(env.reset), jax.jit(env.step)
     actions = jnp.arange(6) * 5
     together = jax.jit(jax.vmap(env.step, (0, 0, 0, None)))(keys, states, actions, params)
     for e in range(6):
-        observation, state = env.reset(keys[e], params)
+        observation, state = one_reset(keys[e], params)
         np.testing.assert_allclose(observation, observations[e], rtol=1e-6)
-        single = jax.jit(env.step)(keys[e], state, actions[e], params)
+        single = one_step(keys[e], state, actions[e], params)
         for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(together), strict=True):
             np.testing.assert_allclose(a, b[e], rtol=2e-6, atol=1e-7)
 
@@ -753,12 +762,10 @@ def test_rewards_are_differentiable_in_the_fractions(deadline):
 def test_no_valid_setting_gives_nan():
     """Random networks and arrivals, light to hopelessly overloaded, every rule."""
     rng = np.random.default_rng(12)
-    for trial, allocate in enumerate(("cwa", "hecwa", "water_filling") * 2):
-        servers = int(rng.integers(1, 9))
+    for servers, allocate in ((4, "cwa"), (1, "hecwa"), (8, "water_filling")):
         env, params = make(
             MULTI,
             preset="amcoedge",
-            seed=trial,
             action="mask",
             allocate=allocate,
             information="full",
