@@ -417,6 +417,21 @@ def test_a_known_empty_set_or_a_wrong_shape_is_an_error():
         jax.jit(lambda s: offload(network, queues, task, s))(np.ones(3, bool))
 
 
+@pytest.mark.parametrize("servers", [1, 3])
+def test_queues_or_fractions_of_another_length_are_an_error(servers):
+    """One queue for two servers would broadcast, and one fraction count twice."""
+    network, queues, task, selected, _ = to_jax(make_case(2, "light", True, 0))
+    other = QueueState.empty(servers)
+    with pytest.raises(ValueError, match=rf"queues.*\(2,\).*\({servers},\)"):
+        offload(network, other, task, selected)
+    with pytest.raises(ValueError, match=rf"seen.*\(2,\).*\({servers},\)"):
+        offload(network, queues, task, selected, seen=other)
+    with pytest.raises(ValueError, match=rf"fraction.*\(2,\).*\({servers},\)"):
+        offload_fractions(network, queues, task, jnp.ones(servers))
+    with pytest.raises(ValueError, match=rf"queues.*\(2,\).*\({servers},\)"):
+        advance_slot(network, other)
+
+
 # --- Fractions that the scheduler chose --------------------------------------------------
 
 
