@@ -10,12 +10,16 @@ The physics is in `jaxmec.mec`, the environments in `jaxmec.envs`, the learning 
 learn in `jaxmec.schedulers`, and the training loop in `jaxmec.training`.
 """
 
-from jaxmec.agents import DQN, DSAC, SAC
-from jaxmec.envs import ENVIRONMENTS, PRESETS, make, to_gymnasium
-from jaxmec.experiment import Policy, Report, TrainResult, evaluate, load_policy, train
-from jaxmec.methods import METHODS
-from jaxmec.schedulers import SCHEDULERS
-from jaxmec.training.loop import TrainConfig
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxmec.agents import DQN, DSAC, SAC
+    from jaxmec.envs import ENVIRONMENTS, PRESETS, make, to_gymnasium
+    from jaxmec.experiment import Policy, Report, TrainResult, evaluate, load_policy, train
+    from jaxmec.methods import METHODS
+    from jaxmec.schedulers import SCHEDULERS
+    from jaxmec.training.loop import TrainConfig
 
 __version__ = "0.1.0"
 
@@ -37,3 +41,30 @@ __all__ = [
     "to_gymnasium",
     "train",
 ]
+
+# The public names are loaded at their first use: importing gymnax starts JAX's backends and
+# matplotlib, and who imports jaxmec may still want to choose devices or join other hosts.
+_HOMES = {
+    "agents": ("DQN", "DSAC", "SAC"),
+    "envs": ("ENVIRONMENTS", "PRESETS", "make", "to_gymnasium"),
+    "experiment": ("Policy", "Report", "TrainResult", "evaluate", "load_policy", "train"),
+    "methods": ("METHODS",),
+    "schedulers": ("SCHEDULERS",),
+    "training.loop": ("TrainConfig",),
+}
+_PARTS = ("agents", "comparison", "envs", "mec", "methods", "plots", "schedulers", "training")
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"jaxmec.{home}"), name)
+            globals()[name] = value
+            return value
+    if name in _PARTS:
+        return importlib.import_module(f"jaxmec.{name}")
+    raise AttributeError(f"module 'jaxmec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS})

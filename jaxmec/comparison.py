@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from jaxmec.experiment import Report, t_interval
@@ -65,9 +66,9 @@ class Comparison:
         return rows
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headers and lines, as text."""
-        headers = ["method", "policy sees", "allocator's waits", "seeds", "make-span (s)",
-                   "95 % interval", f"× {self.reference.name}", "failed tasks"]  # fmt: skip
+        """Headers and lines, as text; make-spans in s."""
+        headers = ["method", "sees", "waits", "seeds", "make-span", "± 95 %",
+                   f"/ {self.reference.name}", "failed"]  # fmt: skip
         lines = [
             [
                 row.name,
@@ -75,7 +76,7 @@ class Comparison:
                 row.waits,
                 str(row.seeds),
                 f"{row.makespan:.4f}",
-                f"{row.interval[0]:.4f} to {row.interval[1]:.4f}",
+                f"{(row.interval[1] - row.interval[0]) / 2:.4f}",
                 f"{row.ratio:.3f}",
                 f"{100 * row.failed:.2f} %",
             ]
@@ -86,7 +87,7 @@ class Comparison:
     def table(self, title: str) -> Table:
         """For a terminal."""
         headers, lines = self.cells()
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, header in enumerate(headers):
             table.add_column(header, justify="left" if index < 3 else "right", overflow="fold")
         for line in lines:

@@ -42,10 +42,10 @@ class Method:
 
 
 AMCOEDGE = TrainConfig(
-    steps=150_000,
+    steps=100_000,
     num_envs=64,
     prefill=10_000,
-    buffer_size=150_000,
+    buffer_size=100_000,
     batch_size=256,
     updates_per_step=4,
     eval_every=10_000,
@@ -95,8 +95,8 @@ METHODS = {
             source="the DDRL abstract of 2024",
             agent=lambda: DSAC(
                 discount=0.9,
-                temperature=0.005,
-                target_entropy_ratio=0.3,
+                temperature=0.01,
+                target_entropy_ratio=0.1,
                 tau=0.005,
                 hidden=(64, 64),
             ),

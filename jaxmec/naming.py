@@ -11,8 +11,9 @@ T = TypeVar("T")
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """ "; did you mean ...?" for the nearest of ``names``, or nothing where none is near."""
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower_case = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
+    return f"; did you mean {by_lower_case[close[0]]!r}?" if close else ""
 
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:

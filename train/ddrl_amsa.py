@@ -58,7 +58,11 @@ def main(options: Options) -> None:
         jaxmec.evaluate(name, preset=PRESET, episodes=options.episodes) for name in SCHEDULERS
     ]
     comparison = Comparison(reports, optimal)
-    console.print(comparison.table(f"{PRESET}: {options.episodes} episodes, the same for all"))
+    console.print(
+        comparison.table(
+            f"{PRESET}: mean make-span (s), {options.episodes} episodes, the same for all"
+        )
+    )
     console.print(
         '"optimal" is the published one: the best set for the task at hand with full '
         "information.\nIt is greedy, so a policy can go below it.",

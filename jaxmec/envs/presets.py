@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxmec.envs.offloading import ObservationScales, OffloadingParams
-from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload
+from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload, checks
 from jaxmec.mec.workload import Workload
 from jaxmec.naming import look_up, suggestion
 
@@ -41,9 +41,9 @@ class Preset:
     result: Range = (0.0, 0.0)  # Mbit, uniform between, one draw a position
     deadline: float = math.inf  # s
     penalty: float = 1.0  # deadlines that a failed task costs in the reward
-    max_wait: float = math.inf  # s
+    max_wait: float | str = math.inf  # s, or "deadline"
     uplink_contention: bool = False
-    uplink_cap: float = math.inf  # s
+    uplink_cap: float | str = math.inf  # s, or "slot_length"
     backlog_scale: float = 1.0  # s of queueing that an observation counts as 1
     slot_scale: float = 1.0  # s of work or transmission within a slot, likewise
 
@@ -52,6 +52,12 @@ class Preset:
             raise ValueError(f"problem must be 'multi' or 'single', got {self.problem!r}")
         if self.arrivals not in ("bernoulli", "uniform"):
             raise ValueError(f"arrivals must be 'bernoulli' or 'uniform', got {self.arrivals!r}")
+        if not isinstance(self.master, bool):
+            raise ValueError(f"master must be True or False, got {self.master!r}")
+        checks.real("probability", self.probability, ndim=0, at_least=0, at_most=1)
+        for name, tie in (("max_wait", "deadline"), ("uplink_cap", "slot_length")):
+            if isinstance(getattr(self, name), str) and getattr(self, name) != tie:
+                raise ValueError(f"{name} must be seconds or {tie!r}, got {getattr(self, name)!r}")
         if not isinstance(self.positions, int) or self.positions < 1:
             raise ValueError(f"positions must be a positive integer, got {self.positions!r}")
         if not isinstance(self.slots, int) or self.slots < 1:
@@ -69,7 +75,8 @@ class Preset:
             value = getattr(self, name)
             if value is None:
                 continue
-            if len(value) != 2 or not 0 <= value[0] <= value[1] < math.inf:
+            pair = isinstance(value, (tuple, list)) and len(value) == 2
+            if not pair or not 0 <= value[0] <= value[1] < math.inf:
                 raise ValueError(f"{name} must be a range (low, high) from 0 up, got {value!r}")
 
     def params(self, seed: int = 0, workload: Workload | None = None) -> OffloadingParams:
@@ -79,6 +86,14 @@ class Preset:
             seed: of the densities, qualities and result sizes, each a stream of its own.
             workload: arrivals to use instead of the preset's (a trace, say).
         """
+        network = EdgeNetwork(
+            capacity=self.capacity,
+            rate=self.rate,
+            slot_length=self.slot_length,
+            uplink_contention=self.uplink_contention,
+            uplink_cap=self._seconds("uplink_cap"),
+            max_wait=self._seconds("max_wait"),
+        )
         sizes = self._sizes(seed)
         stations = 1 if self.master else len(self.capacity)
         arrivals: Any = workload
@@ -97,14 +112,7 @@ class Preset:
                 )
         work_high = self.size[1] * float(np.max(sizes.density)) + float(np.max(sizes.fixed_work))
         return OffloadingParams(
-            network=EdgeNetwork(
-                capacity=self.capacity,
-                rate=self.rate,
-                slot_length=self.slot_length,
-                uplink_contention=self.uplink_contention,
-                uplink_cap=self.uplink_cap,
-                max_wait=self.max_wait,
-            ),
+            network=network,
             workload=arrivals,
             deadline=self.deadline,
             penalty=self.penalty,
@@ -116,6 +124,11 @@ class Preset:
                 slot=self.slot_scale,
             ),
         )
+
+    def _seconds(self, name: str) -> float:
+        """A limit in s; one that is tied to another field has that field's value."""
+        value = getattr(self, name)
+        return getattr(self, value) if isinstance(value, str) else value
 
     def _sizes(self, seed: int) -> TaskSizes:
         density_stream, step_stream, quality_stream, result_stream = (
@@ -157,7 +170,7 @@ PRESETS: dict[str, Preset] = {
         deadline=1.0,
         penalty=10.0,
         uplink_contention=True,
-        uplink_cap=1.0,
+        uplink_cap="slot_length",
         discount=0.9,
         backlog_scale=0.2,
         slot_scale=0.2,
@@ -175,7 +188,7 @@ PRESETS: dict[str, Preset] = {
         density=(0.003, 0.009),  # 3e-5 · U(100, 300)
         deadline=1.0,
         penalty=2.0,
-        max_wait=1.0,
+        max_wait="deadline",
         uplink_contention=True,
         discount=0.9,
         backlog_scale=0.2,

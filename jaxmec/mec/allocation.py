@@ -80,22 +80,21 @@ def _normalised(weight: Array) -> Array:
     return weight / jnp.where(total > 0, total, 1)
 
 
-def _shares(wait: Array, speed: Array, within: Array) -> Array:
-    """Fractions at which the servers ``within`` the set finish together, negative ones cut.
+def _shares(wait: Array, speed: Array) -> Array:
+    """Fractions at which the servers with a speed finish together, negative ones cut.
 
-    L = (1 + Σ wait_j/serve_j) / Σ 1/serve_j and x_i = (L − wait_i)/serve_i, with waits
-    counted from the shortest one, so that a long common wait costs no precision.
+    L = (1 + Σ wait_j/serve_j) / Σ 1/serve_j and x_i = (L − wait_i)/serve_i. A common shift
+    of the waits changes no fraction; counted from the wait of the fastest server, whose
+    share suffers most from rounding, they cancel least.
     """
-    shortest = jnp.min(jnp.where(within, wait, jnp.inf), initial=jnp.inf)
-    shortest = jnp.where(jnp.isfinite(shortest), shortest, 0)
-    wait = wait - jax.lax.stop_gradient(shortest)  # a common shift changes no fraction
+    wait = wait - jax.lax.stop_gradient(wait[jnp.argmax(speed)])
     total = jnp.sum(speed)
     level = (1 + jnp.sum(wait * speed)) / jnp.where(total > 0, total, 1)
     return _normalised(jnp.maximum(level - wait, 0) * speed)
 
 
 def _cwa(wait: Array, serve: Array, selected: Array) -> Array:
-    return _shares(wait, _speed(serve, selected), selected)
+    return _shares(wait, _speed(serve, selected))
 
 
 def _hecwa(wait: Array, serve: Array, selected: Array) -> Array:
@@ -123,7 +122,7 @@ def _water_filling(wait: Array, serve: Array, selected: Array) -> Array:
     speed = _speed(serve, selected)
     # A server gets work iff filling all others up to its wait takes less than the task.
     active = selected & (jax.lax.stop_gradient(_poured(wait, speed)) < 1)
-    return _shares(wait, jnp.where(active, speed, 0), active)
+    return _shares(wait, jnp.where(active, speed, 0))
 
 
 cwa = AllocationRule("cwa", _cwa)

@@ -412,7 +412,8 @@ def trace_workload(
 
 def _integers(name: str, value: Any, at_least: int) -> np.ndarray:
     """``value`` as a vector of integers, or a ``ValueError`` naming the row that is none."""
-    numbers = np.asarray(checks.real(name, np.asarray(value), ndim=1), np.float64)
+    checks.real(name, value, ndim=1)
+    numbers = np.asarray(value, np.float64)  # not the float32 of the check: it holds 2^53
     wrong = np.flatnonzero((numbers != np.floor(numbers)) | (numbers < at_least))
     if wrong.size:
         raise ValueError(

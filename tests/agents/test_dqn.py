@@ -22,7 +22,7 @@ def apart(agent, key):
 def test_loss_equals_numpy(batch, double, loss):
     agent = DQN(hidden=(16,), double=double, loss=loss, discount=0.9)
     learner = jax.jit(lambda key: apart(agent, key))(jax.random.key(0))
-    q_of = jax.jit(MLP((16,), 4).apply)
+    q_of = jax.jit(MLP((16,), 4, agent.activation, agent.layer_norm).apply)
     q = np.asarray(q_of(learner.critic, batch.observation), np.float64)
     next_online = np.asarray(q_of(learner.critic, batch.next_observation), np.float64)
     next_target = np.asarray(q_of(learner.target_critic, batch.next_observation), np.float64)
@@ -86,3 +86,22 @@ def test_gradient_is_scaled_down_to_its_bound(batch):
         assert metrics["critic_gradient_norm"] > 100  # as it came, not as it was used
         wanted = metrics["critic_gradient_norm"] if expected is None else expected
         assert length == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_it_explores_with_the_online_network_and_is_judged_by_the_one_named():
+    states = jax.random.normal(jax.random.key(3), (200, 3))
+    decided = {}
+    for judged_by in ("target", "online"):
+        agent = DQN(hidden=(16,), judged_by=judged_by, epsilon_start=0.0, epsilon_end=0.0)
+        learner = apart(agent, jax.random.key(0))
+        for explore in (True, False):
+            act = jax.vmap(
+                lambda s, agent=agent, learner=learner, explore=explore: agent.act(
+                    learner, (), s, jax.random.key(0), explore
+                )[0]
+            )
+            decided[judged_by, explore] = np.asarray(act(states))
+    online = decided["online", False]
+    np.testing.assert_array_equal(decided["online", True], online)
+    np.testing.assert_array_equal(decided["target", True], online)
+    assert (decided["target", False] != online).any()
