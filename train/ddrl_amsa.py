@@ -29,7 +29,7 @@ class Options:
     """Train DDRL-AMSA and compare it."""
 
     out: Path = Path("runs/ddrl-amsa")  # where everything goes
-    seeds: int = 3  # training seeds, side by side
+    seeds: int = 5  # training seeds, side by side
     steps: int = find_method("ddrl-amsa").config.steps  # decisions to train on, per seed
     episodes: int = 20  # episodes to compare on, the same for all
     progress: bool = True  # show a progress display

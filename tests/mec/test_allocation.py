@@ -63,17 +63,19 @@ corners = st.tuples(
 def fraction_tolerance(wait, serve, selected, expected, eps):
     """How far rounding to `eps` may move each fraction.
 
-    x_i = (L − w_i)/serve_i, with waits counted from the shortest, cancels: L and w_i carry
-    relative errors of about B eps, so x_i an absolute one of that times max(L, w_i)/serve_i.
-    Only w_i ≤ L matters, a larger wait gives 0 either way. The normalisation adds as much in
-    all as its terms do. HECWA cancels nothing and stays far inside.
+    x_i = (L − w_i)/serve_i cancels: L and w_i carry relative errors of about B eps, so x_i an
+    absolute one of that times max(|L|, |w_i|)/serve_i. A common wait may be taken off first:
+    the shortest one's, or the fastest server's. Only w_i ≤ L matters, a larger wait gives 0
+    either way. The normalisation adds as much in all as its terms do. HECWA cancels nothing
+    and stays far inside.
     """
     shifted = (wait - wait[selected].min())[selected]
     each = serve[selected]
     level = (1 + np.sum(shifted / each)) / np.sum(1 / each)
     part = shifted < level
     total = np.sum(np.maximum(level - shifted, 0) / each)
-    error = (len(wait) + 8) * eps * level
+    reach = max(level, abs(level - shifted[np.argmin(each)]))
+    error = (len(wait) + 8) * eps * reach
     absolute = np.zeros(len(wait))
     absolute[selected] = error / each / total
     return absolute + expected * error * np.sum(part / each) / total + 4 * eps
