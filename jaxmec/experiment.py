@@ -138,7 +138,8 @@ def load_policy(path: PathLike) -> Policy:
         for name, value in about["agent"]["fields"].items()
     }
     agent = kinds[about["agent"]["class"]](**fields)
-    spec = Spec(**about["spec"])
+    layout = tuple((part, length) for part, length in about["spec"].get("layout", ()))
+    spec = Spec(**(about["spec"] | {"layout": layout}))
     template = jax.eval_shape(lambda key: agent.acting(agent.init(key, spec)), jax.random.key(0))
     learner, _ = checkpoint.restore(path, template)
     setting = dict(about["setting"])
@@ -289,8 +290,7 @@ def _option_names(env: str) -> set[str]:
     """The options that `jaxmec.make` takes for an environment."""
     if env == "CartPole-v1":
         return {field.name for field in dataclasses.fields(envs.CartPoleParams)}
-    own = {"information", "action", "allocate", "allocation_information"}
-    return own | {field.name for field in dataclasses.fields(Preset)}
+    return {*envs.CHOICES[env], *(field.name for field in dataclasses.fields(Preset))}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,20 @@ def subset(index: Any, num_servers: int) -> jax.Array:
     return (bits >> jnp.arange(num_servers)) & 1 == 1
 
 
+def local_plus_one(index: Any, own: Any) -> jax.Array:
+    """The task's own server, ``own`` [B] bool, and the server of that index, 0..B−1.
+
+    The index of the own server names it alone; so does any index outside the range.
+    """
+    own = jnp.asarray(own, bool)
+    return own | one_server(index, own.shape[-1])
+
+
+def top_k(indices: Any, num_servers: int) -> jax.Array:
+    """The servers of those indices [k]; what is named twice or out of range counts once or not."""
+    return jnp.any(jnp.asarray(indices)[..., None] == jnp.arange(num_servers), axis=-2)
+
+
 def subset_index(selected: Any) -> jax.Array:
     """[] int32, the index of a non-empty set [B] bool: the inverse of :func:`subset`."""
     selected = jnp.asarray(selected, bool)

@@ -21,14 +21,16 @@ class Spec(NamedTuple):
     """What an agent must know of an environment to size its networks."""
 
     observation_size: int
-    num_actions: int
+    num_actions: int  # A; of a vector action, its length
+    layout: tuple[tuple[str, int], ...] = ()
+    """The parts of the observation in their order, (name, length); () where they have no names."""
 
 
 class Transition(NamedTuple):
     """One step of one environment; with a leading [M] axis, a minibatch."""
 
     observation: jax.Array  # [observation_size]
-    action: jax.Array  # [] int32
+    action: jax.Array  # [] int32, or [n] where an action is a vector
     reward: jax.Array  # []
     next_observation: jax.Array  # [observation_size] the final one where an episode ended
     terminated: jax.Array  # [] bool; a time limit is not a termination

@@ -25,6 +25,19 @@ ABOUT = {
     "MultiServerOffloading-v0": "split each task among a set of edge servers",
 }
 ENVIRONMENTS = tuple(ABOUT)
+# What `make` takes for each environment beside the fields of a preset.
+CHOICES = {
+    "CartPole-v1": (),
+    "SingleServerOffloading-v0": ("information", "features"),
+    "MultiServerOffloading-v0": (
+        "information",
+        "features",
+        "action",
+        "k",
+        "allocate",
+        "allocation_information",
+    ),
+}
 
 
 def make(
@@ -41,9 +54,8 @@ def make(
         preset: the published setting of an offloading environment, by name or as data.
         seed: of what a preset draws once: densities, qualities, result sizes.
         workload: arrivals instead of the preset's, such as a trace.
-        options: the environment's own choices (``information``, ``action``, ``allocate``,
-            ``allocation_information``), and any field of the preset or, for CartPole, of
-            :class:`CartPoleParams` to override.
+        options: the environment's own choices (``CHOICES``), and any field of the preset or,
+            for CartPole, of :class:`CartPoleParams` to override.
 
     Raises:
         ValueError: an unknown name, with the nearest right one, or an invalid value.
@@ -55,11 +67,12 @@ def make(
             raise TypeError("CartPole-v1 has no presets and no workload")
         return CartPole(), CartPoleParams(**options)
     kind = MultiServerOffloading if env_id.startswith("Multi") else SingleServerOffloading
-    own = {"information", "action", "allocate", "allocation_information"}
-    choices = {name: options.pop(name) for name in own & set(options)}
-    if kind is SingleServerOffloading and set(choices) - {"information"}:
-        wrong = ", ".join(sorted(set(choices) - {"information"}))
-        raise TypeError(f"{env_id} gives a task to one server and has no option {wrong}")
+    wrong = (set(CHOICES["MultiServerOffloading-v0"]) - set(CHOICES[env_id])) & set(options)
+    if wrong:
+        raise TypeError(
+            f"{env_id} gives a task to one server and has no option {', '.join(sorted(wrong))}"
+        )
+    choices = {name: options.pop(name) for name in CHOICES[env_id] if name in options}
     preset = DEFAULT_PRESET[env_id] if preset is None else preset
     setting = preset if isinstance(preset, Preset) else find_preset(preset)
     params = override(setting, **options).params(seed, workload)
@@ -78,6 +91,7 @@ def register() -> None:
 register()
 
 __all__ = [
+    "CHOICES",
     "ENVIRONMENTS",
     "PRESETS",
     "CartPole",

@@ -8,6 +8,7 @@ new episode takes no further draw.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from gymnax.environments import environment, spaces
 
 from jaxmec.mec import checks
-from jaxmec.mec.allocation import ALLOCATIONS
+from jaxmec.mec.allocation import ALLOCATIONS, water_filling
 from jaxmec.mec.network import EdgeNetwork, QueueState, advance_slot
 from jaxmec.mec.offload import (
     Outcome,
@@ -24,12 +25,17 @@ from jaxmec.mec.offload import (
     is_origin,
     offload,
     offload_fractions,
+    service_time,
+    waiting_time,
 )
 from jaxmec.mec.workload import Arrival, Cursor, Remaining, Task, TraceWorkload, Workload
-from jaxmec.selection import MAX_SUBSET_SERVERS, one_server, subset
+from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, subset, top_k
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
+FEATURES = ("queues", "times")
+ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
+MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
 
 
 @pytree
@@ -120,25 +126,36 @@ class OffloadingEnvironment(environment.Environment):
 
     metric_names = ("makespan", "delay", "failed")
 
-    def __init__(self, params: OffloadingParams, information: str = "slot_start") -> None:
+    def __init__(
+        self,
+        params: OffloadingParams,
+        information: str = "slot_start",
+        features: str = "queues",
+    ) -> None:
         """Args:
             params: the default parameters; their number of servers is the environment's.
             information: one of ``INFORMATION``; see :class:`View`.
+            features: what an observation is made of: "queues", the task and the queues that
+                are seen, as published; or "times", beside them the waits and service times
+                that follow from the two.
 
         Raises:
-            ValueError: an unknown information model, or "slot" without a trace.
+            ValueError: an unknown name, or information "slot" without a trace.
         """
         super().__init__()
-        if information not in INFORMATION:
-            raise ValueError(
-                f"information must be one of {', '.join(INFORMATION)}, got {information!r}"
-            )
+        for field, value, allowed in (
+            ("information", information, INFORMATION),
+            ("features", features, FEATURES),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
         if information == "slot" and not isinstance(params.workload, TraceWorkload):
             raise ValueError(
                 "information 'slot' needs a workload whose slots are laid out, a TraceWorkload, "
                 f"got {type(params.workload).__name__}"
             )
         self.information = information
+        self.with_times = features == "times"
         self._default_params = params
         self.num_servers = params.network.num_servers
 
@@ -279,6 +296,11 @@ class OffloadingEnvironment(environment.Environment):
             features["remaining_tasks"] = view.remaining.tasks / params.workload.positions
             total = jnp.sum(capacity) * scales.slot
             features["remaining_work"] = view.remaining.work / total
+        if self.with_times:
+            wait = waiting_time(params.network, view.queues, view.task)
+            features["wait"] = wait / scales.slot
+            features["serve"] = service_time(params.network, view.task) / scales.slot
+            features["compute"] = view.task.work / capacity / scales.slot
         dtype = jnp.result_type(view.queues.backlog)
         return {name: jnp.asarray(value, dtype) for name, value in features.items()}
 
@@ -286,17 +308,31 @@ class OffloadingEnvironment(environment.Environment):
         """[observation_size] the features, one after the other."""
         return jnp.concatenate([jnp.ravel(v) for v in self.features(state, params).values()])
 
+    def feature_layout(self, params: OffloadingParams | None = None) -> tuple[tuple[str, int], ...]:
+        """The features of an observation in their order, (name, length).
+
+        Length 1 is a number of the task or the station; B is one number a server.
+        """
+        shapes = self._feature_shapes(params)
+        return tuple((name, math.prod(shape)) for name, shape in shapes.items())
+
     def feature_names(self, params: OffloadingParams | None = None) -> tuple[str, ...]:
         """[observation_size] what each entry of an observation is."""
-        params = self.default_params if params is None else params
         names: list[str] = []
+        for name, shape in self._feature_shapes(params).items():
+            names.extend([f"{name}[{i}]" for i in range(shape[0])] if shape else [name])
+        return tuple(names)
+
+    def _feature_shapes(self, params: OffloadingParams | None) -> dict[str, tuple[int, ...]]:
+        params = self.default_params if params is None else params
+        shapes: dict[str, tuple[int, ...]] = {}
 
         def record(key: jax.Array) -> None:
-            for name, value in self.features(self.reset(key, params)[1], params).items():
-                names.extend([f"{name}[{i}]" for i in range(value.size)] if value.ndim else [name])
+            features = self.features(self.reset(key, params)[1], params)
+            shapes.update({name: value.shape for name, value in features.items()})
 
         jax.eval_shape(record, jax.random.key(0))  # shapes alone: nothing is computed
-        return tuple(names)
+        return shapes
 
     def observation_space(self, params: OffloadingParams) -> spaces.Box:
         """Non-negative numbers of order 1; a queue has no upper bound."""
@@ -356,47 +392,84 @@ class Simplex(spaces.Box):
         return jax.random.dirichlet(key, jnp.ones(self.shape, self.dtype))
 
 
+class Ranking(spaces.Box):
+    """[k] different indices below ``size``, the best first."""
+
+    def __init__(self, k: int, size: int) -> None:
+        super().__init__(0, size - 1, (k,), jnp.int32)
+        self.size = size
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Every ranking with the same probability."""
+        return jax.random.permutation(key, self.size)[: self.shape[0]].astype(self.dtype)
+
+
+class Scores(spaces.Box):
+    """[2 B] real numbers of order 1."""
+
+    def __init__(self, size: int) -> None:
+        limit = float(jnp.finfo(jnp.float32).max)
+        super().__init__(-limit, limit, (size,), jnp.float32)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Standard normal: a box without ends has no uniform draw."""
+        return jax.random.normal(key, self.shape, self.dtype)
+
+
 class MultiServerOffloading(OffloadingEnvironment):
     """Each task is split among a set of edge servers.
 
     Action modes:
         subset: the index of a non-empty subset, see :func:`jaxmec.selection.subset` (B ≤ 10).
+        local_plus_one: the index of a server; the set is it and the server where the task
+            arrived (at a master node, the fastest). Naming the latter means it alone.
+        top_k: [k] indices of different servers.
         mask: [B] bool, the set. An empty one means :func:`jaxmec.mec.offload.fallback`.
         fraction: [B] on the simplex: the scheduler allocates itself.
+        score: [2 B] real numbers: for each server an offset to its wait, in the preset's
+            unit of time, and then for each a log-factor on its service time (:meth:`decode`).
     """
 
     def __init__(
         self,
         params: OffloadingParams,
         information: str = "slot_start",
+        features: str = "queues",
         action: str = "subset",
+        k: int = 3,
         allocate: str = "cwa",
         allocation_information: str = "true",
     ) -> None:
         """Args:
-            params, information: as for :class:`OffloadingEnvironment`.
-            action: "subset", "mask" or "fraction".
-            allocate: "cwa", "hecwa" or "water_filling": who splits a task in the first two.
+            params, information, features: as for :class:`OffloadingEnvironment`.
+            action: one of ``ACTIONS``.
+            k: how many servers an action "top_k" names, 1..B.
+            allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
             allocation_information: "true" waits, as published, or the "seen" ones.
 
         Raises:
-            ValueError: an unknown name, or subsets of more than 10 servers.
+            ValueError: an unknown name, subsets of more than 10 servers, or k outside 1..B.
         """
-        super().__init__(params, information)
-        choices = {
-            "action": (action, ("subset", "mask", "fraction")),
-            "allocate": (allocate, tuple(ALLOCATIONS)),
-            "allocation_information": (allocation_information, ("true", "seen")),
-        }
-        for field, (value, allowed) in choices.items():
+        super().__init__(params, information, features)
+        for field, value, allowed in (
+            ("action", action, ACTIONS),
+            ("allocate", allocate, tuple(ALLOCATIONS)),
+            ("allocation_information", allocation_information, ("true", "seen")),
+        ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
         if action == "subset" and self.num_servers > MAX_SUBSET_SERVERS:
             raise ValueError(
                 f"action 'subset' names 2^B - 1 sets and takes at most {MAX_SUBSET_SERVERS} "
-                f"servers, got {self.num_servers}; use action='mask' or 'fraction'"
+                f"servers, got {self.num_servers}; use action='score', 'mask' or 'fraction'"
+            )
+        if action == "top_k" and not (isinstance(k, int) and 1 <= k <= self.num_servers):
+            raise ValueError(
+                f"k must be a whole number from 1 to the number of servers, "
+                f"{self.num_servers}, got {k!r}"
             )
         self.action = action
+        self.k = k
         self.allocate = ALLOCATIONS[allocate]
         self.allocation_information = allocation_information
 
@@ -407,15 +480,40 @@ class MultiServerOffloading(OffloadingEnvironment):
 
     @property
     def num_actions(self) -> int:
-        """2^B − 1 subsets; the other action modes are vectors of B entries."""
-        return 2**self.num_servers - 1 if self.action == "subset" else self.num_servers
+        """2^B − 1 subsets, 2 B scores; one number or choice a server in the other modes."""
+        if self.action == "subset":
+            return 2**self.num_servers - 1
+        return 2 * self.num_servers if self.action == "score" else self.num_servers
 
     def action_space(self, params: OffloadingParams | None = None) -> spaces.Space:
-        """The subsets, the masks or the simplex, by action mode."""
-        if self.action == "subset":
+        """What the action mode says."""
+        if self.action in ("subset", "local_plus_one"):
             return spaces.Discrete(self.num_actions)
-        return (
-            BinaryVector(self.num_servers) if self.action == "mask" else Simplex(self.num_servers)
+        if self.action == "top_k":
+            return Ranking(self.k, self.num_servers)
+        kind = {"mask": BinaryVector, "fraction": Simplex, "score": Scores}[self.action]
+        return kind(self.num_actions)
+
+    def decode(
+        self, scores: jax.Array, state: OffloadingState, params: OffloadingParams
+    ) -> jax.Array:
+        """[B] fractions that scores [2 B] = (offset, log-factor) stand for.
+
+        Water-filling over all servers on wait_i + offset_i · scale and serve_i · exp(factor_i),
+        by the waits that whoever allocates sees: set and fractions at once. Zeros mean
+        plain water-filling. Differentiable almost everywhere; log-factors count within ±5,
+        and NaN as 0.
+        """
+        scores = jnp.nan_to_num(jnp.asarray(scores))
+        offset, factor = jnp.split(scores, 2)
+        queues = self._allocated_on(state, params)
+        queues = state.queues if queues is None else queues
+        wait = waiting_time(params.network, queues, state.task)
+        serve = service_time(params.network, state.task)
+        return water_filling(
+            wait + offset * params.scales.slot,
+            serve * jnp.exp(jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR)),
+            jnp.ones(self.num_servers, bool),
         )
 
     def place(
@@ -425,12 +523,24 @@ class MultiServerOffloading(OffloadingEnvironment):
         network, queues, task = params.network, state.queues, state.task
         if self.action == "fraction":
             return offload_fractions(network, queues, task, jnp.asarray(action))
-        seen = self.view(state, params).queues if self.allocation_information == "seen" else None
+        if self.action == "score":
+            fraction = self.decode(action, state, params)
+            return apply_split(network, queues, task, fraction, fraction > 0)
         if self.action == "subset":
             selected = subset(action, self.num_servers)
+        elif self.action == "local_plus_one":
+            selected = local_plus_one(action, fallback(network, task))
+        elif self.action == "top_k":
+            selected = top_k(action, self.num_servers)
         else:
             selected = jnp.asarray(action).astype(bool)
         # A set that is empty is replaced where it is traced; a step is always compiled in
         # earnest, so an eager one is given the same meaning.
         selected = jnp.where(jnp.any(selected), selected, fallback(network, task))
+        seen = self._allocated_on(state, params)
         return offload(network, queues, task, selected, self.allocate, seen)
+
+    def _allocated_on(self, state: OffloadingState, params: OffloadingParams) -> QueueState | None:
+        """The queues that whoever allocates believes in; None for the true ones."""
+        seen = self.allocation_information == "seen"
+        return self.view(state, params).queues if seen else None

@@ -80,13 +80,26 @@ class QueueState:
         )
 
 
+def check_queues(name: str, queues: QueueState, network: EdgeNetwork) -> None:
+    """Raise ``ValueError`` unless there is a queue for each server: one would broadcast."""
+    expected = (network.num_servers,)
+    for field in ("backlog", "inflight", "uplink"):
+        shape = jnp.shape(getattr(queues, field))
+        if shape != expected:
+            raise ValueError(f"{name}.{field} must have shape {expected}, got {shape}")
+
+
 def advance_slot(network: EdgeNetwork, queues: QueueState, slots: Any = 1) -> QueueState:
     """The queues after the current slot has ended and ``slots - 1`` slots without tasks.
 
     Q ← max(Q + q − f Δ, 0) once, and max(Q − f Δ, 0) for each slot after it, which
     together is max(Q + q − slots f Δ, 0). With ``slots`` 0 the slot goes on and nothing
     changes.
+
+    Raises:
+        ValueError: queues of another number of servers.
     """
+    check_queues("queues", queues, network)
     ended = jnp.asarray(slots) > 0
     served = slots * network.slot_length * network.capacity
     left = jnp.maximum(queues.backlog + queues.inflight - served, 0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.mec.allocation import AllocationRule, cwa
-from jaxmec.mec.network import EdgeNetwork, QueueState
+from jaxmec.mec.network import EdgeNetwork, QueueState, check_queues
 from jaxmec.mec.workload import Task
 from jaxmec.struct import is_concrete
 
@@ -89,7 +89,8 @@ def offload(
         The outcome, and the queues with this task's work and transmission added.
 
     Raises:
-        ValueError: ``selected`` has another shape than [B] or is known to be empty.
+        ValueError: ``selected`` or queues of another shape than [B], or a set known to be
+            empty.
     """
     if np.shape(selected) != (network.num_servers,):
         raise ValueError(
@@ -97,6 +98,9 @@ def offload(
         )
     if is_concrete(selected) and not np.any(np.asarray(selected)):
         raise ValueError("selected must name at least one server, got an empty set")
+    if seen is not None:
+        check_queues("seen", seen, network)
+    check_queues("queues", queues, network)
     selected = jnp.asarray(selected, bool)
     selected = jnp.where(jnp.any(selected), selected, fallback(network, task))
     believed = waiting_time(network, queues if seen is None else seen, task)
@@ -113,7 +117,15 @@ def offload_fractions(
     Negative entries and NaN count as 0 and the rest is divided by its sum; where nothing
     is left, :func:`fallback` serves the task. Servers with a positive fraction take part.
     Differentiable in the fractions wherever they are positive.
+
+    Raises:
+        ValueError: fractions or queues of another shape than [B].
     """
+    if np.shape(fraction) != (network.num_servers,):
+        raise ValueError(
+            f"fraction must have shape ({network.num_servers},), got {np.shape(fraction)}"
+        )
+    check_queues("queues", queues, network)
     fraction = jnp.where(fraction > 0, fraction, 0)
     total = jnp.sum(fraction)
     usable = (total > 0) & jnp.isfinite(total)

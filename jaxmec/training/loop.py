@@ -127,7 +127,7 @@ def init(
     learner = rollout.strong(agent.init(key_learner, spec))
     state = rollout.reset(env, params, agent.init_memory(spec), config.num_envs, key_reset)
     transitions = jax.eval_shape(
-        lambda: rollout.step(_random(agent, learner, env), env, params, state, key_train)[1]
+        lambda: rollout.step(_random(agent, learner, env, params), env, params, state, key_train)[1]
     )
     transition = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), transitions)
     return TrainState(
@@ -145,7 +145,7 @@ def prefill(
     agent: Agent, env: Environment, params: Any, config: TrainConfig, state: TrainState
 ) -> TrainState:
     """Fill the buffer with ``config.prefill_steps`` uniformly random decisions; learn nothing."""
-    decide = _random(agent, state.learner, env)
+    decide = _random(agent, state.learner, env, params)
 
     def step(state: TrainState, _: None) -> tuple[TrainState, None]:
         key = jax.random.fold_in(state.key, state.env_steps)
@@ -265,7 +265,7 @@ def failures(metrics: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _random(agent: Agent, learner: Learner, env: Environment) -> rollout.Decide:
+def _random(agent: Agent, learner: Learner, env: Environment, params: Any) -> rollout.Decide:
     """Uniformly random actions beside the memory and extras that the agent would have given.
 
     Of an agent with neither, nothing is left to compute but the random action.
@@ -276,8 +276,8 @@ def _random(agent: Agent, learner: Learner, env: Environment) -> rollout.Decide:
     ) -> tuple[jax.Array, Memory, Any]:
         key_act, key_random = jax.random.split(key)
         action, memory, extras = agent.act(learner, memory, observation, key_act, True)
-        action = jax.random.randint(key_random, (), 0, env.num_actions, action.dtype)
-        return action, memory, extras
+        sample = env.action_space(params).sample(key_random)
+        return sample.astype(action.dtype), memory, extras
 
     return decide
 

@@ -26,6 +26,8 @@ class Environment(Protocol):
 
     def observation_space(self, params: Any) -> Any: ...
 
+    def action_space(self, params: Any) -> Any: ...
+
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]: ...
 
     def step(
@@ -53,11 +55,15 @@ class Episodes(NamedTuple):
 
 
 def make_spec(env: Environment, params: Any) -> Spec:
-    """The sizes that an agent needs; ``ValueError`` where observations are no vectors."""
+    """The sizes that an agent needs; ``ValueError`` where observations are no vectors.
+
+    An environment that can say what its observations consist of has ``feature_layout(params)``.
+    """
     shape = env.observation_space(params).shape
     if len(shape) != 1:
         raise ValueError(f"observations have shape {tuple(shape)}; expected one axis")
-    return Spec(observation_size=int(shape[0]), num_actions=int(env.num_actions))
+    layout = getattr(env, "feature_layout", lambda params: ())(params)
+    return Spec(int(shape[0]), int(env.num_actions), layout)
 
 
 def reset(

@@ -160,11 +160,12 @@ def test_stable_baselines3_learns_to_offload():
     learner = sb3.DQN(
         *("MlpPolicy", env),
         gamma=0.9,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         learning_starts=1000,
+        train_freq=2,
         target_update_interval=500,
         exploration_fraction=0.5,
         seed=0,
-    ).learn(8000)
+    ).learn(16_000)
     learned = mean_makespan(lambda observation: learner.predict(observation, deterministic=True)[0])
     assert learned < random

@@ -87,7 +87,7 @@ def test_environments_and_decisions_draw_apart(walk, walk_params):
 
 def test_spec_is_read_from_the_environment(walk, walk_params):
     spec = rollout.make_spec(walk, walk_params)
-    assert spec == (2, 3)
+    assert spec == (2, 3, ())
 
     class Picture(type(walk)):
         def observation_space(self, params):
