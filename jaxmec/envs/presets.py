@@ -228,8 +228,37 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def scaled(preset: Preset, servers: int) -> Preset:
+    """The preset on a network of B = ``servers``: its capacities and rates, repeated in turn.
+
+    Each station keeps its arrivals, so the load stays what it was, exactly where B is a
+    multiple of the preset's own number of servers.
+
+    Raises:
+        ValueError: no positive whole number of servers; a preset whose tasks all arrive at
+            one master node, so that more servers would mean less load.
+    """
+    if not isinstance(servers, int) or isinstance(servers, bool) or servers < 1:
+        raise ValueError(f"servers must be a positive whole number, got {servers!r}")
+    if preset.master:
+        raise ValueError("master must be False to scale a preset at the same load, got True")
+    turns = -(-servers // len(preset.capacity))
+    return dataclasses.replace(
+        preset,
+        capacity=(preset.capacity * turns)[:servers],
+        rate=(preset.rate * turns)[:servers],
+    )
+
+
 def find_preset(name: str) -> Preset:
-    """The preset of that name, or a ``ValueError`` that suggests the nearest one."""
+    """The preset of that name; "amcoedge-64" is "amcoedge" on 64 servers (:func:`scaled`).
+
+    Raises:
+        ValueError: an unknown name, with the nearest right one.
+    """
+    base, _, servers = name.rpartition("-")
+    if base in PRESETS and servers.isdecimal():
+        return scaled(PRESETS[base], int(servers))
     return look_up("preset", name, PRESETS)
 
 

@@ -350,3 +350,23 @@ def test_a_preset_is_not_changed():
     before = dataclasses.replace(PRESETS["amcoedge"])
     make(MULTI, preset="amcoedge", slots=3)
     assert PRESETS["amcoedge"] == before
+
+
+@pytest.mark.parametrize(("servers", "load"), [(5, 0.35840), (20, 0.35840), (64, 0.36217)])
+def test_a_preset_on_more_servers_keeps_its_load(servers, load):
+    _, params = make(MULTI, preset=f"amcoedge-{servers}", action="mask")
+    capacity, rate = np.asarray(params.network.capacity), np.asarray(params.network.rate)
+    np.testing.assert_array_equal(capacity, [10 * (i % 5 + 1) for i in range(servers)])
+    np.testing.assert_array_equal(rate, [400 + 25 * (i % 5) for i in range(servers)])
+    mean_work = 3.5 * 0.2048  # of the distribution that densities are drawn from
+    assert float(params.workload.moments().tasks) == pytest.approx(15 * servers)
+    assert 15 * servers * mean_work / capacity.sum() == pytest.approx(load, abs=1e-5)
+
+
+def test_scaling_refuses_what_would_change_the_load():
+    with pytest.raises(ValueError, match="master must be False"):
+        make(SINGLE, preset="fdedge-20")
+    with pytest.raises(ValueError, match="servers must be a positive whole number, got 0"):
+        make(MULTI, preset="amcoedge-0")
+    with pytest.raises(ValueError, match="amcoedg-20"):
+        make(MULTI, preset="amcoedg-20")
