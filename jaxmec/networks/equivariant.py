@@ -1,0 +1,188 @@
+"""A diffusion actor over servers: one network for all of them, whatever their number.
+
+Renumbering the servers renumbers the scores and changes nothing else (permutation
+equivariance), so what is learned of one server holds for all, the number of parameters
+does not depend on B, and a decision costs O(B). Each layer is that of Zaheer et al. 2017,
+"Deep sets", and Qi et al. 2017, "PointNet": a server's own part and a summary over all
+servers, here their mean and their maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.networks.diffusion import (
+    clip_prediction,
+    noise_schedule,
+    reverse_chain,
+    step_embedding,
+)
+from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT
+from jaxmec.struct import pytree, static
+
+
+class ServerMLP(nn.Module):
+    """Dense layers shared over the servers, joined by summaries; the output is linear.
+
+    The first layer takes a part of each server and a part that all have in common; the
+    later ones the servers' own values and their mean and maximum over the servers.
+    """
+
+    hidden: Sequence[int]  # width of each hidden layer, at least one
+    outputs: int  # numbers a server
+    activation: str = "relu"  # a name in ACTIVATIONS
+
+    def setup(self) -> None:
+        def dense(width: int, use_bias: bool = True) -> nn.Dense:
+            return nn.Dense(width, use_bias=use_bias, kernel_init=KERNEL_INIT)
+
+        after = (*self.hidden[1:], self.outputs)
+        self.of_servers = dense(self.hidden[0], use_bias=False)
+        self.of_noisy = dense(self.hidden[0], use_bias=False)
+        self.of_shared = dense(self.hidden[0])
+        self.own = [dense(width) for width in after]
+        self.pooled = [dense(width, use_bias=False) for width in after]
+
+    def __call__(self, servers: jax.Array, shared: jax.Array, noisy: jax.Array) -> jax.Array:
+        """[..., B, F], [..., G] and [..., B, outputs] -> [..., B, outputs]."""
+        return self.after_first(self.first(servers, shared) + self.of_noisy(noisy))
+
+    def first(self, servers: jax.Array, shared: jax.Array) -> jax.Array:
+        """[..., B, hidden[0]] what the observation adds to the first layer's sums."""
+        return self.of_servers(servers) + self.of_shared(shared)[..., None, :]
+
+    def of_x(self, noisy: jax.Array) -> jax.Array:
+        """[..., B, hidden[0]] what x_k [..., B, outputs] adds to them."""
+        return self.of_noisy(noisy)
+
+    def after_first(self, first: jax.Array) -> jax.Array:
+        """The rest of the network, given the first layer's sums [..., B, hidden[0]]."""
+        x = first
+        for own, pooled in zip(self.own, self.pooled, strict=True):
+            x = ACTIVATIONS[self.activation](x)
+            summary = jnp.concatenate([jnp.mean(x, axis=-2), jnp.max(x, axis=-2)], axis=-1)
+            x = own(x) + pooled(summary)[..., None, :]
+        return x
+
+
+@pytree
+class EquivariantDiffusionActor:
+    """Scores of B servers made by a reverse chain whose network is shared over the servers.
+
+    An action is ``outputs`` numbers a server, all servers' first ones and then all servers'
+    second ones (the offsets and log-factors of the action mode "score"), A = B · outputs in
+    all. ``layout`` says what an observation consists of: parts of length B belong to the
+    servers, one number each; all others to the task and the station. Nothing else tells the
+    network which server is which: their speed must be among the parts, as in
+    ``features="times"``.
+
+    Like :class:`jaxmec.networks.diffusion.DiffusionActor` it holds no parameters, and has
+    its methods. With ``steps`` 0 there is no chain and no noise: the network's output at
+    x = 0, bounded, is the action.
+
+    Raises:
+        ValueError: a layout that is empty or names no server's part.
+    """
+
+    num_servers: int = static()  # B
+    layout: tuple[tuple[str, int], ...] = static()  # (name, length) of an observation's parts
+    outputs: int = static(default=2)  # numbers a server
+    hidden: tuple[int, ...] = static(default=(32, 32))  # at least one layer
+    activation: str = static(default="relu")
+    steps: int = static(default=5)  # K, or 0 for no chain
+    schedule: str = static(default="vp")  # a name in SCHEDULES
+    predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
+    clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
+    embedding_size: int = static(default=16)  # of the step's embedding, even
+    bound: Any = 10.0  # c, the bound of x̂_0, thus of the scores
+
+    def __post_init__(self) -> None:
+        if not any(length == self.num_servers for _, length in self.layout):
+            raise ValueError(
+                f"layout must have a part of length {self.num_servers}, one number a server, "
+                f"got {self.layout!r}"
+            )
+
+    @property
+    def num_actions(self) -> int:
+        """A = B · outputs."""
+        return self.num_servers * self.outputs
+
+    @property
+    def network(self) -> ServerMLP:
+        """The network shared over the servers; its parameters are the actor's."""
+        return ServerMLP(self.hidden, self.outputs, self.activation)
+
+    def init(self, key: jax.Array, observation_size: int) -> Any:
+        """Fresh parameters.
+
+        Raises:
+            ValueError: an observation of another size than the layout's.
+        """
+        expected = sum(length for _, length in self.layout)
+        if observation_size != expected:
+            raise ValueError(f"observation_size must be {expected}, got {observation_size}")
+        servers, shared = self._split(jnp.zeros(observation_size))
+        shared = self._with_step(shared, np.zeros(self.embedding_size))
+        return self.network.init(key, servers, shared, jnp.zeros((self.num_servers, self.outputs)))
+
+    def sample_noise(self, key: jax.Array, *batch: int) -> jax.Array:
+        """[K, *batch, A] the standard normal noise that one chain of each example takes."""
+        return jax.random.normal(key, (self.steps, *batch, self.num_actions))
+
+    def logits(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
+        """[..., A] x_0 for observations [..., S], from ``noise`` [K, ..., A].
+
+        What the observation adds to the first layer is the same at every step and computed
+        once, but for the step's embedding.
+        """
+        network, (servers, shared) = self.network, self._split(state)
+        embedding = step_embedding(max(self.steps, 1), self.embedding_size)
+        of_steps = params["params"]["of_shared"]["kernel"][-self.embedding_size :]
+        shifts = jnp.asarray(embedding, of_steps.dtype) @ of_steps  # [K, H]
+        shared = self._with_step(shared, np.zeros(self.embedding_size))
+        fixed: Any = network.apply(params, servers, shared, method="first")  # [..., B, H]
+
+        def denoise(x: jax.Array, k: int) -> jax.Array:
+            noisy = jnp.moveaxis(x.reshape(*x.shape[:-1], self.outputs, -1), -2, -1)
+            sums: Any = fixed + network.apply(params, noisy, method="of_x") + shifts[k - 1]
+            output: Any = network.apply(params, sums, method="after_first")  # [..., B, outputs]
+            return jnp.moveaxis(output, -1, -2).reshape(x.shape)
+
+        if self.steps == 0:
+            zeros = jnp.zeros((*state.shape[:-1], self.num_actions), state.dtype)
+            return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
+        return reverse_chain(
+            denoise,
+            noise,
+            noise_schedule(self.schedule, self.steps),
+            predict=self.predict,
+            clip=self.clip,
+            bound=self.bound,
+        )
+
+    def greedy_logits(self, params: Any, state: jax.Array) -> jax.Array:
+        """[..., A] x_0 of the chain without noise: x_K = 0 and z = 0."""
+        shape = (self.steps, *state.shape[:-1], self.num_actions)
+        return self.logits(params, state, jnp.zeros(shape, state.dtype))
+
+    def _split(self, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[..., B, F] the servers' parts of an observation, [..., G] all the others."""
+        lengths = [length for _, length in self.layout]
+        parts = jnp.split(state, np.cumsum(lengths)[:-1], axis=-1)
+        own = [part for part in parts if part.shape[-1] == self.num_servers]
+        shared = [part for part in parts if part.shape[-1] != self.num_servers]
+        return jnp.stack(own, axis=-1), jnp.concatenate([state[..., :0], *shared], axis=-1)
+
+    def _with_step(self, shared: jax.Array, embedding: np.ndarray) -> jax.Array:
+        """[..., G + embedding_size], the embedding last."""
+        row = jnp.broadcast_to(
+            jnp.asarray(embedding, shared.dtype), (*shared.shape[:-1], self.embedding_size)
+        )
+        return jnp.concatenate([shared, row], axis=-1)
