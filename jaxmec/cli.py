@@ -191,7 +191,7 @@ class SingleChoices:
     """What the scheduler sees."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # queues (as published), or times (waits and service times too)
+    features: str = "queues"  # queues (as published), times (waits too) or places (of lad-ts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +199,7 @@ class MultiChoices:
     """What the scheduler sees, and who splits a task."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # queues (as published), or times (waits and service times too)
+    features: str = "queues"  # queues (as published), times (waits too) or places (of lad-ts)
     action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
     k: int = 3  # servers that an action top_k names
     allocate: str = "cwa"  # cwa, hecwa or water_filling

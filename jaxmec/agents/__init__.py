@@ -7,7 +7,8 @@ from jaxmec.agents.base import Agent, Spec, Transition
 from jaxmec.agents.dqn import DQN
 from jaxmec.agents.dsac import DSAC
 from jaxmec.agents.sac import SAC
+from jaxmec.agents.topk_dqn import TopKDQN
 
-AGENTS = (DQN, SAC, DSAC)
+AGENTS = (DQN, TopKDQN, SAC, DSAC)
 
-__all__ = ["AGENTS", "DQN", "DSAC", "SAC", "Agent", "Spec", "Transition"]
+__all__ = ["AGENTS", "DQN", "DSAC", "SAC", "Agent", "Spec", "TopKDQN", "Transition"]

@@ -1,170 +1,37 @@
-"""DQN: one network of action values, with a target network and double Q-learning.
+"""DQN: deep Q-learning over discrete actions.
 
 Sources: Mnih et al. 2015; van Hasselt et al. 2016 for the double target.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from jaxmec.agents import checks, losses
-from jaxmec.agents.base import Metrics, Spec, Transition
-from jaxmec.networks.mlp import ACTIVATIONS, MLP
-from jaxmec.struct import pytree, static
-
-
-class DQNLearner(NamedTuple):
-    """What learning changes."""
-
-    critic: Any  # parameters of Q
-    target_critic: Any  # their moving average, Q̂
-    optimiser: Any  # optax state
-    updates: jax.Array  # [] int32, gradient updates made; epsilon follows it
+from jaxmec.agents import losses
+from jaxmec.agents.q_learning import QLearning
+from jaxmec.struct import pytree
 
 
 @pytree
-class DQN:
-    """Deep Q-network over A discrete actions (:class:`jaxmec.agents.base.Agent`).
+class DQN(QLearning):
+    """Deep Q-network: one value for each of A discrete actions, the best of which is taken.
 
-    While exploring it takes a uniformly random action with probability ε, which falls
-    linearly from ``epsilon_start`` to ``epsilon_end`` over the first ``epsilon_updates``
-    updates. The target network follows by Polyak averaging; being an average, it is the
-    steadier of the two, and the policy is judged by it unless ``judged_by`` says "online".
-
-    Raises:
-        ValueError: a field outside what its comment allows.
+    Fields, errors and algorithm are those of :class:`jaxmec.agents.q_learning.QLearning`.
     """
 
-    discount: float = 0.99  # γ, in [0, 1]
-    learning_rate: float = 3e-4  # of Adam, > 0
-    tau: float = 0.005  # share of the online network that the target takes per update, (0, 1]
-    epsilon_start: float = 1.0  # probability of a random action at first, in [0, 1]
-    epsilon_end: float = 0.05  # and at last, in [0, 1]
-    epsilon_updates: float = 5_000  # updates from the one to the other, >= 1
-    max_gradient_norm: float = 10.0  # longer gradients are scaled down to it, > 0
-    hidden: tuple[int, ...] = static(default=(128, 128))  # widths of the hidden layers
-    activation: str = static(default="tanh")  # relu, tanh, silu, mish or gelu
-    layer_norm: bool = static(default=True)  # layer normalisation in the network
-    loss: str = static(default="squared")  # huber or squared
-    judged_by: str = static(default="target")  # target or online: whose actions when judged
-    double: bool = static(default=True)  # double Q-learning
+    def greedy(self, q: jax.Array) -> jax.Array:
+        """[] int32, the action of the largest value."""
+        return jnp.argmax(q, axis=-1).astype(jnp.int32)
 
-    def __post_init__(self) -> None:
-        checks.number("discount", self.discount, least=0, most=1)
-        checks.number("learning_rate", self.learning_rate, least=0, above=True)
-        checks.number("tau", self.tau, least=0, most=1, above=True)
-        checks.number("epsilon_start", self.epsilon_start, least=0, most=1)
-        checks.number("epsilon_end", self.epsilon_end, least=0, most=1)
-        checks.number("epsilon_updates", self.epsilon_updates, least=1)
-        checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
-        checks.widths("hidden", self.hidden)
-        checks.choice("activation", self.activation, ACTIVATIONS)
-        checks.flag("layer_norm", self.layer_norm)
-        checks.choice("loss", self.loss, ("huber", "squared"))
-        checks.choice("judged_by", self.judged_by, ("target", "online"))
-        checks.flag("double", self.double)
+    def random(self, key: jax.Array, num_actions: int) -> jax.Array:
+        """[] int32, any action."""
+        return jax.random.randint(key, (), 0, num_actions, jnp.int32)
 
-    def init(self, key: jax.Array, spec: Spec) -> DQNLearner:
-        """Fresh parameters; the target starts equal to the online network."""
-        critic = self._network(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
-        return DQNLearner(
-            critic=critic,
-            target_critic=critic,
-            optimiser=self._optimiser().init(critic),
-            updates=jnp.zeros((), jnp.int32),
-        )
+    def taken(self, q: jax.Array, action: jax.Array) -> jax.Array:
+        """[M] Q(s, a) for values [M, A] and actions [M]."""
+        return losses.chosen(q, action)
 
-    def init_memory(self, spec: Spec) -> tuple[()]:
-        """Nothing is remembered."""
-        return ()
-
-    def act(
-        self,
-        learner: DQNLearner,
-        memory: tuple[()],
-        observation: jax.Array,
-        key: jax.Array,
-        explore: bool,
-    ) -> tuple[jax.Array, tuple[()], tuple[()]]:
-        """Epsilon-greedy while exploring, greedy when judged."""
-        if not explore:
-            action = jnp.argmax(self.preferences(learner, observation)).astype(jnp.int32)
-        else:
-            q = self._q(learner.critic, observation)
-            action = jnp.argmax(q).astype(jnp.int32)
-            key_whether, key_which = jax.random.split(key)
-            random = jax.random.randint(key_which, (), 0, q.shape[-1], jnp.int32)
-            dice = jax.random.uniform(key_whether)
-            action = jnp.where(dice < self.epsilon(learner.updates), random, action)
-        return action, memory, ()
-
-    def acting(self, learner: DQNLearner) -> DQNLearner:
-        """The network that it is judged by, alone."""
-        if self.judged_by == "target":
-            return DQNLearner((), learner.target_critic, (), ())  # type: ignore[arg-type]
-        return DQNLearner(learner.critic, (), (), ())  # type: ignore[arg-type]
-
-    def preferences(self, learner: DQNLearner, observation: jax.Array) -> jax.Array:
-        """[A] Q(s, ·) of the network that it is judged by."""
-        critic = learner.target_critic if self.judged_by == "target" else learner.critic
-        return self._q(critic, observation)
-
-    def epsilon(self, updates: jax.Array) -> jax.Array:
-        """[] the probability of a random action after so many updates."""
-        progress = jnp.minimum(updates / self.epsilon_updates, 1.0)
-        return self.epsilon_start + progress * (self.epsilon_end - self.epsilon_start)
-
-    def update(
-        self, learner: DQNLearner, batch: Transition, key: jax.Array
-    ) -> tuple[DQNLearner, Metrics]:
-        """One step of Adam on the error to the TD target; ``key`` is not used."""
-        target_q = self._q(learner.target_critic, batch.next_observation)  # [M, A]
-        judge = target_q
-        if self.double:
-            judge = self._q(learner.critic, batch.next_observation)
-        target = losses.td_target(
-            batch.reward,
-            batch.terminated,
-            losses.double_q_value(target_q, judge),
-            self.discount,
-        )
-        error = losses.huber_error if self.loss == "huber" else losses.squared_error
-
-        def loss_of(critic: Any) -> tuple[jax.Array, jax.Array]:
-            q = losses.chosen(self._q(critic, batch.observation), batch.action)
-            return jnp.mean(error(q, target)), jnp.mean(q)
-
-        (loss, mean_q), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.critic)
-        step, optimiser = self._optimiser().update(gradient, learner.optimiser)
-        critic = optax.apply_updates(learner.critic, step)
-        metrics = {
-            "critic_loss": loss,
-            "q": mean_q,
-            "epsilon": self.epsilon(learner.updates),
-            "critic_gradient_norm": optax.tree.norm(gradient),
-        }
-        learner = DQNLearner(
-            critic=critic,
-            target_critic=optax.incremental_update(critic, learner.target_critic, self.tau),
-            optimiser=optimiser,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
-
-    def _network(self, num_actions: int) -> MLP:
-        return MLP(self.hidden, num_actions, self.activation, self.layer_norm)
-
-    def _q(self, critic: Any, observation: jax.Array) -> jax.Array:
-        """[..., A] of observations [..., S]; the number of actions is that of the parameters."""
-        num_actions = critic["params"][f"layers_{len(self.hidden)}"]["bias"].shape[-1]
-        q: Any = self._network(num_actions).apply(critic, observation)
-        return q
-
-    def _optimiser(self) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate)
-        )
+    def next_value(self, target_q: jax.Array, judge: jax.Array) -> jax.Array:
+        """[M] the value of the action that is best by ``judge`` [M, A]."""
+        return losses.double_q_value(target_q, judge)

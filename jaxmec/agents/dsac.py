@@ -14,6 +14,9 @@ from jaxmec.agents.soft import SoftActorCritic
 from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
 from jaxmec.struct import pytree, static
 
+STARTS = ("noise", "last")
+PLACE = "place"  # the name of the feature that says where in an episode a task is
+
 
 @pytree
 class DSAC(SoftActorCritic):
@@ -26,8 +29,16 @@ class DSAC(SoftActorCritic):
     temperature controls is that of π(·|s, noise), averaged over the noise: the policy as
     seen from outside has more.
 
+    With ``start`` "last" the chain starts from the action probabilities that the actor last
+    gave for the same slot, station and position of an episode, instead of noise: the latent
+    action diffusion of LAD-TS. The environment then says where it is (its ``features``
+    "places"), the learner keeps ``places`` answers, renewed by every update, and the place
+    is no input of the networks. The published method renews an answer when a task is
+    decided, and one environment has one table; here a thousand environments share one, and
+    a policy that is saved takes it along.
+
     The defaults bound x̂_0 softly and predict it directly; :meth:`published` is the actor of
-    D2SAC as published. See the traps in MODEL.
+    D2SAC as published. See the traps in docs/model.md.
 
     Raises:
         ValueError: a field outside what its comment allows.
@@ -39,6 +50,8 @@ class DSAC(SoftActorCritic):
     clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
     judged_chains: int = static(default=8)  # averaged over when judged; 0: one without noise
     embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
+    start: str = static(default="noise")  # what x_K is: noise, or the last probabilities ("last")
+    places: int = static(default=0)  # of "last": answers kept, slots x stations x positions
     bound: float = 10.0  # c, within which clip keeps x_0's estimate and so the logits, > 0
 
     def __post_init__(self) -> None:
@@ -51,6 +64,8 @@ class DSAC(SoftActorCritic):
         checks.whole("embedding_size", self.embedding_size, least=2)
         if self.embedding_size % 2:
             raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
+        checks.choice("start", self.start, STARTS)
+        checks.whole("places", self.places, least=1 if self.start == "last" else 0)
         checks.number("bound", self.bound, least=0, above=True)
 
     @classmethod
@@ -75,35 +90,75 @@ class DSAC(SoftActorCritic):
 
     def init_actor(self, key: jax.Array, spec: Spec) -> Any:
         """Fresh parameters of the noise network."""
-        return self._actor(spec.num_actions).init(key, spec.observation_size)
+        return self._actor(spec.num_actions).init(
+            key, self.inputs(jnp.zeros(spec.observation_size)).shape[-1]
+        )
 
     def logits(
-        self, actor: Any, observation: jax.Array, num_actions: int, key: jax.Array
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
     ) -> jax.Array:
         """[..., A] x_0 of one chain for each observation [..., S]."""
-        diffusion = self._actor(num_actions)
-        noise = diffusion.sample_noise(key, *observation.shape[:-1])
-        return diffusion.logits(actor, observation, noise)
+        noise = self._actor(num_actions).sample_noise(key, *observation.shape[:-1])
+        return self._denoise(actor, latent, observation, noise)
 
-    def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
+    def greedy_logits(
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
+    ) -> jax.Array:
         """[..., A] log of the probabilities averaged over the judged chains, or x_0 without noise.
 
         Any fixed key would do for the noise; the average over more chains depends on it less.
         """
-        diffusion = self._actor(num_actions)
+        batch = observation.shape[:-1]
         if self.judged_chains == 0:
-            return diffusion.greedy_logits(actor, observation)
-        noise = diffusion.sample_noise(jax.random.key(0), self.judged_chains)  # [K, chains, A]
+            noise = jnp.zeros((self.denoising_steps, *batch, num_actions), observation.dtype)
+            return self._denoise(actor, latent, observation, noise)
+        drawn = self._actor(num_actions).sample_noise(jax.random.key(0), self.judged_chains)
 
         def of_chain(noise: jax.Array) -> jax.Array:
-            shape = (noise.shape[0], *observation.shape[:-1], num_actions)
-            middle = (noise.shape[0], *(1,) * (observation.ndim - 1), num_actions)
-            return diffusion.logits(
-                actor, observation, jnp.broadcast_to(noise.reshape(middle), shape)
-            )
+            middle = noise.reshape(noise.shape[0], *(1,) * len(batch), num_actions)
+            shape = (noise.shape[0], *batch, num_actions)
+            return self._denoise(actor, latent, observation, jnp.broadcast_to(middle, shape))
 
-        logits = jax.vmap(of_chain, in_axes=1)(noise)  # [chains, ..., A]
+        logits = jax.vmap(of_chain, in_axes=1)(drawn)  # [chains, ..., A]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)
+
+    def init_latent(self, spec: Spec) -> Any:
+        """[places, A] the answers: no preference at first; () where the chain starts from noise.
+
+        Raises:
+            ValueError: observations that do not say where in the episode they are.
+        """
+        if self.start == "noise":
+            return ()
+        if spec.layout[-1:] != ((PLACE, 1),):
+            raise ValueError(
+                "start 'last' needs observations that end with their place in the episode; "
+                "make the environment with features='places'"
+            )
+        return jnp.full((self.places, spec.num_actions), 1 / spec.num_actions)
+
+    def remember(self, latent: Any, observation: jax.Array, log_probability: jax.Array) -> Any:
+        """The answers [places, A] with those at observations [M, S] renewed."""
+        if self.start == "noise":
+            return latent
+        return latent.at[self._place(observation)].set(jnp.exp(log_probability))
+
+    def inputs(self, observation: jax.Array) -> jax.Array:
+        """[..., S'] observations without the place, which is a label and no quantity."""
+        return observation if self.start == "noise" else observation[..., :-1]
+
+    def _denoise(
+        self, actor: Any, latent: Any, observation: jax.Array, noise: jax.Array
+    ) -> jax.Array:
+        """[..., A] x_0 from noise [K, ..., A], whose x_K the last answers stand in for."""
+        if self.start == "last":
+            noise = noise.at[0].set(latent[self._place(observation)])
+        return self._actor(noise.shape[-1]).logits(actor, self.inputs(observation), noise)
+
+    def _place(self, observation: jax.Array) -> jax.Array:
+        """[...] int32, which answer belongs to observations [..., S]. Beyond ``places`` they
+        are counted from 0 again, and share."""
+        return observation[..., -1].astype(jnp.int32) % self.places
 
     def _actor(self, num_actions: int) -> DiffusionActor:
         return DiffusionActor(

@@ -25,12 +25,14 @@ class SAC(SoftActorCritic):
         return self._actor(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
 
     def logits(
-        self, actor: Any, observation: jax.Array, num_actions: int, key: jax.Array
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
     ) -> jax.Array:
         """[..., A] the policy's logits, which are not random."""
-        return self.greedy_logits(actor, observation, num_actions)
+        return self.greedy_logits(actor, latent, observation, num_actions)
 
-    def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
+    def greedy_logits(
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
+    ) -> jax.Array:
         """[..., A] the policy's logits."""
         logits: Any = self._actor(num_actions).apply(actor, observation)
         return logits

@@ -2,7 +2,8 @@
 
 Source: Christodoulou 2019, "Soft actor-critic for discrete action settings". A subclass
 says what the actor is by three methods: how its parameters are made, its logits at a
-minibatch of observations (from a key, where it is random), and its greedy logits.
+minibatch of observations (from a key, where it is random), and its greedy logits. An actor
+that starts from its own last answers keeps them in the learner's ``latent``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class SoftLearner(NamedTuple):
     actor_optimiser: Any  # optax states
     critic_optimiser: Any
     temperature_optimiser: Any
+    latent: Any = ()  # what the actor keeps of its answers; () for most
 
 
 @pytree
@@ -76,14 +78,30 @@ class SoftActorCritic:
         raise NotImplementedError
 
     def logits(
-        self, actor: Any, observation: jax.Array, num_actions: int, key: jax.Array
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
     ) -> jax.Array:
         """[..., A] of one draw of the policy at each observation [..., S]."""
         raise NotImplementedError
 
-    def greedy_logits(self, actor: Any, observation: jax.Array, num_actions: int) -> jax.Array:
+    def greedy_logits(
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
+    ) -> jax.Array:
         """[..., A] of what the policy is judged by at observations [..., S]."""
         raise NotImplementedError
+
+    # What a subclass may say.
+
+    def init_latent(self, spec: Spec) -> Any:
+        """What the actor keeps of its answers, at first."""
+        return ()
+
+    def remember(self, latent: Any, observation: jax.Array, log_probability: jax.Array) -> Any:
+        """``latent`` after the actor's answers [M, A] at observations [M, S]."""
+        return latent
+
+    def inputs(self, observation: jax.Array) -> jax.Array:
+        """[..., S'] the part of observations [..., S] that the networks see."""
+        return observation
 
     # The algorithm.
 
@@ -91,9 +109,8 @@ class SoftActorCritic:
         """Fresh parameters; the targets start equal to the critics."""
         key_actor, key_critics = jax.random.split(key)
         actor = self.init_actor(key_actor, spec)
-        critics = self._critics(spec.num_actions).init(
-            key_critics, jnp.zeros(spec.observation_size)
-        )
+        seen = self.inputs(jnp.zeros(spec.observation_size))
+        critics = self._critics(spec.num_actions).init(key_critics, seen)
         log_temperature = jnp.log(jnp.asarray(self.temperature, jnp.result_type(float)))
         return SoftLearner(
             actor=actor,
@@ -103,6 +120,7 @@ class SoftActorCritic:
             actor_optimiser=optax.adam(self.actor_learning_rate).init(actor),
             critic_optimiser=optax.adam(self.critic_learning_rate).init(critics),
             temperature_optimiser=optax.adam(self.temperature_learning_rate).init(log_temperature),
+            latent=self.init_latent(spec),
         )
 
     def init_memory(self, spec: Spec) -> tuple[()]:
@@ -120,19 +138,28 @@ class SoftActorCritic:
         """A draw from the policy while exploring, its greedy action when judged."""
         if explore:
             key_logits, key_action = jax.random.split(key)
-            logits = self.logits(learner.actor, observation, self._num_actions(learner), key_logits)
+            num_actions = self._num_actions(learner)
+            logits = self.logits(
+                learner.actor, learner.latent, observation, num_actions, key_logits
+            )
             action = jax.random.categorical(key_action, logits)
         else:
             action = jnp.argmax(self.preferences(learner, observation))
         return action.astype(jnp.int32), memory, ()
 
     def acting(self, learner: SoftLearner) -> SoftLearner:
-        """The actor alone."""
-        return SoftLearner(learner.actor, (), (), (), (), (), ())  # type: ignore[arg-type]
+        """The actor alone, and what it keeps of its answers."""
+        return SoftLearner(
+            learner.actor,
+            *((),) * 6,
+            latent=learner.latent,  # type: ignore[arg-type]
+        )
 
     def preferences(self, learner: SoftLearner, observation: jax.Array) -> jax.Array:
         """[A] the greedy logits."""
-        return self.greedy_logits(learner.actor, observation, self._num_actions(learner))
+        return self.greedy_logits(
+            learner.actor, learner.latent, observation, self._num_actions(learner)
+        )
 
     def update(
         self, learner: SoftLearner, batch: Transition, key: jax.Array
@@ -146,13 +173,16 @@ class SoftActorCritic:
         key_next, key_now = jax.random.split(key)
         temperature = jnp.exp(learner.log_temperature)
 
-        target_q: Any = critics.apply(learner.target_critics, batch.next_observation)  # [2, M, A]
-        next_logits = self.logits(learner.actor, batch.next_observation, num_actions, key_next)
+        next_seen, seen = self.inputs(batch.next_observation), self.inputs(batch.observation)
+        target_q: Any = critics.apply(learner.target_critics, next_seen)  # [2, M, A]
+        next_logits = self.logits(
+            learner.actor, learner.latent, batch.next_observation, num_actions, key_next
+        )
         next_value = losses.soft_value(jax.nn.log_softmax(next_logits), target_q, temperature)
         target = losses.td_target(batch.reward, batch.terminated, next_value, self.discount)
 
         def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            q: Any = critics.apply(params, batch.observation)  # [2, M, A]
+            q: Any = critics.apply(params, seen)  # [2, M, A]
             error = losses.squared_error(losses.chosen(q, batch.action), target)
             return jnp.sum(jnp.mean(error, axis=-1)), q  # each critic learns on its own
 
@@ -161,15 +191,16 @@ class SoftActorCritic:
         )
 
         def actor_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            logits = self.logits(params, batch.observation, num_actions, key_now)
+            logits = self.logits(params, learner.latent, batch.observation, num_actions, key_now)
             log_probability = jax.nn.log_softmax(logits)
             loss = -jnp.mean(losses.soft_value(log_probability, q, temperature))
-            return loss, jnp.mean(losses.entropy(log_probability))
+            return loss, log_probability
 
-        (actor_loss, entropy), actor_gradient = jax.value_and_grad(actor_loss_of, has_aux=True)(
-            learner.actor
-        )
+        (actor_loss, log_probability), actor_gradient = jax.value_and_grad(
+            actor_loss_of, has_aux=True
+        )(learner.actor)
 
+        entropy = jnp.mean(losses.entropy(log_probability))
         wanted = self.target_entropy
         if wanted is None:
             wanted = self.target_entropy_ratio * math.log(num_actions)
@@ -207,6 +238,7 @@ class SoftActorCritic:
             actor_optimiser=actor_optimiser,
             critic_optimiser=critic_optimiser,
             temperature_optimiser=temperature_optimiser,
+            latent=self.remember(learner.latent, batch.observation, log_probability),
         )
         return learner, metrics
 

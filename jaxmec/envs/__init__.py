@@ -28,7 +28,7 @@ ENVIRONMENTS = tuple(ABOUT)
 # What `make` takes for each environment beside the fields of a preset.
 CHOICES = {
     "CartPole-v1": (),
-    "SingleServerOffloading-v0": ("information", "features"),
+    "SingleServerOffloading-v0": ("information", "features", "privileged"),
     "MultiServerOffloading-v0": (
         "information",
         "features",
@@ -36,6 +36,7 @@ CHOICES = {
         "k",
         "allocate",
         "allocation_information",
+        "privileged",
     ),
 }
 

@@ -33,7 +33,8 @@ from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, sub
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
-FEATURES = ("queues", "times")
+FEATURES = ("queues", "times", "places")
+MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
 
@@ -121,6 +122,13 @@ class View(NamedTuple):
     remaining: Remaining | None  # what the station still has to decide in its slot
 
 
+class Privileged(NamedTuple):
+    """What the simulator knows beyond the scheduler's view, for critics while they learn."""
+
+    wait: jax.Array  # [B] true waits of the current task, in the preset's unit of time
+    turn: jax.Array  # [] how far the slot is, over all stations, 0 to 1
+
+
 class OffloadingEnvironment(environment.Environment):
     """What both offloading environments share."""
 
@@ -131,13 +139,15 @@ class OffloadingEnvironment(environment.Environment):
         params: OffloadingParams,
         information: str = "slot_start",
         features: str = "queues",
+        privileged: bool = False,
     ) -> None:
         """Args:
             params: the default parameters; their number of servers is the environment's.
             information: one of ``INFORMATION``; see :class:`View`.
             features: what an observation is made of: "queues", the task and the queues that
-                are seen, as published; or "times", beside them the waits and service times
-                that follow from the two.
+                are seen, as published; "times", beside them the waits and service times
+                that follow from the two; or "places", beside them where in the episode the
+                task is, a label: (slot · B + station) · N + position.
 
         Raises:
             ValueError: an unknown name, or information "slot" without a trace.
@@ -155,7 +165,15 @@ class OffloadingEnvironment(environment.Environment):
                 f"got {type(params.workload).__name__}"
             )
         self.information = information
-        self.with_times = features == "times"
+        slots = params.workload.slots
+        if features == "places" and is_concrete(slots):
+            places = int(slots) * params.network.num_servers * params.workload.positions
+            if places > MAX_PLACES:
+                raise ValueError(
+                    f"features 'places' counts at most {MAX_PLACES} places of an episode, "
+                    f"got {places}"
+                )
+        self.feature_set = features
         self._default_params = params
         self.num_servers = params.network.num_servers
 
@@ -224,6 +242,9 @@ class OffloadingEnvironment(environment.Environment):
             "slot": state.cursor.slot,
             "final_observation": self.observe_state(going_on, params),
         }
+        if self.privileged:
+            info["privileged"] = self.reveal(state, params)
+            info["final_privileged"] = self.reveal(going_on, params)
         observation = self.observe_state(next_state, params)
         return observation, next_state, reward, jnp.zeros_like(truncated), truncated, info
 
@@ -271,6 +292,14 @@ class OffloadingEnvironment(environment.Environment):
             remaining = params.workload.remaining(state.cursor)
         return View(state.task, queues, progress, remaining)
 
+    def reveal(self, state: OffloadingState, params: OffloadingParams) -> Privileged:
+        """What the simulator knows of a state, whatever the information model."""
+        wait = waiting_time(params.network, state.queues, state.task) / params.scales.slot
+        workload, cursor = params.workload, state.cursor
+        stations = getattr(workload, "stations", self.num_servers)
+        turn = (cursor.station + cursor.position / workload.positions) / stations
+        return Privileged(wait, turn.astype(wait.dtype))
+
     def features(self, state: OffloadingState, params: OffloadingParams) -> dict[str, jax.Array]:
         """The observation by name, each feature [] or [B] and of order 1.
 
@@ -296,11 +325,15 @@ class OffloadingEnvironment(environment.Environment):
             features["remaining_tasks"] = view.remaining.tasks / params.workload.positions
             total = jnp.sum(capacity) * scales.slot
             features["remaining_work"] = view.remaining.work / total
-        if self.with_times:
+        if self.feature_set == "times":
             wait = waiting_time(params.network, view.queues, view.task)
             features["wait"] = wait / scales.slot
             features["serve"] = service_time(params.network, view.task) / scales.slot
             features["compute"] = view.task.work / capacity / scales.slot
+        elif self.feature_set == "places":
+            cursor = state.cursor
+            station = cursor.slot * self.num_servers + cursor.station
+            features["place"] = station * params.workload.positions + cursor.position
         dtype = jnp.result_type(view.queues.backlog)
         return {name: jnp.asarray(value, dtype) for name, value in features.items()}
 
@@ -439,9 +472,10 @@ class MultiServerOffloading(OffloadingEnvironment):
         k: int = 3,
         allocate: str = "cwa",
         allocation_information: str = "true",
+        privileged: bool = False,
     ) -> None:
         """Args:
-            params, information, features: as for :class:`OffloadingEnvironment`.
+            params, information, features, privileged: as for :class:`OffloadingEnvironment`.
             action: one of ``ACTIONS``.
             k: how many servers an action "top_k" names, 1..B.
             allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
@@ -450,7 +484,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         Raises:
             ValueError: an unknown name, subsets of more than 10 servers, or k outside 1..B.
         """
-        super().__init__(params, information, features)
+        super().__init__(params, information, features, privileged)
         for field, value, allowed in (
             ("action", action, ACTIONS),
             ("allocate", allocate, tuple(ALLOCATIONS)),

@@ -66,7 +66,7 @@ def test_judged_by_many_chains_it_follows_the_policy_that_explores(batch):
     agent = DSAC.published(hidden=(16,), judged_chains=4000)
     learner = agent.init(jax.random.key(0), SPEC)
     observations = batch.observation[:3]
-    together = jax.jit(lambda s: agent.greedy_logits(learner.actor, s, 4))(observations)
+    together = jax.jit(lambda s: agent.greedy_logits(learner.actor, learner.latent, s, 4))(observations)
     alone = jax.jit(agent.preferences)(learner, observations[1])
     np.testing.assert_allclose(together[1], alone, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jnp.exp(together).sum(axis=-1), 1, rtol=1e-4)
@@ -88,7 +88,7 @@ def test_exploring_draws_the_noise_and_then_the_action(batch):
     @jax.vmap
     def draw(key):
         action, _, _ = agent.act(learner, (), observation, key, True)
-        logits = agent.logits(learner.actor, observation, 4, key)
+        logits = agent.logits(learner.actor, learner.latent, observation, 4, key)
         return action, jax.nn.softmax(logits)
 
     action, probability = draw(keys)

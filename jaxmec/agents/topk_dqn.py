@@ -1,0 +1,56 @@
+"""Top-k DQN: one value a server, and the k best servers act together (SMCoEdge).
+
+Source: Xu et al. 2024, "SMCoEdge: simultaneous multi-server offloading for collaborative
+mobile edge computing"; MODEL, "Methods". A set of k servers needs B values instead of one
+for each of its B-choose-k sets.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.agents import checks
+from jaxmec.agents.q_learning import QLearning
+from jaxmec.struct import pytree, static
+
+
+@pytree
+class TopKDQN(QLearning):
+    """Deep Q-network whose action is the k servers of largest value, the best first.
+
+    The value of the j-th server chosen is drawn to r + γ times the j-th largest value of the
+    next state. Fields, errors and algorithm are those of
+    :class:`jaxmec.agents.q_learning.QLearning`; the environment's action is "top_k" with the
+    same ``servers``.
+    """
+
+    servers: int = static(default=3)  # k, servers that one task is split among, 1..B
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole("servers", self.servers, least=1)
+
+    def greedy(self, q: jax.Array) -> jax.Array:
+        """[k] int32, the servers of the largest values [B], the largest first.
+
+        Raises:
+            ValueError: more servers than there are.
+        """
+        if self.servers > q.shape[-1]:
+            raise ValueError(
+                f"servers must be at most the number of servers, {q.shape[-1]}, got {self.servers}"
+            )
+        return jax.lax.top_k(q, self.servers)[1].astype(jnp.int32)
+
+    def random(self, key: jax.Array, num_actions: int) -> jax.Array:
+        """[k] int32, any k different servers in any order."""
+        return jax.random.permutation(key, num_actions)[: self.servers].astype(jnp.int32)
+
+    def taken(self, q: jax.Array, action: jax.Array) -> jax.Array:
+        """[M, k] the values, of [M, B], of the servers chosen [M, k]."""
+        return jnp.take_along_axis(q, action, axis=-1)
+
+    def next_value(self, target_q: jax.Array, judge: jax.Array) -> jax.Array:
+        """[M, k] values, of ``target_q`` [M, B], of the servers with the k largest in ``judge``."""
+        return jnp.take_along_axis(target_q, self.greedy(judge), axis=-1)
