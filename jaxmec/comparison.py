@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +13,116 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from jaxmec.experiment import Report, t_interval
+from jaxmec.experiment import Report
+from jaxmec.statistics import (
+    Interval,
+    bootstrap_interval,
+    interquartile_interval,
+    interquartile_mean,
+    t_interval,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What policies are compared by."""
+
+    name: str  # of the entry in a report's values
+    title: str  # for tables and axes, with its unit
+    decimals: int
+    smaller_is_better: bool
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("makespan", "mean make-span (s)", 4, True),
+        Metric("failed", "failed tasks (share)", 4, True),
+        Metric("return", "mean return", 1, False),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of a comparison."""
+    """One line of a comparison.
+
+    Numbers are in the metric's unit, ratios without one. All intervals are of 95 %, over
+    seeds, or over episodes where nothing learns.
+    """
 
     name: str
     information: str  # what the policy sees
     waits: str  # what whoever allocates sees: "true" or "seen"
     seeds: int  # S, training seeds; 1 for what does not learn
-    makespan: float  # s, mean over seeds and episodes
-    interval: tuple[float, float]  # s, 95 %, over seeds (episodes where there is one)
-    ratio: float  # over the reference on the same episodes
-    ratio_interval: tuple[float, float]  # 95 %, paired
-    failed: float  # share of tasks that missed their deadline
+    episodes: int
+    mean: float  # over seeds and episodes
+    interval: Interval  # of the mean, Student's t
+    iqm: float  # interquartile mean of the seeds' means
+    iqm_interval: Interval  # bootstrap
+    difference: float  # less the reference, on the same episodes
+    difference_interval: Interval  # paired, bootstrap
+    ratio: float  # over the reference, on the same episodes
+    ratio_interval: Interval  # paired, Student's t
+    failed: float  # share of tasks that missed their deadline; NaN where there are none
+    failed_interval: Interval  # bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Reports on the same episodes, beside one that all are divided by."""
+    """Reports on the same episodes, beside one that all are set against.
+
+    Raises:
+        ValueError: a report on other episodes than the reference.
+    """
 
     reports: Sequence[Report]
     reference: Report
+    metric: str = "makespan"
 
     @property
-    def by_makespan(self) -> list[Report]:
-        """The reports, shortest mean make-span first."""
-        return sorted(self.reports, key=lambda report: report.mean("makespan"))
+    def by_metric(self) -> list[Report]:
+        """The reports, best mean first."""
+        sign = 1 if METRICS[self.metric].smaller_is_better else -1
+        return sorted(self.reports, key=lambda report: sign * report.mean(self.metric))
 
     @property
     def rows(self) -> list[Row]:
         """The lines, in that order."""
-        rows = []
-        for report in self.by_makespan:
-            ratio = report.ratio(self.reference)
-            options = dict(report.setting.options)
-            single = report.setting.env.startswith("Single")
-            rows.append(
-                Row(
-                    name=report.name,
-                    information=report.information or "",
-                    waits="-" if single else options.get("allocation_information", "true"),
-                    seeds=report.num_seeds,
-                    makespan=report.mean("makespan"),
-                    interval=report.interval("makespan"),
-                    ratio=float(ratio.mean()),
-                    ratio_interval=t_interval(ratio),
-                    failed=report.mean("failed"),
-                )
-            )
-        return rows
+        return [self._row(report) for report in self.by_metric]
+
+    def _row(self, report: Report) -> Row:
+        samples = report.samples(self.metric)
+        difference = report.difference(self.reference, self.metric)
+        ratio = report.ratio(self.reference, self.metric)
+        multi = report.setting.env.startswith("Multi")
+        fails = "failed" in report.values
+        return Row(
+            name=report.name,
+            information=report.information or "",
+            waits=dict(report.setting.options).get("allocation_information", "true")
+            if multi
+            else "-",
+            seeds=report.num_seeds,
+            episodes=report.values[self.metric].shape[1],
+            mean=report.mean(self.metric),
+            interval=report.interval(self.metric),
+            iqm=interquartile_mean(samples),
+            iqm_interval=interquartile_interval(samples),
+            difference=float(difference.mean()),
+            difference_interval=bootstrap_interval(difference),
+            ratio=float(ratio.mean()),
+            ratio_interval=t_interval(ratio),
+            failed=report.mean("failed") if fails else float("nan"),
+            failed_interval=bootstrap_interval(report.samples("failed"))
+            if fails
+            else (float("nan"), float("nan")),
+        )
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headers and lines, as text; make-spans in s."""
-        headers = ["method", "sees", "waits", "seeds", "make-span", "± 95 %",
+        """Headers and lines, as text that fits a terminal."""
+        metric = METRICS[self.metric]
+        headers = ["method", "sees", "waits", "seeds", metric.title, "± 95 %",
                    f"/ {self.reference.name}", "failed"]  # fmt: skip
         lines = [
             [
@@ -75,10 +130,10 @@ class Comparison:
                 row.information,
                 row.waits,
                 str(row.seeds),
-                f"{row.makespan:.4f}",
-                f"{(row.interval[1] - row.interval[0]) / 2:.4f}",
+                f"{row.mean:.{metric.decimals}f}",
+                f"{(row.interval[1] - row.interval[0]) / 2:.{metric.decimals}f}",
                 f"{row.ratio:.3f}",
-                f"{100 * row.failed:.2f} %",
+                "-" if np.isnan(row.failed) else f"{100 * row.failed:.2f} %",
             ]
             for row in self.rows
         ]
@@ -95,10 +150,32 @@ class Comparison:
         return table
 
     def markdown(self) -> str:
-        """For a document."""
-        headers, lines = self.cells()
-        rows = [headers, ["---"] * 3 + ["---:"] * (len(headers) - 3), *lines]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+        """For a document: what :meth:`cells` has, and each figure's interval."""
+        metric = METRICS[self.metric]
+        headers = ["method", "sees", "waits", "seeds", metric.title, "95 % (t)",
+                   "interquartile mean", "95 %", f"− {self.reference.name}", "95 %, paired",
+                   f"/ {self.reference.name}", "failed", "95 %"]  # fmt: skip
+        lines = []
+        for row in self.rows:
+            fails = not np.isnan(row.failed)
+            lines.append(
+                [
+                    row.name,
+                    row.information or "-",
+                    row.waits,
+                    str(row.seeds),
+                    f"{row.mean:.{metric.decimals}f}",
+                    interval_text(row.interval, metric.decimals),
+                    f"{row.iqm:.{metric.decimals}f}",
+                    interval_text(row.iqm_interval, metric.decimals),
+                    f"{row.difference:+.{metric.decimals}f}",
+                    interval_text(row.difference_interval, metric.decimals, sign="+"),
+                    f"{row.ratio:.3f}",
+                    f"{100 * row.failed:.2f} %" if fails else "-",
+                    interval_text(row.failed_interval, 2, factor=100) if fails else "-",
+                ]
+            )
+        return markdown_table(headers, lines, left=3)
 
     def save(self, path: Path, **about: Any) -> None:
         """Write every seed's and episode's figures, and the rows, as JSON."""
@@ -115,3 +192,57 @@ class Comparison:
             },
         }
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def row_record(row: Row) -> dict[str, Any]:
+    """A row as one line of a CSV file: an interval becomes two columns, ..._low and ..._high."""
+    record: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(row).items():
+        if isinstance(value, tuple):
+            record[f"{name}_low"], record[f"{name}_high"] = value
+        else:
+            record[name] = value
+    return record
+
+
+def value_records(report: Report) -> list[dict[str, Any]]:
+    """Every seed's and episode's figures, one line each."""
+    metrics = list(report.values)
+    return [
+        {
+            "method": report.name,
+            "seed": seed,
+            "episode": episode,
+            **{name: float(report.values[name][seed, episode]) for name in metrics},
+        }
+        for seed in range(report.num_seeds)
+        for episode in range(report.values[metrics[0]].shape[1])
+    ]
+
+
+def write_csv(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as a CSV file whose columns are the first record's keys.
+
+    Raises:
+        ValueError: no records, or one with a key that the first has not.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError(f"there are no records to write to {path}")
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def interval_text(interval: Interval, decimals: int, factor: float = 1.0, sign: str = "") -> str:
+    """ "low to high", or "-" where there is none."""
+    if np.isnan(interval).any():
+        return "-"
+    return " to ".join(f"{factor * end:{sign}.{decimals}f}" for end in interval)
+
+
+def markdown_table(headers: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose first columns, ``left`` of them, are texts, and the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(headers) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rule, *lines))

@@ -16,19 +16,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from jaxmec import agents, envs
 from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset
 from jaxmec.methods import find_method
-from jaxmec.naming import suggestion
+from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
+from jaxmec.statistics import t_interval
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
 from jaxmec.training.loop import History, TrainConfig
+from jaxmec.training.progress import Display
 from jaxmec.training.rollout import make_spec
 
 PathLike = str | os.PathLike[str]
@@ -206,7 +207,7 @@ def train(
     config: TrainConfig | None = None,
     directory: PathLike | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Display = True,
     deterministic: bool = False,
     name: str | None = None,
     env_options: Mapping[str, Any] | None = None,
@@ -222,7 +223,7 @@ def train(
         config: all sizes of the training; by default the method's.
         directory: where metrics and checkpoints go; nowhere by default.
         resume: go on from the newest checkpoint in ``directory``, to the bit.
-        progress: show a progress display.
+        progress: show a progress display, or the caller's own.
         deterministic: ask a GPU for operations that give the same bits every time; slower.
         name: what to call the result; by default the method's name.
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
@@ -251,7 +252,7 @@ def train(
 
     of_config = {f.name for f in dataclasses.fields(TrainConfig)}
     of_agent = {f.name for f in dataclasses.fields(agent)}  # type: ignore[arg-type]
-    of_env = _option_names(env)
+    of_env = option_names(env)
     unknown = [key for key in options if key not in of_config | of_agent | of_env]
     if unknown:
         hint = suggestion(unknown[0], sorted(of_config | of_agent | of_env))
@@ -286,11 +287,12 @@ def train(
     return result
 
 
-def _option_names(env: str) -> set[str]:
+def option_names(env: str) -> set[str]:
     """The options that `jaxmec.make` takes for an environment."""
     if env == "CartPole-v1":
         return {field.name for field in dataclasses.fields(envs.CartPoleParams)}
-    return {*envs.CHOICES[env], *(field.name for field in dataclasses.fields(Preset))}
+    choices = look_up("environment", env, envs.CHOICES)
+    return {*choices, *(field.name for field in dataclasses.fields(Preset))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,14 +326,43 @@ class Report:
 
     def ratio(self, reference: Report, metric: str = "makespan") -> np.ndarray:
         """[n] this report over another on the same episodes, paired (see :meth:`samples`)."""
+        self._check_same_episodes(reference)
         mine, other = self.values[metric], reference.values[metric]
-        if mine.shape[1] != other.shape[1]:
-            raise ValueError(
-                f"the reports have {mine.shape[1]} and {other.shape[1]} episodes: not the same ones"
-            )
         if self.num_seeds > 1:
             return mine.mean(axis=1) / other.mean()
         return mine[0] / other.mean(axis=0)
+
+    def difference(self, reference: Report, metric: str = "makespan") -> np.ndarray:
+        """[n] this report less another on the same episodes: paired by episode and by seed.
+
+        One a seed where either has several (a report of one seed is set against each of the
+        other's), else one an episode.
+
+        Raises:
+            ValueError: not the same episodes, or both with several seeds, but not as many.
+        """
+        mine, other = self.values[metric], reference.values[metric]
+        self._check_same_episodes(reference)
+        if self.num_seeds > 1 < reference.num_seeds != self.num_seeds:
+            raise ValueError(
+                f"{self.name} has {self.num_seeds} seeds and {reference.name} has "
+                f"{reference.num_seeds}: they cannot be paired"
+            )
+        difference = mine - other
+        return difference.mean(axis=1) if difference.shape[0] > 1 else difference[0]
+
+    def _check_same_episodes(self, reference: Report) -> None:
+        """Both met the same arrivals: as many episodes, and as many tasks in each."""
+        mine, other = (report.values["return"].shape[1] for report in (self, reference))
+        if mine != other:
+            raise ValueError(f"the reports have {mine} and {other} episodes: not the same ones")
+        if "makespan" in self.values and "length" in self.values and "length" in reference.values:
+            tasks, others = self.values["length"], reference.values["length"]
+            if not np.array_equal(tasks[0], others[0]):
+                raise ValueError(
+                    f"{self.name} met {tasks[0].astype(int).tolist()} tasks and {reference.name} "
+                    f"{others[0].astype(int).tolist()}: not the same episodes"
+                )
 
     def __str__(self) -> str:
         over = "seeds" if self.num_seeds > 1 else "episodes"
@@ -340,18 +371,6 @@ class Report:
             low, high = self.interval(metric)
             lines.append(f"  {metric:<10} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]")
         return "\n".join(lines)
-
-
-def t_interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean of [n] samples; of one sample, (NaN, NaN)."""
-    if samples.size < 2:
-        return float("nan"), float("nan")
-    if np.ptp(samples) == 0:
-        return float(samples[0]), float(samples[0])
-    low, high = scipy.stats.t.interval(
-        level, samples.size - 1, loc=samples.mean(), scale=scipy.stats.sem(samples)
-    )
-    return float(low), float(high)
 
 
 def evaluate(

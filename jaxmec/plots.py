@@ -1,4 +1,4 @@
-"""Figures: learning curves and comparisons, with 95 % intervals over seeds.
+"""Figures: learning curves, comparisons, sweeps, profiles, with 95 % intervals over seeds.
 
 Every function returns a ``matplotlib.figure.Figure`` of its own and leaves pyplot's global
 state alone, so that it works without a display and in any thread. matplotlib is loaded
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+
+from jaxmec.statistics import mean_interval, performance_profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 FORMATS = ("png", "svg", "pdf")
-CONFIDENCE = 0.95
 
 _STYLE: Any = {
     "axes.axisbelow": True,
@@ -44,10 +44,10 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Curve:
-    """What several seeds measured while they learned."""
+    """What several seeds measured while they learned, or at the points of a sweep."""
 
     # Given as anything that NumPy reads, kept as NumPy arrays.
-    steps: Any  # [P] environment steps, growing
+    steps: Any  # [P] environment steps, or what is swept, growing
     values: Any  # [S, P] in the unit of the axis; NaN where a seed has no value
 
     def __post_init__(self) -> None:
@@ -63,24 +63,6 @@ class Curve:
                 f"values must have the shape [S, {steps.size}], one row a seed and one column "
                 f"a step, got {values.shape}"
             )
-
-
-def mean_interval(values: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Mean over seeds and the half-width of its 95 % confidence interval.
-
-    Args:
-        values: [S, ...], one entry a seed (or episode) along the first axis.
-
-    Returns:
-        Both [...]: the mean, and ``t · s / √S`` with the quantile t of Student's
-        distribution with S − 1 degrees of freedom. One seed alone has no interval: NaN.
-    """
-    values = np.asarray(values, float)
-    count = values.shape[0]
-    if count < 2:
-        return values.mean(axis=0), np.full(values.shape[1:], np.nan)
-    t = stdtrit(count - 1, (1 + CONFIDENCE) / 2)
-    return values.mean(axis=0), t * values.std(axis=0, ddof=1) / np.sqrt(count)
 
 
 def learning_curves(
@@ -123,6 +105,103 @@ def learning_curves(
         axes.margins(x=0.01)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         figure.legend(loc="outside right upper", title=_interval_note(curves), alignment="left")
+    return figure
+
+
+def sweep_curves(
+    curves: Mapping[str, Curve],
+    xlabel: str,
+    ylabel: str,
+    *,
+    title: str = "",
+) -> Figure:
+    """One line a method against a swept quantity: means, with 95 % intervals as whiskers.
+
+    Args:
+        curves: by the name of the legend; S are seeds, or episodes of what does not learn.
+            The points of different curves stand side by side, so that no whisker hides
+            another.
+        xlabel, ylabel: what is swept and what is measured, with their units.
+        title: above the axes; empty for none.
+
+    Raises:
+        ValueError: no curves.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not curves:
+        raise ValueError("curves is empty; expected at least one")
+    places = np.unique(np.concatenate([curve.steps for curve in curves.values()]))
+    gap = np.diff(places).min() if places.size > 1 else 1.0
+    shifts = np.linspace(-0.15, 0.15, len(curves)) * gap if len(curves) > 1 else [0.0]
+    with _styled() as (Figure, _):
+        figure = Figure(figsize=(7.5, max(4.0, 1.2 + 0.22 * len(curves))))
+        axes = figure.add_subplot()
+        for (name, curve), (dash, colour), mark, shift in zip(
+            curves.items(), _line_styles(), cycle("osD^v"), shifts, strict=False
+        ):
+            mean, half = mean_interval(curve.values)
+            axes.errorbar(
+                curve.steps + shift, mean, yerr=half, label=name, color=colour, ls=dash,
+                marker=mark, markersize=4, lw=1.2, elinewidth=1, capsize=2,
+            )  # fmt: skip
+        if places.size <= 10:
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        figure.legend(
+            loc="outside right upper",
+            title="mean, 95 % interval over seeds\n(episodes where nothing learns)",
+            alignment="left",
+        )
+    return figure
+
+
+def performance_profiles(
+    scores: Mapping[str, ArrayLike],
+    xlabel: str,
+    *,
+    thresholds: ArrayLike | None = None,
+    title: str = "",
+) -> Figure:
+    """One line a method: the share of its runs whose score is at most each threshold.
+
+    Higher is better, and the line's place where it crosses 0.5 is the median. The mean over
+    seeds, its 95 % interval shaded (Agarwal et al. 2021).
+
+    Args:
+        scores: by the name of the legend, [S, X]: S seeds, X episodes of all settings;
+            less is better.
+        xlabel: what the scores are.
+        thresholds: [T], growing; by default 201 over what is between the smallest and the
+            99th percentile of the scores.
+        title: above the axes; empty for none.
+
+    Raises:
+        ValueError: no scores, or scores that are not [S, X].
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not scores:
+        raise ValueError("scores is empty; expected at least one method")
+    arrays = {name: np.asarray(values, float) for name, values in scores.items()}
+    for name, values in arrays.items():
+        if values.ndim != 2 or values.size == 0:
+            raise ValueError(f"scores of {name!r} must have the shape [S, X], got {values.shape}")
+    if thresholds is None:
+        everything = np.concatenate([np.ravel(values) for values in arrays.values()])
+        thresholds = np.linspace(np.nanmin(everything), np.nanpercentile(everything, 99), 201)
+    with _styled() as (Figure, _):
+        figure = Figure(figsize=(7.5, max(4.0, 1.2 + 0.22 * len(arrays))))
+        axes = figure.add_subplot()
+        for (name, values), (dash, colour) in zip(arrays.items(), _line_styles(), strict=False):
+            mean, half = mean_interval(performance_profile(values, thresholds))
+            axes.plot(thresholds, mean, dash, color=colour, label=name, drawstyle="steps-post")
+            low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+            axes.fill_between(thresholds, low, high, color=colour, alpha=0.2, lw=0, step="post")
+        axes.margins(x=0.01)
+        axes.set(xlabel=xlabel, ylabel="share of episodes at most there", ylim=(0, 1.02))
+        axes.set_title(title)
+        figure.legend(
+            loc="outside right upper", title="mean, 95 % interval\nover seeds", alignment="left"
+        )
     return figure
 
 

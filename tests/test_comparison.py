@@ -1,23 +1,23 @@
 """Tables of reports: paired ratios, intervals, order, and what is written to disk."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxmec.comparison import Comparison
+from jaxmec.comparison import Comparison, row_record, value_records, write_csv
 from jaxmec.experiment import Report, Setting
 
 SETTING = Setting("MultiServerOffloading-v0", "amcoedge")
 
 
-def report(name, makespans, information="slot_start"):
+def report(name, makespans, information="slot_start", **more):
     values = np.array(makespans, float)
     zeros = np.zeros_like(values)
-    return Report(
-        name, SETTING, information, {"makespan": values, "return": -values, "failed": zeros}
-    )
+    metrics = {"makespan": values, "return": -values, "failed": zeros, **more}
+    return Report(name, SETTING, information, metrics)
 
 
 @pytest.fixture
@@ -55,3 +55,78 @@ def test_it_is_shown_and_saved_with_every_value(comparison, tmp_path):
 def test_reports_of_different_episodes_are_not_compared():
     with pytest.raises(ValueError, match="3 and 2 episodes"):
         report("a", [[1, 2, 3]]).ratio(report("b", [[1, 2]]))
+
+
+def test_differences_are_paired_by_episode_and_seed():
+    reference = report("reference", [[1.0, 3.0], [2.0, 5.0]])
+    ours = report("ours", [[0.5, 2.5], [1.4, 4.8]])
+    # Seed by seed: mean of (-0.5, -0.5) and of (-0.6, -0.2).
+    np.testing.assert_allclose(ours.difference(reference), [-0.5, -0.4])
+    rule = report("rule", [[1.0, 1.0]])
+    np.testing.assert_allclose(ours.difference(rule), [0.5, 2.1])
+    np.testing.assert_allclose(rule.difference(ours), [-0.5, -2.1])
+    np.testing.assert_allclose(rule.difference(report("other", [[0.0, 3.0]])), [1.0, -2.0])
+    with pytest.raises(ValueError, match=r"3 seeds .* 2"):
+        report("three", [[1.0, 1.0]] * 3).difference(ours)
+
+
+def test_rows_carry_the_paired_difference_and_its_bootstrap_interval():
+    reference = report("reference", [[1.0, 9.0]])
+    noisy = report("noisy", [[0.9, 8.9], [0.9, 8.7], [1.0, 8.8], [0.8, 8.8]])
+    row = next(row for row in Comparison([reference, noisy], reference).rows if row.seeds == 4)
+    seeds = np.array([-0.1, -0.2, -0.1, -0.2])
+    assert row.difference == pytest.approx(seeds.mean())
+    low, high = row.difference_interval
+    assert -0.2 - 1e-9 <= low < -0.15 < high <= -0.1 + 1e-9
+    assert row.iqm == pytest.approx(np.mean([4.8, 4.8, 4.9, 4.9]), abs=0.05)
+
+
+def test_reports_of_different_arrivals_are_not_compared():
+    tasks = {"length": np.array([[70.0, 80.0]])}
+    others = {"length": np.array([[70.0, 81.0]])}
+    a, b = report("a", [[1, 2]], **tasks), report("b", [[1, 2]], **others)
+    with pytest.raises(ValueError, match=r"a met \[70, 80\] tasks and b \[70, 81\]"):
+        a.difference(b)
+    with pytest.raises(ValueError, match="not the same episodes"):
+        a.ratio(b)
+    assert a.ratio(a).tolist() == [1.0, 1.0]
+
+
+def test_returns_are_compared_best_first():
+    setting = Setting("CartPole-v1")
+    low, high = (
+        Report(name, setting, None, {"return": np.array(values), "length": np.array(values)})
+        for name, values in (("low", [[9.0, 10.0]]), ("high", [[400.0, 500.0], [450.0, 440.0]]))
+    )
+    table = Comparison([low, high], low, "return")
+    assert [row.name for row in table.rows] == ["high", "low"]
+    assert np.isnan(table.rows[0].failed)
+    assert "| high | - | - | 2 | 447.5 |" in table.markdown()
+
+
+def test_csv_has_every_row_and_value(comparison, tmp_path):
+    write_csv(tmp_path / "rows.csv", map(row_record, comparison.rows))
+    with (tmp_path / "rows.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["name"] for row in rows] == ["optimal", "learned", "rule"]
+    assert float(rows[1]["mean"]) == pytest.approx(1.575)
+    assert float(rows[1]["difference"]) == pytest.approx(0.075)
+    low, high = comparison.rows[1].difference_interval
+    assert float(rows[1]["difference_interval_low"]) == low
+    assert float(rows[1]["difference_interval_high"]) == high
+
+    write_csv(tmp_path / "values.csv", value_records(comparison.reports[2]))
+    with (tmp_path / "values.csv").open() as stream:
+        values = list(csv.DictReader(stream))
+    assert [(v["seed"], v["episode"], float(v["makespan"])) for v in values] == [
+        ("0", "0", 0.9), ("0", "1", 1.8), ("1", "0", 1.2), ("1", "1", 2.4),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"no records to write to .*empty\.csv"):
+        write_csv(tmp_path / "empty.csv", [])
+
+
+def test_markdown_says_each_interval(comparison):
+    lines = comparison.markdown().splitlines()
+    assert "95 %, paired" in lines[0] and "− optimal" in lines[0]
+    assert lines[1].count("---") == lines[0].count("|") - 1
+    assert "| +0.0750 |" in next(line for line in lines if "learned" in line)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import jaxmec
-from jaxmec.experiment import t_interval
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointMissing
 
 SMALL = {
@@ -126,14 +125,6 @@ def test_a_policy_meets_only_environments_it_fits(cartpole, amsa):
         jaxmec.evaluate(cartpole, env=MULTI)
     with pytest.raises(ValueError, match="observations"):
         jaxmec.evaluate(amsa, information="local", episodes=1)
-
-
-def test_the_t_interval_against_a_hand_worked_one():
-    # Four numbers of mean 2.5 and standard error 0.6455; t(0.975, 3) = 3.1824.
-    low, high = t_interval(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert low == pytest.approx(2.5 - 3.182446 * 0.6454972, abs=1e-5)
-    assert high == pytest.approx(2.5 + 3.182446 * 0.6454972, abs=1e-5)
-    assert all(np.isnan(t_interval(np.array([1.0]))))
 
 
 def test_a_run_resumed_ends_with_the_same_policy(tmp_path):

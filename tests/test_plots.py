@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxmec import plots
+from jaxmec.statistics import mean_interval
 
 
 def curve(seeds: int, height: float = 400.0) -> plots.Curve:
@@ -81,6 +82,28 @@ FIGURES = {
     "many bars": lambda: plots.comparison_bars(
         {f"scheduler {i}": np.linspace(-i - 1, -i, 3) for i in range(25)}, "return per episode"
     ),
+    "sweep": lambda: plots.sweep_curves(
+        {
+            f"method {i} (published)": plots.Curve(
+                np.arange(1, 11) / 10, i + np.random.default_rng(i).normal(0, 0.1, (5, 10))
+            )
+            for i in range(10)
+        },
+        "deadline (s)",
+        "mean make-span (s)",
+        title="amcoedge, 5 seeds",
+    ),
+    "sweep of one point": lambda: plots.sweep_curves(
+        {"a": plots.Curve([0.5], [[1.0], [2.0]]), "b": plots.Curve([0.5], [[1.0]])}, "x", "y"
+    ),
+    "profiles": lambda: plots.performance_profiles(
+        {
+            f"method {i}": 1 + 0.1 * i * np.random.default_rng(i).random((3, 40))
+            for i in range(1, 9)
+        },
+        "make-span of an episode / optimal",
+        title="amcoedge-methods",
+    ),
     "one bar": lambda: plots.comparison_bars({"nothing": [0.0]}, "failed tasks (%)"),
 }
 
@@ -101,25 +124,6 @@ def test_legibility_check_sees_clipped_and_overlapping_text():
         assert_legible(overlapping)
 
 
-def test_interval_is_student_t():
-    mean, half = plots.mean_interval([[1.0], [2.0], [3.0], [4.0], [5.0]])
-    assert mean == pytest.approx([3.0])
-    # t of 4 degrees of freedom at 0.975, from a table: 2.776
-    assert half == pytest.approx([2.776445 * np.sqrt(2.5) / np.sqrt(5)], rel=1e-6)
-
-
-def test_interval_covers_the_mean_95_times_in_100():
-    samples = np.random.default_rng(0).normal(7.0, 3.0, (5, 20_000))
-    mean, half = plots.mean_interval(samples)
-    assert np.mean(np.abs(mean - 7.0) <= half) == pytest.approx(0.95, abs=0.005)
-
-
-def test_one_seed_has_no_interval():
-    mean, half = plots.mean_interval([[4.0, 5.0]])
-    assert mean.tolist() == [4.0, 5.0]
-    assert np.isnan(half).all()
-
-
 def test_curve_shows_mean_and_interval():
     data = plots.Curve([0, 10, 20], [[1.0, 2.0, 3.0], [3.0, 6.0, 5.0]])
     (axes,) = plots.learning_curves({"a": data}, "cost (s)", references={"best": 0.5}).axes
@@ -128,7 +132,7 @@ def test_curve_shows_mean_and_interval():
     assert line.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert reference.get_ydata() == [0.5, 0.5]
     (shade,) = axes.collections
-    _, half = plots.mean_interval(data.values)
+    _, half = mean_interval(data.values)
     low, high = np.array([2.0, 4.0, 4.0]) - half, np.array([2.0, 4.0, 4.0]) + half
     corners = shade.get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(low.min())
@@ -162,6 +166,31 @@ def test_bars_show_mean_interval_and_numbers():
     numbers = {text for text, _ in visible_texts(figure)}
     assert {"2.000 ± 2.484", "4.000"} <= numbers  # 4.303 · 1 / √3
     assert axes.yaxis_inverted()  # the first row is at the top
+
+
+def test_sweep_shows_means_and_intervals_side_by_side():
+    data = {"a": plots.Curve([1, 2], [[1.0, 2.0], [3.0, 6.0]]), "b": plots.Curve([1, 2], [[5, 7]])}
+    (axes,) = plots.sweep_curves(data, "deadline (s)", "failed tasks (share)").axes
+    a, b = axes.containers
+    assert a.lines[0].get_ydata().tolist() == [2.0, 4.0]
+    _, half = mean_interval(data["a"].values)
+    (whiskers,) = a.lines[2]
+    first, second = whiskers.get_segments()
+    assert [first[0, 1], first[1, 1]] == pytest.approx([2.0 - half[0], 2.0 + half[0]])
+    assert [second[0, 1], second[1, 1]] == pytest.approx([4.0 - half[1], 4.0 + half[1]])
+    assert (a.lines[0].get_xdata() < b.lines[0].get_xdata()).all()
+    assert np.abs(a.lines[0].get_xdata() - [1, 2]).max() < 0.5  # nearer than the next point
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("deadline (s)", "failed tasks (share)")
+
+
+def test_profiles_show_the_share_of_runs_at_most_there():
+    scores = {"a": [[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 3.0, 9.0]]}
+    (axes,) = plots.performance_profiles(scores, "ratio", thresholds=[0.5, 1.0, 3.0, 10.0]).axes
+    assert axes.lines[0].get_xdata().tolist() == [0.5, 1.0, 3.0, 10.0]
+    assert axes.lines[0].get_ydata().tolist() == [0.0, 0.375, 0.75, 1.0]
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights.min() >= 0 and heights.max() <= 1  # an interval of shares stays among them
 
 
 def test_save_writes_every_format(tmp_path):
@@ -238,5 +267,11 @@ def test_bars_are_checked(rows, options, message):
 def test_other_arguments_are_checked(tmp_path):
     with pytest.raises(ValueError, match="curves is empty"):
         plots.learning_curves({}, "return")
+    with pytest.raises(ValueError, match="curves is empty"):
+        plots.sweep_curves({}, "x", "y")
+    with pytest.raises(ValueError, match="scores is empty"):
+        plots.performance_profiles({}, "x")
+    with pytest.raises(ValueError, match=r"scores of 'a' must have the shape \[S, X\]"):
+        plots.performance_profiles({"a": [1.0]}, "x")
     with pytest.raises(ValueError, match="formats has"):
         plots.save(Figure(), tmp_path / "a", ("bmp",))

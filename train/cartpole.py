@@ -21,7 +21,7 @@ from rich.table import Table
 
 import jaxmec
 from jaxmec import plots
-from jaxmec.experiment import t_interval
+from jaxmec.statistics import t_interval
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1
 

@@ -81,7 +81,7 @@ def main(options: Options) -> None:
         ),
         options.out / "learning_curve",
     )
-    bars = {report.name: report.samples("makespan") for report in comparison.by_makespan}
+    bars = {report.name: report.samples("makespan") for report in comparison.by_metric}
     plots.save(
         plots.comparison_bars(
             bars,

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+
+class Display(Protocol):
+    """What a run tells how far it is; a caller with several runs shows them its own way."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
+        """Each run stands at ``steps``, with these evaluations, [S] by name."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Something to tell the user."""
+        ...
 
 
 class ProgressDisplay:
@@ -108,6 +125,114 @@ class ProgressDisplay:
         rate = (to_steps - from_steps) / (last - first)
         left = duration((self._total - steps) / rate)
         return f"{rate * self._runs:,.0f} steps/s, {left} left"
+
+
+class PlanDisplay:
+    """Several runs, one after the other, under one bar with the time left, on stderr.
+
+    A context manager. Each run shows itself through :meth:`piece`; its work is given in any
+    unit that is about proportional to time. Where stderr is not a terminal a line is printed
+    every ``interval`` seconds at most, and at the end of each piece.
+    """
+
+    def __init__(
+        self,
+        pieces: int,
+        work: float,
+        *,
+        enabled: bool = True,
+        interval: float = 30.0,
+        console: Console | None = None,
+    ) -> None:
+        """
+        Args:
+            pieces: runs to do.
+            work: of all of them.
+            enabled: if False, nothing is shown.
+            interval: seconds between plain lines within a piece.
+            console: where to show it.
+        """
+        self._pieces, self._work = pieces, work
+        self._enabled = enabled
+        self._interval = interval
+        self._console = Console(stderr=True) if console is None else console
+        self._begun, self._done = 0, 0.0
+        self._began = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if enabled and self._console.is_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=30),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[status]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=work, status="")
+
+    def __enter__(self) -> PlanDisplay:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @contextlib.contextmanager
+    def piece(self, name: str, steps: int, work: float) -> Iterator[Display]:
+        """The display of one run of so many steps; leaving it counts the run's work as done."""
+        self._begun += 1
+        piece = _Piece(self, name, steps, work)
+        piece.show(0.0, "")
+        yield piece
+        self._done += work
+        piece.show(0.0, "done", line=True)
+
+    def show(self, name: str, part: float, status: str, line: bool) -> None:
+        """Show that ``part`` of the work of the piece ``name`` is done."""
+        if not self._enabled:
+            return
+        now, done = time.monotonic(), self._done + part
+        elapsed = now - self._began
+        left = ""
+        if 0 < done < self._work:
+            left = f"about {duration(elapsed * (self._work - done) / done)} left"
+        elif done:
+            left = f"all done in {duration(elapsed)}"
+        text = ", ".join(filter(None, (f"{self._begun} of {self._pieces}: {name}", status, left)))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, status=text)
+            self._bar.refresh()
+        elif line or now - self._last_line >= self._interval:
+            self._last_line = now
+            self.message(text)
+
+    def message(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._enabled:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Piece:
+    """The :class:`Display` of one run within a plan."""
+
+    def __init__(self, plan: PlanDisplay, name: str, steps: int, work: float) -> None:
+        self._plan, self._name, self._steps, self._work = plan, name, max(1, steps), work
+
+    def __enter__(self) -> _Piece:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        return None
+
+    def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
+        part = min(1.0, steps / self._steps)
+        self.show(part * self._work, f"{100 * part:.0f} %, {score(evaluation)}".rstrip(", "))
+
+    def show(self, part: float, status: str, line: bool = False) -> None:
+        self._plan.show(self._name, part, status, line)
+
+    def message(self, text: str) -> None:
+        self._plan.message(text)
 
 
 def score(evaluation: Mapping[str, Any]) -> str:

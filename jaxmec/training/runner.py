@@ -42,7 +42,7 @@ import numpy as np
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.training import checkpoint, loop
 from jaxmec.training.loop import History, TrainConfig, TrainState
-from jaxmec.training.progress import ProgressDisplay
+from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
 
 METRICS_FILE = "metrics.jsonl"
@@ -91,7 +91,7 @@ def run(
     *,
     directory: checkpoint.PathLike | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Display = True,
     metadata: Mapping[str, Any] | None = None,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 60.0,
@@ -106,7 +106,7 @@ def run(
         directory: where metrics and checkpoints go; nothing is written if None.
         resume: go on from the newest checkpoint in ``directory``. Everything must be as it
             was, but ``config.steps`` may have grown.
-        progress: show a progress display.
+        progress: show a progress display, or the caller's own.
         metadata: JSON data of the caller's, kept in every checkpoint.
         checkpoint_every: save after so many chunks. A run is also saved before its first
             chunk and after its last.
@@ -135,7 +135,7 @@ def run(
     with (
         _locked(home),
         _Signals() as signals,
-        ProgressDisplay(last_step, len(numbers), enabled=progress) as display,
+        _display(progress, last_step, len(numbers)) as display,
     ):
         if resume:
             assert home is not None
@@ -200,6 +200,12 @@ def run(
             if signum is not None and not last:
                 raise interrupted(signum)
     return RunResult(state, history, numbers, home)
+
+
+def _display(progress: bool | Display, total: int, runs: int) -> Display:
+    if isinstance(progress, bool):
+        return ProgressDisplay(total, runs, enabled=progress)
+    return progress
 
 
 class _Program:
