@@ -200,6 +200,7 @@ class TrainResult:
 def train(
     method: str | Agent = "dsac",
     *,
+    published: bool = False,
     env: str | None = None,
     preset: str | None = None,
     seeds: int | Sequence[int] = 1,
@@ -217,6 +218,8 @@ def train(
 
     Args:
         method: a name in `jaxmec.methods`, or an agent of your own.
+        published: the hyperparameters, information and sizes as the method's authors had
+            them, instead of ours.
         env, preset: where; by default what the method is for.
         seeds: how many (0..S−1), or which.
         preset_seed: of what a preset draws once.
@@ -236,13 +239,17 @@ def train(
     """
     if isinstance(method, str):
         row = find_method(method)
-        agent, name = row.agent(), name or row.name
+        settings = row.settings(published)
+        agent = settings.agent()
+        name = name or (f"{row.name} (published)" if published else row.name)
         same_env = env is None or env == row.env
         env = row.env if env is None else env
-        config = row.config if config is None else config
-        chosen = dict(row.options) if same_env else {}
+        config = settings.config if config is None else config
+        chosen = dict(settings.options) if same_env else {}
         if preset is None and same_env:
             preset = row.preset
+    elif published:
+        raise ValueError("published goes with a method's name, got an agent")
     else:
         agent, name, chosen = method, name or type(method).__name__.lower(), {}
         env = "CartPole-v1" if env is None else env
@@ -395,7 +402,8 @@ def evaluate(
             scheduler the multi-server environment with its default preset.
         episodes: how many.
         seed: of the episodes; no training uses them.
-        options: of `jaxmec.make`: ``information`` for a scheduler, and fields of the preset.
+        options: of `jaxmec.make`: ``information`` for a scheduler, ``allocation_information``
+            ("true" is what the published methods were given), and fields of the preset.
 
     Raises:
         ValueError, TypeError: a wrong name or value; a policy that does not fit the
@@ -458,10 +466,11 @@ def _evaluate_scheduler(
     options["information"] = scheduler.allowed_information(options.get("information"))
     multi = env.startswith("Multi")
     if multi:
-        options |= {
-            "action": "mask",
+        options = {
             "allocate": scheduler.allocate,
             "allocation_information": scheduler.allocation_information,
+            **options,
+            "action": "mask",
         }
     elif scheduler.problem != "single":
         raise ValueError(f"scheduler {scheduler.name!r} selects sets of servers; {env} takes one")

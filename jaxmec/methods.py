@@ -1,7 +1,15 @@
 """The methods by name: which agent, on which environment, with which settings.
 
 A new method is one row here. Its agent is made by a function, so that importing this
-module computes nothing.
+module computes nothing. A row has our tuned settings, and those as published beside them
+where there are any: ``jaxmec.train(name, published=True)``.
+
+What "as published" keeps and what it cannot. Hyperparameters, replay, the ratio of updates
+to decisions and the number of decisions are those of the published code; what is seen (the
+task and the slot's starting backlogs) and the true waits for the allocation as well. There,
+every station has a network of its own, which learns from its own tasks; here one network
+serves all stations and is told whose task it is. So it makes as many updates, and keeps as
+many transitions, as all of theirs together.
 """
 
 from __future__ import annotations
@@ -10,10 +18,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxmec.agents import DQN, DSAC, SAC
+from jaxmec.agents import DQN, DSAC, SAC, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.naming import look_up
 from jaxmec.training.loop import TrainConfig
+
+Options = tuple[tuple[str, Any], ...]
 
 CARTPOLE = TrainConfig(
     steps=100_000,
@@ -25,22 +35,6 @@ CARTPOLE = TrainConfig(
     eval_every=4_000,
     eval_episodes=16,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A named way to train."""
-
-    name: str
-    about: str  # one line for `jaxmec list`
-    source: str  # where it was published
-    agent: Callable[[], Agent]  # with the tuned hyperparameters
-    env: str  # the environment it is for, unless another is named
-    preset: str | None = None
-    options: tuple[tuple[str, Any], ...] = ()  # of `jaxmec.make`, beside the preset
-    config: TrainConfig = CARTPOLE
-
-
 AMCOEDGE = TrainConfig(
     steps=100_000,
     num_envs=64,
@@ -62,6 +56,195 @@ LAD_TS = TrainConfig(
     eval_episodes=4,
 )
 
+# A station's learner makes an update every ten slots of some 75 tasks: five in 750 decisions.
+AMCOEDGE_PUBLISHED = TrainConfig(
+    steps=2_250_000,  # 500 episodes
+    num_envs=150,
+    prefill=15_000,  # 200 slots
+    buffer_size=2_500,  # 500 a station
+    batch_size=32,
+    updates_per_step=1,
+    eval_every=225_000,
+    eval_episodes=4,
+)
+# A station's learner makes an update every slot, for its 25.5 tasks on average.
+LAD_TS_PUBLISHED = TrainConfig(
+    steps=15_000_000,  # 500 episodes
+    num_envs=25,
+    prefill=6_000,  # 300 a station
+    buffer_size=20_000,  # 1000 a station
+    batch_size=64,
+    updates_per_step=1,
+    eval_every=1_500_000,
+    eval_episodes=4,
+)
+
+# What a station can know, and an allocation that knows no more: the terms of our claims.
+FAIR: Options = (
+    ("information", "local"),
+    ("features", "times"),
+    ("allocation_information", "seen"),
+)
+GIVEN: Options = (("information", "slot_start"), ("allocation_information", "true"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One way to run a method."""
+
+    agent: Callable[[], Agent]
+    options: Options = ()  # of `jaxmec.make`, beside the preset
+    config: TrainConfig = CARTPOLE
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A named way to train."""
+
+    name: str
+    about: str  # one line for `jaxmec list`
+    source: str  # where it was published
+    env: str  # the environment it is for, unless another is named
+    tuned: Settings  # ours
+    published: Settings | None = None  # as its authors ran it
+    preset: str | None = None
+
+    @property
+    def agent(self) -> Callable[[], Agent]:
+        """The agent with our settings."""
+        return self.tuned.agent
+
+    @property
+    def options(self) -> Options:
+        """Our options of `jaxmec.make`, beside the preset."""
+        return self.tuned.options
+
+    @property
+    def config(self) -> TrainConfig:
+        """Our sizes of the training."""
+        return self.tuned.config
+
+    def settings(self, published: bool = False) -> Settings:
+        """Our settings, or those as published.
+
+        Raises:
+            ValueError: nothing was published.
+        """
+        if not published:
+            return self.tuned
+        if self.published is None:
+            raise ValueError(f"method {self.name!r} has no published settings; leave published out")
+        return self.published
+
+
+def _published_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]:
+    """The DQN of AMCoEdge and SMCoEdge: a copied target, ε from 1 to 0.01, no double targets."""
+    fields: dict[str, Any] = {
+        "discount": 0.9,
+        "learning_rate": 1e-3,
+        "tau": 1.0,
+        "target_period": 1_000,  # 200 a station
+        "epsilon_end": 0.01,
+        "epsilon_updates": 5_000,  # 990 a station
+        "max_gradient_norm": 1e6,  # not clipped
+        "hidden": (20, 20),
+        "activation": "relu",
+        "layer_norm": False,
+        "judged_by": "online",
+        "double": False,
+    }
+    return lambda: kind(**(fields | changes))
+
+
+def _published_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]:
+    """The soft actor-critic of LAD-TS's code, whatever its actor."""
+    fields: dict[str, Any] = {
+        "discount": 0.95,
+        "hidden": (20, 20),
+        "activation": "relu",
+        "actor_learning_rate": 1e-4,
+        "critic_learning_rate": 1e-3,
+        "temperature_learning_rate": 3e-4,
+        "temperature": 0.05,
+        "target_entropy": -1.0,
+        "tau": 0.005,
+        "actor_tau": 1.0,
+    }
+    return lambda: kind(**(fields | changes))
+
+
+def _multi(
+    name: str,
+    about: str,
+    source: str,
+    tuned: Callable[[], Agent],
+    published: Callable[[], Agent],
+    action: str,
+    allocate: str = "cwa",
+    published_episodes: int = 500,
+) -> Method:
+    """A method for `amcoedge`: tuned on fair terms, published with the true waits."""
+    config = dataclasses.replace(
+        AMCOEDGE_PUBLISHED, steps=AMCOEDGE_PUBLISHED.steps * published_episodes // 500
+    )
+    return Method(
+        name=name,
+        about=about,
+        source=source,
+        env="MultiServerOffloading-v0",
+        preset="amcoedge",
+        tuned=Settings(tuned, (("action", action), ("allocate", allocate), *FAIR), AMCOEDGE),
+        published=Settings(published, (("action", action), ("allocate", "cwa"), *GIVEN), config),
+    )
+
+
+def _single(
+    name: str,
+    about: str,
+    source: str,
+    tuned: Callable[[], Agent],
+    published: Callable[[], Agent],
+    features: str = "times",
+    published_features: str = "queues",
+) -> Method:
+    """A method for `lad-ts`."""
+    return Method(
+        name=name,
+        about=about,
+        source=source,
+        env="SingleServerOffloading-v0",
+        preset="lad-ts",
+        tuned=Settings(tuned, (("information", "local"), ("features", features)), LAD_TS),
+        published=Settings(
+            published,
+            (("information", "slot_start"), ("features", published_features)),
+            LAD_TS_PUBLISHED,
+        ),
+    )
+
+
+def _tuned_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]:
+    fields: dict[str, Any] = {"discount": 0.9, "hidden": (64, 64), "activation": "relu"}
+    return lambda: kind(**(fields | changes))
+
+
+def _tuned_sac(kind: type[Any], **changes: Any) -> Callable[[], Agent]:
+    fields: dict[str, Any] = {
+        "discount": 0.9,
+        "temperature": 0.01,
+        "target_entropy_ratio": 0.1,
+        "tau": 0.005,
+        "hidden": (64, 64),
+    }
+    return lambda: kind(**(fields | changes))
+
+
+DDRL = "the DDRL abstract of 2024"
+AMCO = "AMCoEdge (Xu et al.), its code"
+SMCO = "SMCoEdge (Xu et al.), its code"
+LAD = "LAD-TS (Xu et al.), its code"
+LAD_PLACES = 59 * 20 * 50  # slots x stations x positions of `lad-ts`
+
 METHODS = {
     method.name: method
     for method in (
@@ -69,50 +252,101 @@ METHODS = {
             name="dqn",
             about="Deep Q-network with double targets, on any environment",
             source="Mnih et al. 2015; van Hasselt et al. 2016",
-            agent=DQN,
             env="CartPole-v1",
-            config=dataclasses.replace(CARTPOLE, updates_per_step=16),
+            tuned=Settings(DQN, config=dataclasses.replace(CARTPOLE, updates_per_step=16)),
         ),
         Method(
             name="sac",
             about="Discrete soft actor-critic, on any environment",
             source="Haarnoja et al. 2018; Christodoulou 2019",
-            agent=SAC,
             env="CartPole-v1",
-            config=CARTPOLE,
+            tuned=Settings(SAC, config=CARTPOLE),
         ),
         Method(
             name="dsac",
             about="Soft actor-critic whose actor is a diffusion model, on any environment",
-            source="the DDRL abstract of 2024; Du et al. 2024 (D2SAC)",
-            agent=DSAC,
+            source=f"{DDRL}; Du et al. 2024 (D2SAC)",
             env="CartPole-v1",
-            config=CARTPOLE,
+            tuned=Settings(DSAC, config=CARTPOLE),
+            published=Settings(DSAC.published, config=CARTPOLE),
         ),
-        Method(
+        _multi(
             name="ddrl-amsa",
-            about="DSAC picks a set of servers, CWA splits the task among them",
-            source="the DDRL abstract of 2024",
-            agent=lambda: DSAC(
-                discount=0.9,
-                temperature=0.01,
-                target_entropy_ratio=0.1,
-                tau=0.005,
-                hidden=(64, 64),
-            ),
-            env="MultiServerOffloading-v0",
-            preset="amcoedge",
-            options=(("action", "subset"), ("allocate", "cwa")),
-            config=AMCOEDGE,
+            about="DSAC picks a set of servers, and an allocation rule splits the task among them",
+            source=DDRL,
+            tuned=_tuned_sac(DSAC),
+            published=_published_sac(DSAC.published, discount=0.9),
+            action="subset",
+            allocate="water_filling",
         ),
-        Method(
+        _multi(
+            name="amcoedge",
+            about="DQN over all sets of servers",
+            source=AMCO,
+            tuned=_tuned_dqn(),
+            published=_published_dqn(hidden=(20, 20, 20), target_period=500),
+            action="subset",
+        ),
+        _multi(
+            name="smcoedge",
+            about="top-k DQN: one value a server, the k best act together (k = 3)",
+            source=SMCO,
+            tuned=_tuned_dqn(TopKDQN),
+            published=_published_dqn(TopKDQN),
+            action="top_k",
+            published_episodes=300,
+        ),
+        _multi(
+            name="drlcoedge",
+            about="DQN picks one server beside the task's own",
+            source=AMCO,
+            tuned=_tuned_dqn(),
+            published=_published_dqn(),
+            action="local_plus_one",
+            published_episodes=200,
+        ),
+        _single(
             name="ddrl-ats",
             about="DSAC picks one server for each task",
-            source="the DDRL abstract of 2024",
-            agent=lambda: DSAC(discount=0.95, tau=0.005, hidden=(64, 64)),
-            env="SingleServerOffloading-v0",
-            preset="lad-ts",
-            config=LAD_TS,
+            source=DDRL,
+            tuned=_tuned_sac(DSAC, discount=0.95),
+            published=_published_sac(DSAC.published),
+        ),
+        _single(
+            name="dqn-ts",
+            about="DQN picks one server",
+            source=LAD,
+            tuned=_tuned_dqn(discount=0.95),
+            published=_published_dqn(
+                discount=0.95,
+                learning_rate=1e-4,
+                target_period=4_000,  # 200 a station
+                epsilon_start=0.01,
+                judged_by="online",
+            ),
+        ),
+        _single(
+            name="sac-ts",
+            about="discrete SAC picks one server",
+            source=LAD,
+            tuned=_tuned_sac(SAC, discount=0.95),
+            published=_published_sac(SAC),
+        ),
+        _single(
+            name="d2sac-ts",
+            about="D2SAC picks one server: the diffusion actor as published, nothing clipped",
+            source="Du et al. 2024 (D2SAC)",
+            tuned=_tuned_sac(DSAC.published, discount=0.95, target_entropy=None),
+            published=_published_sac(DSAC.published, hidden=(256, 256), activation="mish"),
+        ),
+        _single(
+            name="lad-ts",
+            about="diffusion SAC whose chain starts from its last answer for the same place",
+            source=LAD,
+            tuned=_tuned_sac(DSAC, discount=0.95, start="last", places=LAD_PLACES),
+            published=_published_sac(DSAC.published, start="last", places=LAD_PLACES),
+            features="places",
+            published_features="places",
         ),
     )
 }

@@ -31,12 +31,16 @@ class SoftLearner(NamedTuple):
     actor_optimiser: Any  # optax states
     critic_optimiser: Any
     temperature_optimiser: Any
+    judged_actor: Any  # the actor's moving average, which the policy is judged by
     latent: Any = ()  # what the actor keeps of its answers; () for most
 
 
 @pytree
 class SoftActorCritic:
     """Twin critics Q_j(s, ·), an actor π(·|s) and a temperature α, over A discrete actions.
+
+    While exploring it acts by the actor as it is; it is judged, saved and deployed by the
+    actor's moving average, which the critics' noise moves less.
 
     α is tuned so that the mean entropy of the policy comes to a target: ``target_entropy``
     where that is given, else ``target_entropy_ratio`` · log A.
@@ -50,6 +54,7 @@ class SoftActorCritic:
     critic_learning_rate: float = 1e-3  # of Adam, > 0
     temperature_learning_rate: float = 3e-4  # of Adam on log α, >= 0; 0 keeps α where it starts
     tau: float = 0.02  # share of the critics that their targets take per update, in (0, 1]
+    actor_tau: float = 0.002  # share of the actor that its average takes per update, in (0, 1]
     temperature: float = 0.5  # α at the start, in the reward's unit per nat, > 0
     target_entropy_ratio: float = 0.5  # the entropy aimed at, as a share of log A, in [0, 1]
     target_entropy: float | None = None  # nats; given, it stands in for the ratio
@@ -63,6 +68,7 @@ class SoftActorCritic:
         checks.number("critic_learning_rate", self.critic_learning_rate, least=0, above=True)
         checks.number("temperature_learning_rate", self.temperature_learning_rate, least=0)
         checks.number("tau", self.tau, least=0, most=1, above=True)
+        checks.number("actor_tau", self.actor_tau, least=0, most=1, above=True)
         checks.number("temperature", self.temperature, least=0, above=True)
         checks.number("target_entropy_ratio", self.target_entropy_ratio, least=0, most=1)
         if self.target_entropy is not None:
@@ -120,6 +126,7 @@ class SoftActorCritic:
             actor_optimiser=optax.adam(self.actor_learning_rate).init(actor),
             critic_optimiser=optax.adam(self.critic_learning_rate).init(critics),
             temperature_optimiser=optax.adam(self.temperature_learning_rate).init(log_temperature),
+            judged_actor=actor,
             latent=self.init_latent(spec),
         )
 
@@ -148,18 +155,17 @@ class SoftActorCritic:
         return action.astype(jnp.int32), memory, ()
 
     def acting(self, learner: SoftLearner) -> SoftLearner:
-        """The actor alone, and what it keeps of its answers."""
+        """The actor that it is judged by alone, and what it keeps of its answers."""
         return SoftLearner(
-            learner.actor,
-            *((),) * 6,
-            latent=learner.latent,  # type: ignore[arg-type]
+            *((),) * 7,  # type: ignore[arg-type]
+            judged_actor=learner.judged_actor,
+            latent=learner.latent,
         )
 
     def preferences(self, learner: SoftLearner, observation: jax.Array) -> jax.Array:
         """[A] the greedy logits."""
-        return self.greedy_logits(
-            learner.actor, learner.latent, observation, self._num_actions(learner)
-        )
+        num_actions = self._num_actions(learner)
+        return self.greedy_logits(learner.judged_actor, learner.latent, observation, num_actions)
 
     def update(
         self, learner: SoftLearner, batch: Transition, key: jax.Array
@@ -238,6 +244,7 @@ class SoftActorCritic:
             actor_optimiser=actor_optimiser,
             critic_optimiser=critic_optimiser,
             temperature_optimiser=temperature_optimiser,
+            judged_actor=optax.incremental_update(actor, learner.judged_actor, self.actor_tau),
             latent=self.remember(learner.latent, batch.observation, log_probability),
         )
         return learner, metrics
@@ -246,9 +253,9 @@ class SoftActorCritic:
         return StackedMLP(self.hidden, num_actions, self.activation, self.layer_norm)
 
     def _num_actions(self, learner: SoftLearner) -> int:
-        """A, which the actor's last layer knows."""
+        """A, which the last layer of the actor that it is judged by knows."""
         last = jax.tree_util.DictKey(f"layers_{len(self.hidden)}")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(learner.actor):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(learner.judged_actor):
             if last in path:
                 return leaf.shape[-1]
         raise ValueError("the learner's actor has another number of hidden layers than the agent")
