@@ -13,6 +13,7 @@ waits while they learn, and the actor never does (Pinto et al. 2018, "Asymmetric
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,307 @@ class ScoreLearner(NamedTuple):
     critics: Any  # [2] stacked
     target_critics: Any  # [2]
     mean_reward: jax.Array  # [] moving average, taken off every reward
+    updates: jax.Array  # [] int32, gradient updates made
     actor_optimiser: Any
     critic_optimiser: Any
     layout: Any = ()
+
+
+@pytree
+class Layout:
+    """Where the parts of an observation are: a tree without leaves, kept in the learner."""
+
+    parts: tuple[tuple[str, int], ...] = static()  # (name, length)
+    num_servers: int = static()  # B
+
+    def split(self, observation: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The servers' parts by name, each [..., B], and [..., G] all the others."""
+        ends = list(itertools.accumulate(length for _, length in self.parts))
+        pieces = jnp.split(observation, ends[:-1], axis=-1)
+        servers, shared = {}, [observation[..., :0]]
+        for (name, length), piece in zip(self.parts, pieces, strict=True):
+            if length == self.num_servers:
+                servers[name] = piece
+            else:
+                shared.append(piece)
+        return servers, jnp.concatenate(shared, axis=-1)
+
+
+@pytree
+class ScoreTD3:
+    """Scores of B servers from a diffusion actor, judged by twin critics of the split they give.
+
+    The critics see the fractions that the scores stand for (:func:`sparse_split` of the waits
+    and service times in the observation), which is all that the environment makes of them.
+    The actor follows their gradient through the split and all K steps of the chain, from
+    scores with noise added, so that it is that of a policy smoothed over the jumps where a
+    server enters the set. It starts at scores near 0: water-filling on what is seen.
+
+    Raises:
+        ValueError: a field outside what its comment allows; in ``init``, a layout without
+            the servers' "wait" and "serve" (the environment's ``features="times"``).
+    """
+
+    discount: float = 0.97  # γ, in [0, 1]
+    actor_learning_rate: float = 3e-4  # of Adam, > 0
+    critic_learning_rate: float = 1e-3  # of Adam, > 0
+    tau: float = 0.01  # share that the targets take per update, in (0, 1]
+    reward_scale: float = 0.1  # what a reward counts as 1, > 0
+    centring_rate: float = 1e-3  # of the mean reward that is taken off, in [0, 1]; 0: nothing is
+    exploration: float = 0.3  # standard deviation of the noise on each score, >= 0
+    smoothing: float = 0.3  # the same within the actor's and the critics' losses, >= 0
+    max_gradient_norm: float = 1.0  # longer gradients of the actor are scaled down to it, > 0
+    max_critic_gradient_norm: float = 10.0  # the same of the critics, > 0
+    penalty: float = 0.02  # price of a score's square in the actor's loss, reward scales, >= 0
+    initial_scale: float = 0.01  # of the actor's last layer, against an ordinary start, >= 0
+    hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the actor's hidden layers
+    critic_hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the critics'
+    activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
+    layer_norm: bool = static(default=True)  # layer normalisation in the critics
+    denoising_steps: int = static(default=5)  # K, >= 1
+    schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
+    predict: str = static(default="x0")  # what the network predicts: x0, or the noise
+    clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
+    embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
+    bound: float = 3.0  # c, within which clip keeps the scores, > 0
+
+    def __post_init__(self) -> None:
+        checks.number("discount", self.discount, least=0, most=1)
+        checks.number("actor_learning_rate", self.actor_learning_rate, least=0, above=True)
+        checks.number("critic_learning_rate", self.critic_learning_rate, least=0, above=True)
+        checks.number("tau", self.tau, least=0, most=1, above=True)
+        checks.number("reward_scale", self.reward_scale, least=0, above=True)
+        checks.number("centring_rate", self.centring_rate, least=0, most=1)
+        checks.number("exploration", self.exploration, least=0)
+        checks.number("smoothing", self.smoothing, least=0)
+        checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
+        checks.number("penalty", self.penalty, least=0)
+        checks.number("initial_scale", self.initial_scale, least=0)
+        checks.widths("hidden", self.hidden)
+        checks.widths("critic_hidden", self.critic_hidden)
+        checks.choice("activation", self.activation, ACTIVATIONS)
+        checks.flag("layer_norm", self.layer_norm)
+        checks.whole("denoising_steps", self.denoising_steps, least=1)
+        checks.choice("schedule", self.schedule, SCHEDULES)
+        checks.choice("predict", self.predict, PREDICTIONS)
+        checks.choice("clip", self.clip, CLIPS)
+        checks.whole("embedding_size", self.embedding_size, least=2)
+        if self.embedding_size % 2:
+            raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
+        checks.number("bound", self.bound, least=0, above=True)
+
+    def init(self, key: jax.Array, spec: Spec) -> ScoreLearner:
+        """Fresh parameters; the targets start equal to what they follow."""
+        layout = Layout(spec.layout, spec.num_actions // 2)
+        per_server = [name for name, length in spec.layout if length == layout.num_servers]
+        missing = {"wait", "serve"} - set(per_server)
+        if missing or spec.num_actions % 2:
+            raise ValueError(
+                f"layout must have the servers' 'wait' and 'serve', {layout.num_servers} numbers "
+                f"each for {spec.num_actions} scores, got {spec.layout!r}; make the environment "
+                "with action='score' and features='times'"
+            )
+        key_actor, key_critics = jax.random.split(key)
+        actor = self._actor(layout).init(key_actor, spec.observation_size)
+        last = {f"{part}_{len(self.hidden) - 1}" for part in ("own", "pooled")}
+        scale = self.initial_scale
+        actor = {
+            "params": {
+                name: jax.tree.map(lambda leaf: scale * leaf, layer) if name in last else layer
+                for name, layer in actor["params"].items()
+            }
+        }
+        blank = jnp.zeros(spec.observation_size)
+        inputs = self._inputs(layout, blank, jnp.zeros(spec.num_actions), ())
+        critics = self._critics.init(key_critics, *inputs)
+        return ScoreLearner(
+            actor=actor,
+            target_actor=actor,
+            critics=critics,
+            target_critics=critics,
+            mean_reward=jnp.zeros((), jnp.result_type(float)),
+            updates=jnp.zeros((), jnp.int32),
+            actor_optimiser=self._actor_optimiser.init(actor),
+            critic_optimiser=self._critic_optimiser.init(critics),
+            layout=layout,
+        )
+
+    def init_memory(self, spec: Spec) -> tuple[()]:
+        """Nothing is remembered."""
+        return ()
+
+    def act(
+        self,
+        learner: ScoreLearner,
+        memory: tuple[()],
+        observation: jax.Array,
+        key: jax.Array,
+        explore: bool,
+    ) -> tuple[jax.Array, tuple[()], tuple[()]]:
+        """[2 B] the scores of one chain with noise on them; judged, those without any noise."""
+        if not explore:
+            return self.preferences(learner, observation), memory, ()
+        scores = self._scores(
+            learner.layout, learner.actor, observation, key, noise=self.exploration
+        )
+        return scores, memory, ()
+
+    def acting(self, learner: ScoreLearner) -> ScoreLearner:
+        """The averaged actor alone."""
+        nothing: Any = ()
+        return ScoreLearner(nothing, learner.target_actor, *((nothing,) * 6), layout=learner.layout)
+
+    def preferences(self, learner: ScoreLearner, observation: jax.Array) -> jax.Array:
+        """[2 B] x_0 of the averaged actor's chain without noise: the scores themselves."""
+        return self._actor(learner.layout).greedy_logits(learner.target_actor, observation)
+
+    def update(
+        self, learner: ScoreLearner, batch: Transition, key: jax.Array
+    ) -> tuple[ScoreLearner, Metrics]:
+        """One step of Adam on the critics and then on the actor."""
+        layout = learner.layout
+        key_next, key_now = jax.random.split(key)
+        reward = batch.reward / self.reward_scale
+        mean_reward = learner.mean_reward
+        # At first a plain average: a moving one would take its time to leave 0.
+        rate = jnp.maximum(self.centring_rate, 1 / (1 + learner.updates))
+        rate = jnp.where(self.centring_rate > 0, rate, 0)
+        mean_reward += rate * (jnp.mean(reward) - mean_reward)
+
+        next_scores = self._scores(
+            layout, learner.target_actor, batch.next_observation, key_next, noise=self.smoothing
+        )
+        target_q = self._q(
+            layout,
+            learner.target_critics,
+            batch.next_observation,
+            next_scores,
+            batch.next_privileged,
+        )
+        target = losses.td_target(
+            reward - mean_reward, batch.terminated, jnp.min(target_q, axis=0), self.discount
+        )
+
+        def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
+            q = self._q(layout, params, batch.observation, batch.action, batch.privileged)
+            error = losses.huber_error(q, target)
+            return jnp.sum(jnp.mean(error, axis=-1)), jnp.mean(q)
+
+        (critic_loss, mean_q), critic_gradient = jax.value_and_grad(critic_loss_of, has_aux=True)(
+            learner.critics
+        )
+        step, critic_optimiser = self._critic_optimiser.update(
+            critic_gradient, learner.critic_optimiser
+        )
+        critics = optax.apply_updates(learner.critics, step)
+
+        def actor_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
+            scores = self._scores(layout, params, batch.observation, key_now, noise=self.smoothing)
+            q = self._q(layout, critics, batch.observation, scores, batch.privileged)
+            square = jnp.mean(jnp.square(scores))
+            return self.penalty * square - jnp.mean(q), jnp.sqrt(square)
+
+        (actor_loss, size), actor_gradient = jax.value_and_grad(actor_loss_of, has_aux=True)(
+            learner.actor
+        )
+        step, actor_optimiser = self._actor_optimiser.update(
+            actor_gradient, learner.actor_optimiser
+        )
+        actor = optax.apply_updates(learner.actor, step)
+        metrics = {
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "q": mean_q,
+            "mean_reward": mean_reward,
+            "score": size,
+            "critic_gradient_norm": optax.tree.norm(critic_gradient),
+            "actor_gradient_norm": optax.tree.norm(actor_gradient),
+        }
+        learner = ScoreLearner(
+            actor=actor,
+            target_actor=optax.incremental_update(actor, learner.target_actor, self.tau),
+            critics=critics,
+            target_critics=optax.incremental_update(critics, learner.target_critics, self.tau),
+            mean_reward=mean_reward,
+            updates=learner.updates + 1,
+            actor_optimiser=actor_optimiser,
+            critic_optimiser=critic_optimiser,
+            layout=layout,
+        )
+        return learner, metrics
+
+    def _scores(
+        self, layout: Layout, actor: Any, observation: jax.Array, key: jax.Array, *, noise: Any
+    ) -> jax.Array:
+        """[..., 2 B] x_0 of one chain for each observation [..., S], with noise added."""
+        key_chain, key_noise = jax.random.split(key)
+        diffusion = self._actor(layout)
+        drawn = diffusion.sample_noise(key_chain, *observation.shape[:-1])
+        scores = diffusion.logits(actor, observation, drawn)
+        return scores + noise * jax.random.normal(key_noise, scores.shape, scores.dtype)
+
+    def _q(
+        self,
+        layout: Layout,
+        critics: Any,
+        observation: jax.Array,
+        scores: jax.Array,
+        privileged: Any,
+    ) -> jax.Array:
+        """[2, ...] the critics' values of scores [..., 2 B] at observations [..., S]."""
+        inputs = self._inputs(layout, observation, scores, privileged)
+        q: Any = self._critics.apply(critics, *inputs)
+        return q[..., 0]
+
+    def _inputs(
+        self, layout: Layout, observation: jax.Array, scores: jax.Array, privileged: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What the critics see: [..., B, F] of the servers, [..., G] of all, [..., B] fractions.
+
+        Where the simulator tells nothing, the waits that are seen stand in for the true ones.
+        """
+        servers, shared = layout.split(observation)
+        wait, serve = servers["wait"], servers["serve"]
+        offset, factor = jnp.split(scores, 2, axis=-1)
+        factor = jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR)
+        fraction = sparse_split(wait + offset, serve * jnp.exp(factor))
+        true_wait, turn = (wait, shared[..., :0].sum(axis=-1)) if privileged == () else privileged
+        finish = jnp.where(fraction > 0, true_wait + fraction * serve, 0)
+        added = [true_wait, fraction, fraction * serve, finish]
+        return (
+            jnp.stack([*servers.values(), *added], axis=-1),
+            jnp.concatenate([shared, turn[..., None]], axis=-1),
+            fraction,
+        )
+
+    def _actor(self, layout: Layout) -> EquivariantDiffusionActor:
+        return EquivariantDiffusionActor(
+            num_servers=layout.num_servers,
+            layout=layout.parts,
+            hidden=self.hidden,
+            activation=self.activation,
+            steps=self.denoising_steps,
+            schedule=self.schedule,
+            predict=self.predict,
+            clip=self.clip,
+            embedding_size=self.embedding_size,
+            bound=self.bound,
+        )
+
+    @property
+    def _critics(self) -> StackedPooledMLP:
+        return StackedPooledMLP(self.critic_hidden, 1, self.activation, self.layer_norm)
+
+    @property
+    def _critic_optimiser(self) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_critic_gradient_norm),
+            optax.adam(self.critic_learning_rate),
+        )
+
+    @property
+    def _actor_optimiser(self) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_gradient_norm),
+            optax.adam(self.actor_learning_rate),
+        )

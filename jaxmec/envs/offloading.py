@@ -148,6 +148,8 @@ class OffloadingEnvironment(environment.Environment):
                 are seen, as published; "times", beside them the waits and service times
                 that follow from the two; or "places", beside them where in the episode the
                 task is, a label: (slot · B + station) · N + position.
+            privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
+                "privileged" of the state decided in, "final_privileged" of the next one.
 
         Raises:
             ValueError: an unknown name, or information "slot" without a trace.
@@ -173,6 +175,9 @@ class OffloadingEnvironment(environment.Environment):
                     f"features 'places' counts at most {MAX_PLACES} places of an episode, "
                     f"got {places}"
                 )
+        if not isinstance(privileged, bool):
+            raise ValueError(f"privileged must be True or False, got {privileged!r}")
+        self.privileged = privileged
         self.feature_set = features
         self._default_params = params
         self.num_servers = params.network.num_servers
