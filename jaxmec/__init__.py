@@ -52,7 +52,7 @@ _HOMES = {
     "schedulers": ("SCHEDULERS",),
     "training.loop": ("TrainConfig",),
 }
-_PARTS = ("agents", "comparison", "envs", "mec", "methods", "plots", "schedulers", "training")
+_PARTS = ("agents", "comparison", "deploy", "envs", "mec", "methods", "plots", "schedulers", "training")
 
 
 def __getattr__(name: str) -> Any:

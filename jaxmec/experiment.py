@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import agents, envs
+from jaxmec import agents, bundle, envs
 from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset
@@ -116,13 +116,16 @@ class Policy:
 
 
 def load_policy(path: PathLike) -> Policy:
-    """A policy saved by :meth:`Policy.save`, on whatever device this machine has.
+    """A policy saved by :meth:`Policy.save`, or exported, on whatever device this machine has.
 
     Raises:
         jaxmec.training.checkpoint.CheckpointError: nothing there, damaged, or of a newer
             version; the message names the file.
+        jaxmec.bundle.BundleError: likewise of a bundle, any file of which may be damaged.
     """
     path = Path(path)
+    if bundle.is_bundle(path):
+        path = bundle.open_bundle(path).path / bundle.POLICY
     about = checkpoint.read_manifest(path).metadata
     if about.get("policy_format") != POLICY_FORMAT:
         raise checkpoint.CheckpointIncompatible(

@@ -1,0 +1,203 @@
+"""A K-step diffusion actor taught to answer in one step, and what that costs in quality.
+
+The student is the same agent with one denoising step from x_1 = 0: the same network, begun with
+the teacher's parameters, evaluated once instead of K times for each judged chain. It learns the
+teacher's preferences on observations of whole episodes, first of those that the teacher meets
+and then of those that it meets itself (Ross et al. 2011, "DAgger"). How much worse it schedules
+is measured on episodes that both play with the same arrivals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxmec.experiment import Policy, evaluate
+from jaxmec.training import rollout
+
+DISCRETE_MODES = ("subset", "local_plus_one", "top_k")
+FROZEN = "latent"  # a part of a learner that no gradient is meant to change
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilConfig:
+    """How the student learns."""
+
+    updates: int = 4_000  # steps of Adam in each of the two rounds
+    batch_size: int = 256
+    learning_rate: float = 1e-3  # at first; falls to 0 along a cosine
+    num_envs: int = 16  # E, environments that observations are taken from
+    kept: int = 2_048  # observations kept of each environment, spread over its episodes
+    random: float = 0.1  # share of decisions taken at random while observing, for variety
+    episodes: int = 20  # that teacher and student are compared on
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "num_envs", "kept", "episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate!r}")
+        if not 0 <= self.random <= 1:
+            raise ValueError(f"random must be from 0 to 1, got {self.random!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+    """What one step costs against K: both policies on the same episodes."""
+
+    denoising_steps: int  # K of the teacher
+    judged_chains: int  # of the teacher; 0: one without noise
+    metric: str  # "makespan" in s, or "return"
+    teacher: float  # mean over the episodes
+    student: float
+    ratio: float  # mean of the student over the mean of the teacher
+    agreement: float  # share of unseen observations on which both prefer the same action;
+    # of scores, which are no choice, 1 − the mean squared difference over the variance
+    episodes: int
+
+
+def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, Distilled]:
+    """The one-step policy, and what was measured.
+
+    Raises:
+        ValueError: a policy that has no chain, or one of a single step without noise.
+    """
+    config = config or DistilConfig()
+    teacher: Any = policy.agent
+    fields = {field.name for field in dataclasses.fields(teacher)}
+    if "denoising_steps" not in fields:
+        raise ValueError(
+            f"{type(teacher).__name__} has no chain of denoising steps: it decides in one already"
+        )
+    chains = getattr(teacher, "judged_chains", 0)
+    if teacher.denoising_steps == 1 and not chains:
+        raise ValueError("the policy decides in one step without noise already")
+    changes = {"denoising_steps": 1, **({"judged_chains": 0} if "judged_chains" in fields else {})}
+    agent = dataclasses.replace(teacher, **changes)
+    student = Policy(agent, policy.learner, policy.spec, policy.setting, policy.name)
+
+    chooses = _chooses(policy)
+    key_first, key_second, key_held, key_train = jax.random.split(jax.random.key(config.seed), 4)
+    seen = observations(policy, config, key_first)
+    for key_round, key_more in zip(
+        jax.random.split(key_train), (key_second, key_held), strict=True
+    ):
+        student.learner = _fit(policy, student, seen, chooses, config, key_round)
+        held = observations(student, config, key_more)
+        if key_more is key_second:
+            seen = jnp.concatenate([seen, held])
+    agreement = _agreement(_preferences(policy, held), _preferences(student, held), chooses)
+
+    reports = [evaluate(each, episodes=config.episodes, seed=1) for each in (policy, student)]
+    metric = "makespan" if "makespan" in reports[0].values else "return"
+    before, after = (report.mean(metric) for report in reports)
+    return student, Distilled(
+        denoising_steps=int(teacher.denoising_steps),
+        judged_chains=int(chains),
+        metric=metric,
+        teacher=before,
+        student=after,
+        ratio=after / before,
+        agreement=agreement,
+        episodes=config.episodes,
+    )
+
+
+def observations(policy: Policy, config: DistilConfig, key: jax.Array) -> jax.Array:
+    """[E · kept, S] what a policy meets, spread over whole episodes."""
+    env, params = policy.setting.make()
+    agent, spec = policy.agent, policy.spec
+    stride = max(1, int(getattr(params, "max_steps_in_episode", config.kept)) // config.kept)
+    space = env.action_space(params)
+
+    def run(learner: Any, key: jax.Array) -> jax.Array:
+        def decide(key: jax.Array, observation: jax.Array, memory: Any) -> tuple[Any, Any, Any]:
+            key_act, key_coin, key_random = jax.random.split(key, 3)
+            action, memory, _ = agent.act(learner, memory, observation, key_act, False)
+            other = space.sample(key_random).astype(action.dtype)
+            strays = jax.random.bernoulli(key_coin, config.random)
+            return jnp.where(strays, other, action), memory, ()
+
+        def one(state: Any, key: jax.Array) -> tuple[Any, None]:
+            return rollout.step(decide, env, params, state, key)[0], None
+
+        def several(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            state, _ = jax.lax.scan(one, state, jax.random.split(key, stride))
+            return state, state.observation
+
+        key_reset, key_steps = jax.random.split(key)
+        memory = agent.init_memory(spec)
+        start = rollout.reset(env, params, memory, config.num_envs, key_reset)
+        _, seen = jax.lax.scan(several, start, jax.random.split(key_steps, config.kept))
+        return seen.reshape(-1, spec.observation_size)
+
+    return jax.jit(run)(policy.learner, key)
+
+
+def _chooses(policy: Policy) -> bool:
+    """Whether an action is one or several of those that preferences rank, or the scores."""
+    options = dict(policy.setting.options)
+    return bool(options.get("action", "subset") in DISCRETE_MODES)
+
+
+def _preferences(policy: Policy, observation: jax.Array) -> jax.Array:
+    """[n, A], some at a time: a chain needs room."""
+
+    def one(observation: jax.Array) -> jax.Array:
+        return policy.agent.preferences(policy.learner, observation)
+
+    return jax.jit(lambda rows: jax.lax.map(one, rows, batch_size=1024))(observation)
+
+
+def _fit(
+    teacher: Policy,
+    student: Policy,
+    seen: jax.Array,
+    chooses: bool,
+    config: DistilConfig,
+    key: jax.Array,
+) -> Any:
+    """The student's learner after learning the teacher's preferences at ``seen`` [n, S]."""
+    wanted = _preferences(teacher, seen)
+    # Scores are compared in units of their own spread.
+    spread = jnp.maximum(jnp.std(wanted), 1e-6)
+    optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.updates))
+
+    def loss_of(learner: Any, observation: jax.Array, target: jax.Array) -> jax.Array:
+        given = jax.vmap(student.agent.preferences, in_axes=(None, 0))(learner, observation)
+        if not chooses:
+            return jnp.mean(jnp.square((given - target) / spread))
+        log_given = jax.nn.log_softmax(given)
+        log_target = jax.nn.log_softmax(target)
+        return jnp.mean(jnp.sum(jnp.exp(log_target) * (log_target - log_given), axis=-1))
+
+    def update(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        learner, state = carry
+        rows = jax.random.randint(key, (config.batch_size,), 0, seen.shape[0])
+        gradient = jax.grad(loss_of)(learner, seen[rows], wanted[rows])
+        step, state = optimiser.update(gradient, state)
+        step = jax.tree_util.tree_map_with_path(_unless_frozen, step)
+        return (optax.apply_updates(learner, step), state), None
+
+    def run(learner: Any, key: jax.Array) -> Any:
+        start = (learner, optimiser.init(learner))
+        keys = jax.random.split(key, config.updates)
+        return jax.lax.scan(update, start, keys)[0][0]
+
+    return jax.jit(run)(student.learner, key)
+
+
+def _unless_frozen(path: tuple[Any, ...], step: jax.Array) -> jax.Array:
+    return jnp.zeros_like(step) if getattr(path[0], "name", "") == FROZEN else step
+
+
+def _agreement(wanted: jax.Array, given: jax.Array, chooses: bool) -> float:
+    if chooses:
+        return float(np.mean(np.argmax(wanted, axis=-1) == np.argmax(given, axis=-1)))
+    return float(1 - jnp.mean(jnp.square(wanted - given)) / jnp.var(wanted))

@@ -1,0 +1,328 @@
+"""A trained policy as a bundle: checkpoint, StableHLO, ONNX and a manifest that explains them.
+
+All three forms compute the agent's ``preferences`` of an observation and nothing else; what a
+decision follows from them is in the manifest and is the runtime's affair. The chain of a
+diffusion actor starts from fixed noise (the judged chains') or from none, which is part of the
+graphs, so that a decision is a function of the observation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+import jaxmec
+from jaxmec import bundle as bundles
+from jaxmec.bundle import Bundle, PathLike
+from jaxmec.deploy import graph, onnx, runtime, xla
+from jaxmec.deploy.distil import distil
+from jaxmec.envs.offloading import MultiServerOffloading, OffloadingEnvironment, OffloadingParams
+from jaxmec.experiment import Policy, TrainResult, load_policy
+
+PLATFORMS = ("cpu", "cuda")
+MEANINGS = {
+    runtime.ONE_SERVER: "the server of the largest preference takes the whole task",
+    runtime.SUBSET: "the index of the largest preference, plus 1, has bit i set for each server "
+    "i of the set",
+    runtime.LOCAL_PLUS_ONE: "the server where the task arrived and the one of the largest "
+    "preference",
+    runtime.TOP_K: "the k servers of the largest preferences",
+    runtime.SCORE: "an offset to each server's wait in units of score_scale s, then a log-factor "
+    "on each service time; water-filling on both gives set and fractions",
+}
+SCALES = {  # what each feature is divided by, in the unit that FEATURES in the runtime names
+    "size": "size",
+    "work": "work",
+    "result": "result",
+    "backlog": "backlog",
+    **dict.fromkeys(("inflight", "uplink", "remaining_work", "wait", "serve", "compute"), "slot"),
+}
+LIBRARIES = ("jaxmec", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "onnx")
+CHECKED = 256  # random observations on which the forms must agree before a bundle is written
+TOLERANCE = 1e-4  # of preferences between the forms
+
+
+class NotExportable(ValueError):
+    """The policy cannot be exported; the message says why."""
+
+
+def export(
+    policy: Policy | TrainResult | PathLike, to: PathLike, *, one_step: bool = False
+) -> Bundle:
+    """Write the bundle of a policy.
+
+    Args:
+        policy: a policy, a training result (its best seed's), or the path of a run or a
+            saved policy.
+        to: where the bundle goes; a bundle that is there is replaced.
+        one_step: distil a chain of K denoising steps into one step first
+            (:func:`jaxmec.deploy.distil.distil`); the loss of quality is measured and written
+            into the manifest.
+
+    Raises:
+        NotExportable: a policy of an environment without tasks, of an action mode that names
+            no set, or whose greedy action is not what its preferences say.
+        jaxmec.deploy.graph.NotTranslatable: its network has no translation to ONNX.
+        jaxmec.bundle.BundleNotWritten: disk full, permission denied, something else there.
+    """
+    policy, summary = _opened(policy)
+    env, params = policy.setting.make()
+    if not isinstance(env, OffloadingEnvironment):
+        raise NotExportable(
+            f"{policy.name} was trained on {policy.setting.env}, which has no tasks"
+        )
+    action = describe_action(env, params)
+    distilled = None
+    if one_step:
+        policy, measured = distil(policy)
+        distilled = dataclasses.asdict(measured)
+
+    manifest: dict[str, Any] = {
+        "method": policy.name,
+        "agent": _plain(policy.agent),
+        "setting": dataclasses.asdict(policy.setting),
+        "training": summary,
+        "distilled": distilled,
+        "network": describe_network(params),
+        "observation": describe_observation(env, params),
+        "action": action,
+        "allocation": describe_allocation(env),
+        "noise": describe_noise(policy.agent),
+        "forms": {
+            "jax": f"{bundles.POLICY}/: an Orbax checkpoint, for jaxmec.load_policy",
+            "stablehlo": f"{bundles.STABLEHLO}: [n, {policy.spec.observation_size}] float32 -> "
+            f"[n, {policy.spec.num_actions}], n open; for {' and '.join(PLATFORMS)}",
+            "onnx": f"{bundles.ONNX}: {onnx.INPUT} [n, {policy.spec.observation_size}] float32 "
+            f"-> {onnx.OUTPUT} [n, {policy.spec.num_actions}], n open; opset {graph.OPSET}",
+        },
+        "versions": _versions(),
+    }
+    with bundles.writing(to, manifest) as directory:
+        policy.save(directory / bundles.POLICY)
+        (directory / bundles.STABLEHLO).write_bytes(to_stablehlo(policy))
+        (directory / bundles.ONNX).write_bytes(to_onnx(policy))
+        manifest["parity"] = _check(policy, action, directory, manifest)
+    return bundles.open_bundle(to)
+
+
+def _opened(policy: Policy | TrainResult | PathLike) -> tuple[Policy, dict[str, Any]]:
+    """The policy, and the summary of the run that it lies in."""
+    if isinstance(policy, Policy):
+        return policy, {}
+    if isinstance(policy, TrainResult):
+        return policy.policy, {}
+    run = Path(policy)
+    inside = (run / "policy").is_dir() and not bundles.is_bundle(run)
+    return load_policy(run / "policy" if inside else run), training_summary(run)
+
+
+def to_stablehlo(policy: Policy) -> bytes:
+    """The preferences as a serialised StableHLO program, [n, S] float32 -> [n, A], n open."""
+    (n,) = jax_export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((n, policy.spec.observation_size), np.float32)
+    exported = jax_export.export(xla.preferences_of(policy), platforms=PLATFORMS)(shape)
+    return bytes(exported.serialize())
+
+
+def to_onnx(policy: Policy) -> bytes:
+    """The preferences as an ONNX model; raises ``NotTranslatable`` where it cannot be."""
+
+    def preferences(observation: jax.Array) -> jax.Array:
+        return policy.agent.preferences(policy.learner, observation)
+
+    return graph.to_onnx(preferences, policy.spec.observation_size, onnx.INPUT, onnx.OUTPUT)
+
+
+# The manifest.
+
+
+def describe_network(params: OffloadingParams) -> dict[str, Any]:
+    """The servers and links that the policy was trained on, with units."""
+    network = params.network
+    limit = float(network.max_wait)
+    return {
+        "capacity": _numbers(network.capacity),
+        "rate": _numbers(network.rate),
+        "slot_length": float(network.slot_length),
+        "uplink_contention": network.uplink_contention,
+        "max_wait": limit if math.isfinite(limit) else None,
+        "deadline": float(params.deadline) if math.isfinite(params.deadline) else None,
+        "units": {
+            "capacity": "Gcycles/s",
+            "rate": "Mbit/s",
+            "slot_length": "s",
+            "max_wait": "s, null: unbounded",
+            "deadline": "s, null: none",
+        },
+    }
+
+
+def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, Any]:
+    """The features in their order; an entry is its quantity in its unit, over its scale."""
+    features: list[dict[str, Any]] = []
+    for name, length in env.feature_layout(params):
+        if name not in runtime.FEATURES:
+            raise NotExportable(f"the runtime does not know the feature {name!r}")
+        unit, about = runtime.FEATURES[name]
+        scale = 1.0
+        if name in SCALES:
+            scale = float(getattr(params.scales, SCALES[name]))
+        elif name == "remaining_tasks":
+            scale = float(params.workload.positions)
+        features.append(
+            {"name": name, "length": length, "unit": unit, "scale": scale, "about": about}
+        )
+    size = sum(feature["length"] for feature in features)
+    return {"information": env.information, "size": size, "features": features}
+
+
+def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
+    """What the preferences mean.
+
+    Raises:
+        NotExportable: an action mode whose preferences name no set.
+    """
+    about: dict[str, Any] = {"mode": runtime.ONE_SERVER, "num_preferences": env.num_actions}
+    if isinstance(env, MultiServerOffloading):
+        about["mode"] = env.action
+        if env.action not in MEANINGS:
+            raise NotExportable(
+                f"actions of the mode {env.action!r} cannot be exported; those of "
+                f"{', '.join(MEANINGS)} can"
+            )
+        if env.action == runtime.TOP_K:
+            about["k"] = env.k
+    mode = about["mode"]
+    about["about"] = MEANINGS[mode]
+    if mode == runtime.SCORE:
+        about["score_scale"] = float(params.scales.slot)
+    return about
+
+
+def describe_allocation(env: Any) -> dict[str, Any]:
+    """Who splits a task among a set, and on which waits."""
+    if not isinstance(env, MultiServerOffloading):
+        return {"rule": "cwa", "information": "seen"}  # one server takes all: any rule says so
+    rule = "water_filling" if env.action == "score" else env.allocate.name
+    return {"rule": rule, "information": env.allocation_information}
+
+
+def describe_noise(agent: Any) -> str:
+    """Where the noise of a diffusion actor comes from once it is exported."""
+    if not hasattr(agent, "denoising_steps"):
+        return "none: the policy has no chain"
+    if chains := getattr(agent, "judged_chains", 0):
+        return f"fixed: the same {chains} chains at every decision, their noise part of the graph"
+    return "none: x_K = 0 and nothing is added at any step"
+
+
+def training_summary(run: Path) -> dict[str, Any]:
+    """How a run ended, from its metrics: {} where there are none."""
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        return {}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        return {}
+    last = json.loads(lines[-1])
+    return {
+        "env_steps": last["env_steps"],
+        "seconds": last["seconds"],
+        "evaluation": last["evaluation"],  # by metric, one number a seed
+    }
+
+
+def _plain(agent: Any) -> dict[str, Any]:
+    fields = {field.name: getattr(agent, field.name) for field in dataclasses.fields(agent)}
+    return {
+        "class": type(agent).__name__,
+        "fields": {
+            name: value.tolist() if hasattr(value, "tolist") else value
+            for name, value in fields.items()
+        },
+    }
+
+
+def _numbers(array: Any) -> list[float]:
+    # The shortest decimal of a float32 (0.1, not 0.10000000149): what a person wrote.
+    return [float(str(number)) for number in np.asarray(array)]
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        versions[name] = (
+            jaxmec.__version__ if name == "jaxmec" else importlib.metadata.version(name)
+        )
+    return versions
+
+
+# The check before anything is written.
+
+
+def _check(
+    policy: Policy, action: dict[str, Any], directory: Path, manifest: dict[str, Any]
+) -> dict[str, Any]:
+    """That the three forms agree, and that what the runtime reads is what the agent does.
+
+    Raises:
+        NotExportable: they do not.
+    """
+    seed = 0
+    observation = random_observations(np.random.default_rng(seed), CHECKED, manifest)
+    wanted = np.asarray(xla.preferences_of(policy)(observation))
+    acted = np.asarray(policy(observation))
+    mode = action["mode"]
+    if mode == runtime.SCORE:
+        same = np.allclose(acted, wanted, atol=TOLERANCE)
+    elif mode == runtime.TOP_K:
+        best = np.argsort(-wanted, axis=-1, kind="stable")[:, : action["k"]]
+        same = np.array_equal(np.sort(acted, axis=-1), np.sort(best, axis=-1))
+    else:
+        same = np.array_equal(acted, wanted.argmax(axis=-1))
+    if not same:
+        raise NotExportable(
+            f"the greedy action of {type(policy.agent).__name__} is not what its preferences "
+            f"say in the action mode {mode}"
+        )
+    stablehlo = jax_export.deserialize(bytearray((directory / bundles.STABLEHLO).read_bytes()))
+    forms = {
+        "stablehlo": np.asarray(jax.jit(stablehlo.call)(observation)),
+        "onnx": onnx.session((directory / bundles.ONNX).read_bytes()).run(
+            [onnx.OUTPUT], {onnx.INPUT: observation}
+        )[0],
+    }
+    errors = {}
+    for form, preferences in forms.items():
+        errors[form] = float(np.abs(preferences - wanted).max())
+        if not errors[form] <= TOLERANCE:
+            raise NotExportable(
+                f"the {form} form differs from JAX by {errors[form]:g} in a preference, and at "
+                f"most {TOLERANCE:g} was expected"
+            )
+    return {"observations": CHECKED, "largest_difference_to_jax": errors}
+
+
+def random_observations(
+    rng: np.random.Generator, count: int, manifest: dict[str, Any]
+) -> np.ndarray:
+    """[count, S] float32, uniform on [0, 2), but whole numbers where a feature is a label."""
+    columns = []
+    for feature in manifest["observation"]["features"]:
+        shape = (count, feature["length"])
+        if feature["name"] == "place":
+            columns.append(rng.integers(0, 2**20, shape).astype(np.float64))
+        elif feature["name"] == "origin":
+            columns.append(np.eye(feature["length"])[rng.integers(0, feature["length"], count)])
+        else:
+            columns.append(2 * rng.random(shape))
+    return np.concatenate(columns, axis=1).astype(np.float32)

@@ -1,0 +1,605 @@
+"""The decision of an exported policy, from named quantities in their units to fractions.
+
+    scheduler = jaxmec.deploy.onnx.load("bundle")
+    decision = scheduler.decide(None, Queues(backlog=[...]), Task(origin=0, size=3, work=0.6))
+    decision.servers, decision.fractions
+
+A :class:`Scheduler` is made of a bundle's manifest, which says what the policy sees and what
+its preferences mean, and of a function from observations to preferences, which is all that the
+forms (JAX, StableHLO, ONNX) differ in. It needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmec.bundle import Bundle, BundleDamaged, BundleIncompatible
+from jaxmec.deploy import arithmetic
+
+Preferences = Callable[[np.ndarray], np.ndarray]  # [n, S] float32 -> [n, A] float32
+
+_sum, _min, _max = np.add.reduce, np.minimum.reduce, np.maximum.reduce
+
+MASTER = -1  # the origin of a task that arrives at a node without a server
+MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
+LARGEST = 1e12  # a quantity above this is taken for a mistake; keeps all arithmetic finite
+SMALLEST = 1e-6  # likewise a capacity or rate below this
+
+ONE_SERVER, SUBSET, LOCAL_PLUS_ONE, TOP_K, SCORE = ACTION_MODES = (
+    "one_server",
+    "subset",
+    "local_plus_one",
+    "top_k",
+    "score",
+)
+INFORMATION = ("slot_start", "local", "slot", "full")
+
+# What an entry of an observation is: its quantity in this unit, over the scale in the manifest.
+FEATURES: dict[str, tuple[str, str]] = {
+    "size": ("Mbit", "size of the task's input"),
+    "work": ("Gcycles", "work of the task"),
+    "result": ("Mbit", "size of the task's result"),
+    "origin": ("1", "1 for the server that stands where the task arrived, else 0"),
+    "backlog": ("s", "work queued at each server when the slot began, over its capacity"),
+    "inflight": ("s", "work added to each server in this slot, as far as it is seen, likewise"),
+    "uplink": ("s", "time for which uplinks are committed in this slot, as far as it is seen"),
+    "progress": ("1", "how far the station is through its slot, n/N"),
+    "remaining_tasks": ("tasks", "tasks that the station has still to decide in its slot"),
+    "remaining_work": ("s", "their work, over the capacity of all servers together"),
+    "wait": ("s", "time until each server could start on the task"),
+    "serve": ("s", "time of the whole task at each server, transmission included"),
+    "compute": ("s", "time of the whole task's work at each server"),
+    "place": ("1", "where in the episode the task is: (slot * B + station) * N + position"),
+}
+
+
+STATION_FEATURES = ("progress", "remaining_tasks", "remaining_work", "place")
+
+
+class PolicyFailed(Exception):
+    """The policy gave no usable preferences: they are not finite, or the model raised."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The servers and links; a `jaxmec.mec.EdgeNetwork` may stand in for it."""
+
+    capacity: Any  # [B] Gcycles/s
+    rate: Any  # [B] Mbit/s
+    uplink_contention: bool = True  # whether a station's tasks wait for each other on its uplink
+    max_wait: float = math.inf  # s, the longest that a queue counts
+
+    def __post_init__(self) -> None:
+        for name in ("capacity", "rate"):
+            value = np.asarray(getattr(self, name), np.float64)
+            fits = (value >= SMALLEST) & (value <= LARGEST)
+            if value.ndim != 1 or not value.size or not np.all(fits):
+                raise ValueError(
+                    f"network.{name} must be numbers from {SMALLEST:g} to {LARGEST:g}, one a "
+                    f"server, got {getattr(self, name)!r}"
+                )
+            object.__setattr__(self, name, value)
+        if self.capacity.shape != self.rate.shape:
+            raise ValueError(
+                f"network.rate must have the length of network.capacity, {len(self.capacity)}, "
+                f"got {len(self.rate)}"
+            )
+        if not self.max_wait >= 0:
+            raise ValueError(f"network.max_wait must be at least 0, got {self.max_wait!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Queues:
+    """What the station knows of the queues; leave out what it does not know.
+
+    What a policy needs follows from what it was trained to see (``Scheduler.needs``). Whoever
+    allocates believes in ``inflight`` and ``uplink`` where they are given, else in ``sent``,
+    unless the policy was trained to allocate on what it sees alone.
+    """
+
+    backlog: Any  # [B] Gcycles queued when the slot began
+    inflight: Any = None  # [B] Gcycles that all stations have added in this slot
+    sent: Any = None  # [B] Gcycles that this station has added in this slot
+    uplink: Any = None  # s for which this station's uplink is committed, or [B], every station's
+    progress: Any = None  # how far the station is through its slot, 0..1
+    remaining_tasks: Any = None  # tasks that it has still to decide in the slot
+    remaining_work: Any = None  # Gcycles, their work
+    place: Any = None  # where in the episode the task is, (slot · B + station) · N + position
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The task to place."""
+
+    origin: int  # the station where it arrived, 0..B−1; −1 for a master node without a server
+    size: float  # Mbit, of its input
+    work: float  # Gcycles, positive
+    result: float = 0.0  # Mbit, of its result
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Where a task goes."""
+
+    servers: tuple[int, ...]  # the set, ascending
+    fractions: np.ndarray  # [B] of the task given to each server, summing to 1
+    makespan: float  # s, when the last of them finishes, by the queues that were given
+    by: str  # "policy", or the rule that stood in for it
+
+
+class Scheduler:
+    """An exported policy, ready to decide.
+
+    The decision is a function of what is passed: there is no state and nothing random.
+    """
+
+    def __init__(self, bundle: Bundle, preferences: Preferences, form: str) -> None:
+        """Args:
+            bundle: the opened bundle; its manifest says what the policy sees and means.
+            preferences: from observations [n, S] float32 to preferences [n, A].
+            form: "jax", "stablehlo" or "onnx": where ``preferences`` comes from.
+
+        Raises:
+            BundleIncompatible: the manifest names a feature, an action or a rule that is not
+                known here, or numbers that do not fit together.
+        """
+        self.bundle = bundle
+        self.preferences = preferences
+        self.form = form
+        self._read_network(bundle)
+        self._read_observation(bundle)
+        self._read_action(bundle)
+
+    def checked(self) -> Scheduler:
+        """Itself, after one trial of its preferences.
+
+        Raises:
+            BundleDamaged: they fail, or are not as many as the manifest says.
+        """
+        try:
+            shape = self.preferences(np.zeros((1, self.observation_size), np.float32)).shape
+        except Exception as error:
+            raise BundleDamaged(
+                f"damaged bundle: {self.bundle.path}: its {self.form} form failed: {error}"
+            ) from error
+        if shape != (1, self.num_preferences):
+            raise BundleDamaged(
+                f"damaged bundle: {self.bundle.path}: its {self.form} form gave preferences of "
+                f"shape {shape}, and (1, {self.num_preferences}) was expected"
+            )
+        return self
+
+    # What the manifest says.
+
+    def _read_network(self, bundle: Bundle) -> None:
+        section = bundle.section("network")
+        try:
+            limit = section["max_wait"]
+            self.network = Network(
+                capacity=section["capacity"],
+                rate=section["rate"],
+                uplink_contention=bool(section["uplink_contention"]),
+                max_wait=math.inf if limit is None else float(limit),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unknown(bundle, f"its network cannot be read: {error!r}") from None
+        self.num_servers = len(self.network.capacity)
+        # A row for each server, and one of zeros, which the origin −1 of a master node is.
+        self._one_hot = np.vstack([np.eye(self.num_servers), np.zeros(self.num_servers)])
+
+    def _read_observation(self, bundle: Bundle) -> None:
+        section = bundle.section("observation")
+        self.information = _one_of(bundle, "observation.information", section, INFORMATION)
+        try:
+            features = [
+                (entry["name"], entry["length"], float(entry["scale"]))
+                for entry in section["features"]
+            ]
+            self.observation_size = section["size"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unknown(bundle, f"its observation cannot be read: {error!r}") from None
+        for name, length, scale in features:
+            if name not in FEATURES:
+                raise _unknown(bundle, f"its observation has a feature {name!r}")
+            if length not in _lengths(name, self.num_servers) or not 0 < scale < math.inf:
+                raise _unknown(
+                    bundle,
+                    f"its feature {name} has length {length!r} and scale {scale!r}; expected "
+                    f"length {' or '.join(map(str, _lengths(name, self.num_servers)))}, and a "
+                    "positive scale",
+                )
+        if sum(length for _, length, _ in features) != self.observation_size:
+            raise _unknown(bundle, f"its features do not add up to {self.observation_size!r}")
+        self._features = tuple((name, length) for name, length, _ in features)
+        self._scales = np.concatenate([np.full(length, scale) for _, length, scale in features])
+        names = {name for name, _, _ in features}
+        needs = {"backlog"}
+        if self.information != "slot_start" and "inflight" in names:
+            needs.add("inflight" if self.information == "full" else "sent")
+        if "uplink" in names and self.network.uplink_contention:
+            needs.add("uplink")
+        # The fields of Queues without which it cannot decide.
+        self.needs = frozenset(needs | (names & set(STATION_FEATURES)))
+
+    def _read_action(self, bundle: Bundle) -> None:
+        section, servers = bundle.section("action"), self.num_servers
+        self.mode = _one_of(bundle, "action.mode", section, ACTION_MODES)
+        self.num_preferences = section.get("num_preferences")
+        self._sets = self._one_hot
+        if self.mode == SUBSET:
+            self._sets = arithmetic.subset_table(servers).astype(np.float64)
+        expected = {SUBSET: 2**servers - 1, SCORE: 2 * servers}.get(self.mode, servers)
+        if self.num_preferences != expected:
+            raise _unknown(
+                bundle,
+                f"its action {self.mode} of {servers} servers has {self.num_preferences!r} "
+                f"preferences, and {expected} was expected",
+            )
+        self.k = section.get("k")
+        if self.mode == TOP_K and not (isinstance(self.k, int) and 1 <= self.k <= servers):
+            raise _unknown(bundle, f"its action top_k names k = {self.k!r} of {servers} servers")
+        self._score_scale = section.get("score_scale", 1.0)  # s
+        rules = bundle.section("allocation")
+        self.rule = _one_of(bundle, "allocation.rule", rules, tuple(arithmetic.ALLOCATIONS))
+        self._allocate = arithmetic.ALLOCATIONS[self.rule]
+        self._on_seen = _one_of(bundle, "allocation.information", rules, ("true", "seen")) == "seen"
+
+    # Deciding.
+
+    def decide(self, network: Any, queues: Queues, task: Task) -> Decision:
+        """The set of servers for one task and the fraction that each is given.
+
+        Args:
+            network: the servers and links now; None for those that the policy was trained on.
+            queues: what is known of the queues.
+            task: the task to place.
+
+        Raises:
+            ValueError: a quantity that is missing, negative, not finite, or of another length;
+                the message names it, its value and what was expected.
+            PolicyFailed: the policy gave no usable preferences; see :meth:`decide_by_rule`.
+        """
+        return self.decide_many(network, (queues,), (task,))[0]
+
+    def decide_many(
+        self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]
+    ) -> list[Decision]:
+        """Decisions for n tasks, each with its own view of the queues, none aware of the others.
+
+        Raises as :meth:`decide` does; a ValueError names the place, as in "tasks[3].size".
+        """
+        return self._decide(self._situation(network, queues, tasks))
+
+    def decide_by_rule(
+        self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]
+    ) -> list[Decision]:
+        """What stands in for a policy that failed: water-filling over all servers.
+
+        Where a task may have one server only, the one that would finish it first.
+        """
+        now = self._situation(network, queues, tasks)
+        wait, serve = now.believed_wait, now.serve
+        if self.mode == ONE_SERVER:
+            selected = self._one_hot[(wait + serve).argmin(axis=1)]
+            return _decisions(selected, selected, wait, serve, "earliest_finish")
+        fraction = arithmetic.water_filling(wait, serve, np.ones(wait.shape, bool))
+        return _decisions(fraction > 0, fraction, wait, serve, "water_filling")
+
+    def observe(self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]) -> np.ndarray:
+        """[n, S] float32, what the policy sees; raises as :meth:`decide_many` does."""
+        return self._observe(self._situation(network, queues, tasks))
+
+    def _decide(self, now: _Situation) -> list[Decision]:
+        try:
+            preferences = self.preferences(self._observe(now))
+        except Exception as error:
+            raise PolicyFailed(f"the {self.form} model failed: {error}") from error
+        if preferences.shape != (now.count, self.num_preferences):
+            raise PolicyFailed(
+                f"the {self.form} model gave preferences of shape {preferences.shape}, "
+                f"and ({now.count}, {self.num_preferences}) was expected"
+            )
+        if not np.isfinite(preferences).all():
+            raise PolicyFailed(f"the {self.form} model gave preferences that are not finite")
+        wait, serve = now.believed_wait, now.serve
+        if self.mode == SCORE:
+            fraction = self._decode_scores(preferences, wait, serve)
+            return _decisions(fraction > 0, fraction, wait, serve, "policy")
+        selected = self._select(preferences, now)
+        fraction = selected if self.mode == ONE_SERVER else self._allocate(wait, serve, selected)
+        return _decisions(selected, fraction, wait, serve, "policy")
+
+    def _select(self, preferences: np.ndarray, now: _Situation) -> np.ndarray:
+        """[n, B] 1 for each server of the set that preferences [n, A] name, else 0."""
+        if self.mode == TOP_K:
+            best = np.argsort(-preferences, axis=1, kind="stable")[:, : self.k]
+            return _max(self._one_hot[best], axis=1)
+        selected = self._sets[preferences.argmax(axis=1)]
+        return np.maximum(selected, now.fallback) if self.mode == LOCAL_PLUS_ONE else selected
+
+    def _decode_scores(self, scores: np.ndarray, wait: np.ndarray, serve: np.ndarray) -> np.ndarray:
+        """[n, B] fractions: water-filling on waits that are offset and service times scaled."""
+        scores = scores.astype(np.float64)
+        offset, factor = scores[:, : self.num_servers], scores[:, self.num_servers :]
+        factor = np.minimum(np.maximum(factor, -MAX_LOG_FACTOR), MAX_LOG_FACTOR)
+        everyone = np.ones(wait.shape, bool)
+        return arithmetic.water_filling(
+            wait + offset * self._score_scale, serve * np.exp(factor), everyone
+        )
+
+    def _observe(self, now: _Situation) -> np.ndarray:
+        parts = [now.quantity(name, length) for name, length in self._features]
+        return (np.concatenate(parts, axis=1) / self._scales).astype(np.float32)
+
+    def _situation(
+        self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]
+    ) -> _Situation:
+        if len(queues) != len(tasks) or not len(tasks):
+            raise ValueError(
+                f"queues and tasks must be as many, at least one, got {len(queues)} and "
+                f"{len(tasks)}"
+            )
+        if network is None:
+            network = self.network
+        elif not isinstance(network, Network):
+            network = Network(
+                np.asarray(network.capacity),
+                np.asarray(network.rate),
+                bool(network.uplink_contention),
+                float(network.max_wait),
+            )
+        if len(network.capacity) != self.num_servers:
+            raise ValueError(
+                f"network.capacity must have {self.num_servers} entries, as the policy was "
+                f"trained with, got {len(network.capacity)}"
+            )
+        return _Situation(self, network, queues, tasks)
+
+
+class _Situation:
+    """n checked tasks and queues as arrays: what is seen, and what whoever allocates believes.
+
+    [n, B] where a quantity is each server's, [n, 1] where it is the task's or the station's.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        network: Network,
+        queues: Sequence[Queues],
+        tasks: Sequence[Task],
+    ) -> None:
+        self.scheduler, self.network, self.count = scheduler, network, len(tasks)
+        table, place = _table(scheduler, queues, tasks)
+        self.quantities = {name: table[:, start:end] for name, (start, end) in place.items()}
+        nothing = np.zeros((self.count, 1))
+        given = self.quantities.get
+        self.local = scheduler._one_hot[[task.origin for task in tasks]]
+        self.remote = 1 - self.local
+        sent, inflight = given("sent"), given("inflight")
+        uplink = given("uplink", nothing)
+        own = uplink
+        if uplink.shape[1] > 1:
+            own = _sum(uplink * self.local, axis=1, keepdims=True)
+        self.uplink = uplink
+
+        if scheduler.information == "slot_start":
+            seen, self.seen_uplink = nothing, nothing
+        else:
+            known = inflight if scheduler.information == "full" else sent
+            seen, self.seen_uplink = nothing if known is None else known, own
+        self.seen_inflight = seen
+        believed: np.ndarray | None = seen
+        believed_uplink = self.seen_uplink
+        if not scheduler._on_seen:
+            believed, believed_uplink = sent if inflight is None else inflight, own
+        believed = nothing if believed is None else believed
+        self.believed_wait = self._wait(believed, believed_uplink)
+        # The same numbers make the same wait: computed once where nothing more is believed.
+        same = believed is seen and believed_uplink is self.seen_uplink
+        self._seen_wait = self.believed_wait if same else None
+        self.serve = arithmetic.service_time(
+            network.capacity,
+            network.rate,
+            self.quantities["size"],
+            self.quantities["work"],
+            self.quantities["result"],
+            self.remote,
+        )
+
+    @property
+    def fallback(self) -> np.ndarray:
+        """[n, B] 1 for the server where the task arrived; of a master node, the fastest."""
+        alone = self.local.max(axis=1, keepdims=True) == 0
+        return np.where(alone, self.scheduler._one_hot[self.network.capacity.argmax()], self.local)
+
+    def _wait(self, inflight: np.ndarray, own_uplink: np.ndarray) -> np.ndarray:
+        return arithmetic.waiting_time(
+            self.network.capacity,
+            self.quantities["backlog"] + inflight,
+            own_uplink,
+            self.remote,
+            self.network.uplink_contention,
+            self.network.max_wait,
+        )
+
+    def quantity(self, name: str, length: int) -> np.ndarray:
+        """[n, length] a feature in its unit, before scaling."""
+        capacity = self.network.capacity
+        if name == "origin":
+            return self.local
+        if name == "backlog":
+            return self.quantities["backlog"] / capacity
+        if name == "inflight":
+            return self.seen_inflight / capacity
+        if name == "uplink":
+            if length == 1:
+                return self.seen_uplink
+            return np.broadcast_to(self.uplink, (self.count, length))
+        if name == "wait":
+            if self._seen_wait is None:
+                self._seen_wait = self._wait(self.seen_inflight, self.seen_uplink)
+            return self._seen_wait
+        if name == "serve":
+            return self.serve
+        if name == "compute":
+            return self.quantities["work"] / capacity
+        if name == "remaining_work":
+            return self.quantities["remaining_work"] / capacity.sum()
+        return self.quantities[name]
+
+
+def _table(
+    scheduler: Scheduler, queues: Sequence[Queues], tasks: Sequence[Task]
+) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
+    """All numbers of n decisions as one array [n, W], and which columns are whose.
+
+    One array is made and checked at once; only where something is wrong with it does anybody
+    look for what (:func:`_explain`).
+    """
+    servers, first = scheduler.num_servers, queues[0]
+    place = {"size": (0, 1), "work": (1, 2), "result": (2, 3), "backlog": (3, 3 + servers)}
+    width = 3 + servers
+    vectors, numbers = ["backlog"], list[str]()
+    for name in ("sent", "inflight"):
+        if getattr(first, name) is not None:
+            vectors.append(name)
+            place[name] = (width, width + servers)
+            width += servers
+    if first.uplink is not None:
+        single = np.ndim(first.uplink) == 0
+        (numbers if single else vectors).append("uplink")
+        if not single:
+            place["uplink"] = (width, width + servers)
+            width += servers
+    for name in STATION_FEATURES:
+        if name in scheduler.needs:
+            numbers.append(name)
+    for name in numbers:
+        place[name] = (width, width + 1)
+        width += 1
+    rows = []
+    try:
+        for entry, task in zip(queues, tasks, strict=True):
+            row = [task.size, task.work, task.result]
+            for name in vectors:
+                row += _listed(entry, name)
+            row += [getattr(entry, name) for name in numbers]
+            rows.append(row)
+        table = np.array(rows, np.float64)
+        sound = (
+            table.shape == (len(tasks), width)
+            and _min(table, axis=None) >= 0
+            and _max(table, axis=None) <= LARGEST
+            and _min(table[:, 1]) > 0
+            and scheduler.needs <= place.keys()
+            and all(_is_station(task.origin, servers) for task in tasks)
+            and all(len(_listed(entry, name)) == servers for entry in queues for name in vectors)
+        )
+    except (TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound or (
+        scheduler.information == "full" and "uplink" in numbers and "uplink" in scheduler.needs
+    ):
+        _explain(scheduler, queues, tasks, vectors, numbers)
+    return table, place
+
+
+def _listed(entry: Queues, name: str) -> Any:
+    value = getattr(entry, name)
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _is_station(origin: Any, servers: int) -> bool:
+    whole = isinstance(origin, int | np.integer) and not isinstance(origin, bool)
+    return whole and MASTER <= origin < servers
+
+
+def _explain(
+    scheduler: Scheduler,
+    queues: Sequence[Queues],
+    tasks: Sequence[Task],
+    vectors: Sequence[str],
+    numbers: Sequence[str],
+) -> None:
+    """Raise the ValueError that says what is wrong with the tasks or the queues, and where."""
+    servers = scheduler.num_servers
+    for i, task in enumerate(tasks):
+        if not _is_station(task.origin, servers):
+            raise ValueError(
+                f"tasks[{i}].origin must be a station, 0 to {servers - 1}, or -1 for a master "
+                f"node, got {task.origin!r}"
+            )
+        for name in ("size", "work", "result"):
+            _check_number(f"tasks[{i}].{name}", getattr(task, name), positive=name == "work")
+    for i, entry in enumerate(queues):
+        for name in sorted({*scheduler.needs, *vectors, *numbers}):
+            value = getattr(entry, name)
+            if value is None:
+                needed = name in scheduler.needs
+                why = "the policy was trained to see it" if needed else "other entries have it"
+                raise ValueError(f"queues[{i}].{name} is missing, and {why}")
+            if name == "uplink" and scheduler.information == "full" and name in scheduler.needs:
+                _check_vector(f"queues[{i}].{name} (every station's)", value, servers)
+            elif name in vectors:
+                _check_vector(f"queues[{i}].{name}", value, servers)
+            else:
+                _check_number(f"queues[{i}].{name}", value)
+    raise ValueError("queues must all give the same fields, as numbers or lists of them")
+
+
+def _check_number(name: str, value: Any, positive: bool = False) -> None:
+    try:
+        number = float(value)
+        good = (number > 0 if positive else number >= 0) and number <= LARGEST
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        least = "above 0" if positive else "from 0"
+        raise ValueError(f"{name} must be a number {least} to {LARGEST:g}, got {value!r}")
+
+
+def _check_vector(name: str, value: Any, servers: int) -> None:
+    try:
+        row = np.asarray(value, np.float64)
+        good = row.shape == (servers,) and row.min() >= 0 and row.max() <= LARGEST
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be {servers} numbers from 0 to {LARGEST:g}, got {value!r}")
+
+
+def _decisions(
+    selected: np.ndarray, fraction: np.ndarray, wait: np.ndarray, serve: np.ndarray, by: str
+) -> list[Decision]:
+    makespan = _max((wait + fraction * serve) * selected, axis=1).tolist()
+    return [
+        Decision(tuple(i for i, chosen in enumerate(row) if chosen), shares, until, by)
+        for row, shares, until in zip(selected.tolist(), fraction, makespan, strict=True)
+    ]
+
+
+def _lengths(name: str, servers: int) -> tuple[int, ...]:
+    """How long a feature may be: a number of the task or station is 1, one a server is B."""
+    if name == "uplink":
+        return (1, servers)
+    per_server = ("origin", "backlog", "inflight", "wait", "serve", "compute")
+    return (servers,) if name in per_server else (1,)
+
+
+def _one_of(bundle: Bundle, name: str, section: dict[str, Any], allowed: tuple[str, ...]) -> str:
+    value = section.get(name.rpartition(".")[2])
+    if value not in allowed:
+        raise _unknown(bundle, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return str(value)
+
+
+def _unknown(bundle: Bundle, problem: str) -> BundleIncompatible:
+    return BundleIncompatible(
+        f"{bundle.path} cannot be used here: {problem}; a newer jaxmec may know it"
+    )

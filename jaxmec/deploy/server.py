@@ -1,0 +1,718 @@
+"""A decision service over HTTP for one base station: ``jaxmec serve BUNDLE``.
+
+    POST /v1/decide     where a task goes, or each of a batch of tasks
+    GET  /healthz       whether it serves, and which bundle
+    GET  /metrics       Prometheus
+    GET  /openapi.json  the interface, machine-readable
+
+One process, one thread that decides: a decision takes a fraction of a millisecond, less than
+handing it to another thread would. Everything from outside is bounded: connections, requests
+at once, header and body size, the time in which a request has to arrive, tasks in a batch, and
+every number. A bundle that is replaced on disk is opened beside the old one and swapped in
+between two requests; one that cannot be opened is reported, and the old one goes on. Where the
+policy fails, water-filling decides, and the answer says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import prometheus_client
+import pydantic
+import uvicorn
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from jaxmec.bundle import MANIFEST, BundleError, PathLike
+from jaxmec.deploy import onnx
+from jaxmec.deploy.runtime import LARGEST, SMALLEST, Decision, PolicyFailed, Scheduler
+
+TOKEN_VARIABLE = "JAXMEC_TOKEN"  # the environment variable, not a token
+MAX_SERVERS = 4096
+MAX_HEADER_BYTES = 32_768
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+log = logging.getLogger("jaxmec.serve")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """How to listen, and what to put up with.
+
+    Raises:
+        ValueError: a number outside what its comment allows.
+    """
+
+    host: str = "127.0.0.1"  # address to listen on; anything else than loopback is reachable
+    port: int = 8080  # 0: any that is free
+    token_file: Path | None = None  # holds the bearer token; else $JAXMEC_TOKEN, else none is asked
+    max_body_bytes: int = 1_048_576  # of one request, >= 1
+    max_batch: int = 1024  # tasks in one request, >= 1
+    max_connections: int = 256  # beyond them: 503
+    max_requests: int = 64  # being received or answered at once, beyond them: 503
+    request_seconds: float = 5.0  # in which a request has to arrive, > 0
+    keep_alive_seconds: int = 30  # that an idle connection is kept, >= 1
+    shutdown_seconds: int = 10  # for requests in flight when asked to stop, >= 1
+    reload_seconds: float = 2.0  # between looks at the bundle on disk; 0: only on SIGHUP
+    log_requests: bool = False  # a line for each request, not only for those refused
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be 0 to 65535, got {self.port!r}")
+        for name in (
+            "max_body_bytes",
+            "max_batch",
+            "max_connections",
+            "max_requests",
+            "keep_alive_seconds",
+            "shutdown_seconds",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if not self.request_seconds > 0:
+            raise ValueError(f"request_seconds must be above 0, got {self.request_seconds!r}")
+        if not self.reload_seconds >= 0:
+            raise ValueError(f"reload_seconds must be at least 0, got {self.reload_seconds!r}")
+
+
+# What is asked. A model's fields are those of the runtime's dataclasses, for which it stands in.
+
+Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
+EachServer = Annotated[list[Amount], Field(min_length=1, max_length=MAX_SERVERS)]
+EachRate = Annotated[list[Rate], Field(min_length=1, max_length=MAX_SERVERS)]
+
+
+class _Model(pydantic.BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class TaskModel(_Model):
+    """The task to place."""
+
+    origin: int = Field(
+        ge=-1, lt=MAX_SERVERS, description="the station where it arrived; -1: a master node"
+    )
+    size: Amount = Field(description="Mbit, of its input")
+    work: Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)] = Field(
+        description="Gcycles"
+    )
+    result: Amount = Field(default=0.0, description="Mbit, of its result")
+
+
+class QueuesModel(_Model):
+    """What the station knows of the queues; which fields are needed is the policy's affair."""
+
+    backlog: EachServer = Field(description="Gcycles queued at each server as the slot began")
+    inflight: EachServer | None = Field(
+        default=None, description="Gcycles that all stations have added in this slot"
+    )
+    sent: EachServer | None = Field(
+        default=None, description="Gcycles that this station has added in this slot"
+    )
+    uplink: Amount | EachServer | None = Field(
+        default=None,
+        description="s for which this station's uplink is committed, or every station's",
+    )
+    progress: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="how far the station is through its slot"
+    )
+    remaining_tasks: Amount | None = Field(
+        default=None, description="tasks that the station has still to decide in its slot"
+    )
+    remaining_work: Amount | None = Field(default=None, description="Gcycles, their work")
+    place: Amount | None = Field(
+        default=None,
+        description="where in the episode the task is, (slot * B + station) * N + position",
+    )
+
+
+class NetworkModel(_Model):
+    """The servers and links as they are now, where they are not those of the bundle."""
+
+    capacity: EachRate = Field(description="Gcycles/s of each server")
+    rate: EachRate = Field(description="Mbit/s toward each server")
+    uplink_contention: bool = Field(
+        default=True, description="whether a station's tasks wait for each other on its uplink"
+    )
+    max_wait: Amount = Field(default=LARGEST, description="s, the longest that a queue counts")
+
+
+class OneRequest(_Model):
+    """One task."""
+
+    task: TaskModel
+    queues: QueuesModel
+    network: NetworkModel | None = None
+
+
+class Entry(_Model):
+    """One task of a batch."""
+
+    task: TaskModel
+    queues: QueuesModel
+
+
+class BatchRequest(_Model):
+    """Several tasks, each decided as if it were alone."""
+
+    batch: Annotated[list[Entry], Field(min_length=1)]
+    network: NetworkModel | None = None
+
+
+def _kind(value: Any) -> str:
+    return "batch" if isinstance(value, dict) and "batch" in value else "one"
+
+
+Asked = Annotated[
+    Annotated[OneRequest, Tag("one")] | Annotated[BatchRequest, Tag("batch")],
+    Discriminator(_kind),
+]
+ASKED: TypeAdapter[OneRequest | BatchRequest] = TypeAdapter(Asked)
+
+
+class DecisionModel(_Model):
+    """Where a task goes."""
+
+    servers: list[int] = Field(description="the set, ascending")
+    fractions: list[float] = Field(description="of the task given to each server, summing to 1")
+    makespan: float = Field(description="s, when the last finishes, by the queues given")
+    by: str = Field(description="policy; water_filling or earliest_finish where the policy failed")
+
+
+class OneAnswer(_Model):
+    """The decision, and the digest of the bundle that made it."""
+
+    decision: DecisionModel
+    bundle: str
+
+
+class BatchAnswer(_Model):
+    """The decisions in the order of the tasks, and the digest of the bundle that made them."""
+
+    decisions: list[DecisionModel]
+    bundle: str
+
+
+class Problem(_Model):
+    """Why a request was refused."""
+
+    error: str
+    details: list[str] = Field(default=[], description="the fields that are wrong, and how")
+
+
+class Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        self.requests = prometheus_client.Counter(
+            "jaxmec_requests", "Answers given", ["status"], registry=self.registry
+        )
+        self.decisions = prometheus_client.Counter(
+            "jaxmec_decisions", "Tasks decided", ["by"], registry=self.registry
+        )
+        self.fallbacks = prometheus_client.Counter(
+            "jaxmec_fallbacks", "Tasks that the policy failed on", registry=self.registry
+        )
+        self.seconds = prometheus_client.Histogram(
+            "jaxmec_decide_seconds",
+            "Time to decide one request, once it was received",
+            buckets=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1.0),
+            registry=self.registry,
+        )
+        self.open = prometheus_client.Gauge(
+            "jaxmec_requests_open", "Requests being received or answered", registry=self.registry
+        )
+        self.reloads = prometheus_client.Counter(
+            "jaxmec_reloads", "Bundles opened while serving", ["result"], registry=self.registry
+        )
+        self.bundle = prometheus_client.Info(
+            "jaxmec_bundle", "The bundle that decides", registry=self.registry
+        )
+
+
+class Service:
+    """The application: a scheduler, and what may be asked of it."""
+
+    def __init__(
+        self,
+        path: PathLike,
+        config: ServeConfig | None = None,
+        load: Callable[[PathLike], Scheduler] = onnx.load,
+    ) -> None:
+        """Args:
+            path: the bundle; it may be replaced while serving.
+            config: the limits.
+            load: opens a bundle.
+
+        Raises:
+            jaxmec.bundle.BundleError: the bundle cannot be opened.
+            ValueError: an empty token.
+        """
+        self.path, self.config, self._load = Path(path), config or ServeConfig(), load
+        self._token = _read_token(self.config.token_file)
+        self.metrics = Metrics()
+        self._open_requests = 0
+        self._seen = _signature(self.path)
+        self.reload_error: str | None = None
+        self._use(load(self.path))
+        self._reload_now = asyncio.Event()
+        routes = [
+            Route("/v1/decide", self._decide, methods=["POST"]),
+            Route("/healthz", self._health, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"]),
+        ]
+        self.app = Starlette(
+            routes=routes,
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: self._refused, Exception: self._broken},
+        )
+        self._schema = json.dumps(openapi(self.config)).encode()
+
+    def _use(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        manifest = scheduler.bundle.manifest
+        about = {"digest": scheduler.bundle.digest, "method": str(manifest.get("method"))}
+        self.metrics.bundle.info(about)
+        log.info("bundle", extra={"fields": {"path": str(self.path), **about}})
+
+    # Endpoints.
+
+    async def _decide(self, request: Request) -> Response:
+        self._check_token(request)
+        if self._open_requests >= self.config.max_requests:
+            raise HTTPException(503, "too many requests at once", {"retry-after": "1"})
+        self._open_requests += 1
+        self.metrics.open.inc()
+        try:
+            body = await self._receive(request)
+            started = time.perf_counter()
+            asked = self._parse(body)
+            answer = self._answer(asked)
+            self.metrics.seconds.observe(time.perf_counter() - started)
+            return self._respond(request, 200, answer)
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
+        finally:
+            self._open_requests -= 1
+            self.metrics.open.dec()
+
+    async def _receive(self, request: Request) -> bytes:
+        kind = request.headers.get("content-type", "application/json")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "the content type must be application/json")
+        limit = self.config.max_body_bytes
+        too_large = HTTPException(413, f"a request has at most {limit} bytes", CLOSE)
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced[:20]) > limit:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.config.request_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+        except TimeoutError:
+            raise HTTPException(
+                408, f"a request has to arrive within {self.config.request_seconds:g} s", CLOSE
+            ) from None
+        return bytes(body)
+
+    def _parse(self, body: bytes) -> OneRequest | BatchRequest:
+        try:
+            asked = ASKED.validate_json(body)
+        except pydantic.ValidationError as error:
+            details = [
+                f"{'.'.join(str(part) for part in problem['loc'][1:]) or 'body'}: {problem['msg']}"
+                for problem in error.errors(
+                    include_url=False, include_context=False, include_input=False
+                )[:10]
+            ]
+            malformed = error.errors(include_url=False)[0]["type"] == "json_invalid"
+            raise _Refused(
+                400 if malformed else 422,
+                "the body is not JSON" if malformed else "the request does not fit the schema",
+                details,
+            ) from None
+        if isinstance(asked, BatchRequest) and len(asked.batch) > self.config.max_batch:
+            raise _Refused(
+                422,
+                "the request does not fit the schema",
+                [f"batch: at most {self.config.max_batch} tasks, got {len(asked.batch)}"],
+            )
+        return asked
+
+    def _answer(self, asked: OneRequest | BatchRequest) -> dict[str, Any]:
+        scheduler = self.scheduler  # the same one throughout, whatever is swapped in meanwhile
+        entries = asked.batch if isinstance(asked, BatchRequest) else [asked]
+        queues, tasks = [entry.queues for entry in entries], [entry.task for entry in entries]
+        try:
+            decisions = self._decided(scheduler, asked.network, queues, tasks)
+        except ValueError as error:  # a quantity does not fit the policy: the message names it
+            raise _Refused(422, "the request does not fit the policy", [str(error)[:500]]) from None
+        shown = [_shown(decision) for decision in decisions]
+        if isinstance(asked, BatchRequest):
+            return {"decisions": shown, "bundle": scheduler.bundle.digest}
+        return {"decision": shown[0], "bundle": scheduler.bundle.digest}
+
+    def _decided(
+        self, scheduler: Scheduler, network: Any, queues: list[Any], tasks: list[Any]
+    ) -> list[Decision]:
+        try:
+            decisions = scheduler.decide_many(network, queues, tasks)
+            self.metrics.decisions.labels("policy").inc(len(tasks))
+        except PolicyFailed as error:
+            if len(tasks) > 1:  # one strange task must not cost the others their policy
+                return [
+                    self._decided(scheduler, network, [entry], [task])[0]
+                    for entry, task in zip(queues, tasks, strict=True)
+                ]
+            log.warning("fallback", extra={"fields": {"error": str(error)[:500]}})
+            decisions = scheduler.decide_by_rule(network, queues, tasks)
+            self.metrics.fallbacks.inc()
+            self.metrics.decisions.labels(decisions[0].by).inc()
+        return decisions
+
+    async def _health(self, request: Request) -> Response:
+        bundle = self.scheduler.bundle
+        content = {
+            "status": "ok",
+            "bundle": bundle.digest,
+            "method": bundle.manifest.get("method"),
+            "servers": self.scheduler.num_servers,
+            "needs": sorted(self.scheduler.needs),
+            "reload_error": self.reload_error,
+        }
+        return self._respond(request, 200, content)
+
+    async def _metrics(self, request: Request) -> Response:
+        self._check_token(request)
+        text = prometheus_client.generate_latest(self.metrics.registry)
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def _openapi(self, request: Request) -> Response:
+        return Response(self._schema, media_type="application/json")
+
+    def _check_token(self, request: Request) -> None:
+        if self._token is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # Compared in constant time: how long it takes tells nothing of how much was right.
+        right = hmac.compare_digest(given.strip().encode(), self._token)
+        if scheme.lower() != "bearer" or not right:
+            raise HTTPException(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
+
+    # Answers.
+
+    def _respond(
+        self, request: Request, status: int, content: Any, headers: Any = None
+    ) -> JSONResponse:
+        self.metrics.requests.labels(str(status)).inc()
+        if self.config.log_requests or status >= 400:
+            fields = {
+                "method": request.method[:20],
+                "path": request.url.path[:200],
+                "status": status,
+                "client": request.client.host if request.client else None,
+            }
+            if status >= 400:
+                fields["error"] = content["error"]
+            log.info("request", extra={"fields": fields})
+        return JSONResponse(content, status, headers)
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        details = getattr(error, "details", [])
+        content = {"error": error.detail, "details": details}
+        return self._respond(request, error.status_code, content, error.headers)
+
+    async def _broken(self, request: Request, error: Exception) -> Response:
+        """A mistake of ours: told to the log, not to the client."""
+        log.error("failure", exc_info=error)
+        return self._respond(request, 500, {"error": "internal error", "details": []})
+
+    # Reloading.
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        watcher = asyncio.create_task(self._watch())
+        hangup = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP")
+        loop = asyncio.get_running_loop()
+        if hangup:
+            loop.add_signal_handler(signal.SIGHUP, self._reload_now.set)
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            if hangup:
+                loop.remove_signal_handler(signal.SIGHUP)
+
+    async def _watch(self) -> None:
+        every = self.config.reload_seconds or None
+        while True:
+            asked = True
+            try:
+                await asyncio.wait_for(self._reload_now.wait(), every)
+            except TimeoutError:
+                asked = False
+            self._reload_now.clear()
+            signature = await asyncio.to_thread(_signature, self.path)
+            if asked or (signature is not None and signature != self._seen):
+                await self._reload(signature)
+
+    async def _reload(self, signature: Any) -> None:
+        """Open the bundle that is there now, beside the one in use, and use it if it is sound."""
+        self._seen = signature
+        try:
+            scheduler = await asyncio.to_thread(self._load, self.path)
+        except (BundleError, OSError, ValueError) as error:
+            self.reload_error = str(error)
+            self.metrics.reloads.labels("refused").inc()
+            log.error("reload refused", extra={"fields": {"error": str(error)[:500]}})
+            return
+        self.reload_error = None
+        self.metrics.reloads.labels("done").inc()
+        self._use(scheduler)
+
+
+CLOSE = {"connection": "close"}
+
+
+class _Refused(HTTPException):
+    """A refusal with details."""
+
+    def __init__(self, status: int, error: str, details: list[str]) -> None:
+        super().__init__(status, error)
+        self.details = details
+
+
+def _shown(decision: Decision) -> dict[str, Any]:
+    return {
+        "servers": decision.servers,
+        "fractions": decision.fractions.tolist(),
+        "makespan": decision.makespan,
+        "by": decision.by,
+    }
+
+
+def _read_token(file: Path | None) -> bytes | None:
+    if file is not None:
+        token = file.read_text(encoding="utf-8").strip()
+        if not token:
+            raise ValueError(f"token_file must hold a token, and {file} is empty")
+        return token.encode()
+    return os.environ.get(TOKEN_VARIABLE, "").strip().encode() or None
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """What changes when another bundle is put at ``path``; None while there is none."""
+    try:
+        status = (path / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def openapi(config: ServeConfig) -> dict[str, Any]:
+    """The interface as an OpenAPI 3.1 document."""
+    models = {model.__name__: (model, "validation") for model in (OneAnswer, BatchAnswer, Problem)}
+    adapters: Any = [(name, mode, TypeAdapter(model)) for name, (model, mode) in models.items()]
+    adapters.append(("Asked", "validation", ASKED))
+    by_key, definitions = TypeAdapter.json_schemas(
+        adapters, ref_template="#/components/schemas/{model}"
+    )
+    schemas = {name: by_key[(name, "validation")] for name, _, _ in adapters}
+    components = definitions.get("$defs", {})
+    components["BatchRequest"]["properties"]["batch"]["maxItems"] = config.max_batch
+
+    def answers(*statuses: int) -> dict[str, Any]:
+        content = {"application/json": {"schema": schemas["Problem"]}}
+        about = {
+            400: "not JSON, or not HTTP",
+            401: "a bearer token is needed",
+            408: "the request did not arrive in time",
+            413: "the request is too large",
+            415: "the content type is not JSON",
+            422: "a field is wrong; details name it",
+            503: "too many requests at once; try again",
+        }
+        return {str(s): {"description": about[s], "content": content} for s in statuses}
+
+    decided = {"anyOf": [schemas["OneAnswer"], schemas["BatchAnswer"]]}
+    plain = {"200": {"description": "as it is now"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "jaxmec decision service", "version": "1"},
+        "paths": {
+            "/v1/decide": {
+                "post": {
+                    "summary": "The servers for one task, or for each of a batch, and fractions",
+                    "security": [{}, {"token": []}],
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": schemas["Asked"]}},
+                    },
+                    "responses": {
+                        "200": {
+                            "description": "decided",
+                            "content": {"application/json": {"schema": decided}},
+                        },
+                        **answers(400, 401, 408, 413, 415, 422, 503),
+                    },
+                }
+            },
+            "/healthz": {"get": {"summary": "Whether it serves, and which bundle",
+                                 "responses": plain}},
+            "/metrics": {"get": {"summary": "Prometheus metrics", "security": [{}, {"token": []}],
+                                 "responses": {**plain, **answers(401)}}},
+            "/openapi.json": {"get": {"summary": "This document", "responses": plain}},
+        },
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }  # fmt: skip
+
+
+# Running.
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, less patient: headers have to arrive in time and be of a bounded size.
+
+    uvicorn bounds how long a connection may lie idle after an answer, but not how long the
+    first byte or the rest of a header may take.
+    """
+
+    seconds = 5.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._header_bytes, self._in_headers = 0, True
+        self._timer = self.loop.call_later(self.seconds, self._give_up, 408, "Request Timeout")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._in_headers and self._header_bytes > MAX_HEADER_BYTES:
+            self._give_up(431, "Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        if not self._in_headers:
+            self._header_bytes, self._in_headers = 0, True
+            self._timer = self.loop.call_later(self.seconds, self._give_up, 408, "Request Timeout")
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._timer.cancel()
+        super().on_headers_complete()
+
+    def _give_up(self, status: int, phrase: str) -> None:
+        if not self.transport.is_closing():
+            head = f"HTTP/1.1 {status} {phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            self.transport.write(head.encode())
+            self.transport.close()
+
+
+class _JSONLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def serve(path: PathLike, config: ServeConfig | None = None) -> None:
+    """Serve the bundle at ``path`` until SIGTERM or SIGINT; SIGHUP reloads it.
+
+    Raises:
+        jaxmec.bundle.BundleError: the bundle cannot be opened.
+        OSError: the address is taken, or not this machine's.
+    """
+    config = config or ServeConfig()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JSONLines())
+    for name in ("jaxmec.serve", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO if name == "jaxmec.serve" else logging.WARNING)
+    service = Service(path, config)
+    listener = _listen(config)
+    host, port = listener.getsockname()[:2]
+    log.info("listening", extra={"fields": {"host": host, "port": port, "pid": os.getpid()}})
+    if config.host not in LOOPBACK and service._token is None:
+        log.warning("open to the network without a token", extra={"fields": {"host": host}})
+    try:
+        make_server(service).run(sockets=[listener])
+    finally:
+        log.info("stopped")
+
+
+def make_server(service: Service) -> uvicorn.Server:
+    """The HTTP server around a service; it stops when its ``should_exit`` is set."""
+    config = service.config
+    protocol = type("Protocol", (_Protocol,), {"seconds": config.request_seconds})
+    return uvicorn.Server(
+        uvicorn.Config(
+            service.app,
+            http=protocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=config.max_connections,
+            timeout_keep_alive=config.keep_alive_seconds,
+            timeout_graceful_shutdown=config.shutdown_seconds,
+        )
+    )
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {config.host} port {config.port}: {error}") from error
+    return listener
