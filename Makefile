@@ -1,4 +1,5 @@
 # make run    the main job: trains DDRL-AMSA, compares it, saves checkpoint, metrics and plots
+# make reproduce   runs every study at its short size and writes docs/reproduction.md
 # make test   everything that must pass before a change lands
 #
 # Both make .venv first and install the pinned versions into it. Choose an interpreter with
@@ -19,11 +20,15 @@ run_ready := $(VENV)/.installed-$(EXTRAS)
 test_ready := $(VENV)/.installed-$(EXTRAS),test
 slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers
 
-.PHONY: run test test-slow lint format bench constraints clean
+.PHONY: run reproduce test test-slow lint format bench constraints clean
 .DELETE_ON_ERROR:
 
 run: $(run_ready)
 	$(PY) train/ddrl_amsa.py $(ARGS)
+
+# ARGS="--size full" on a GPU.
+reproduce: $(run_ready)
+	$(PY) train/reproduction.py --size short $(ARGS)
 
 # Whole files go to a worker, so that what a file's tests share is compiled once.
 test: export JAX_PLATFORMS ?= cpu

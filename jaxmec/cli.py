@@ -1,4 +1,4 @@
-"""The command line: ``jaxmec train``, ``jaxmec evaluate``, ``jaxmec list``.
+"""The command line: ``jaxmec train``, ``evaluate``, ``compare``, ``report``, ``list``.
 
 The flags are the fields of the dataclasses that the library itself uses, so ``--help``
 shows each with its unit, its default for the method and preset at hand, and nothing has to
@@ -7,10 +7,11 @@ be kept in step by hand.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,11 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {
     "train": "train a method (or one agent) and save what it learned",
     "evaluate": "play episodes with a saved policy or a scheduler",
-    "list": "environments, presets, agents and methods, schedulers",
+    "compare": "run a named study, or methods and schedulers of your own choice",
+    "report": "write the page that sets the papers' claims against what was measured",
+    "export": "write a bundle of a trained policy, for boxes at the edge",
+    "serve": "answer over HTTP where tasks go, from a bundle",
+    "list": "environments, presets, agents and methods, schedulers, studies",
 }
 
 
@@ -51,6 +56,7 @@ class Run:
     resume: bool = False  # go on from the newest checkpoint in --out
     progress: bool = True  # show a progress display
     deterministic: bool = False  # the same bits every time on a GPU too; slower
+    published: bool = False  # the method as its authors ran it; changes the other defaults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"jaxmec {jaxmec.__version__}")
             return EXIT_OK
-        command = {"train": _train, "evaluate": _evaluate, "list": _list}
+        command = {
+            "train": _train,
+            "evaluate": _evaluate,
+            "compare": _compare,
+            "report": _report,
+            "export": _export,
+            "serve": _serve,
+            "list": _list,
+        }
         look_up("command", words[0], COMMANDS)
         return command[words[0]](words[1:])
     except SystemExit as exit_:  # tyro has printed what it has to say
@@ -78,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"jaxmec: {error or 'interrupted'}", markup=False, highlight=False)
         return EXIT_INTERRUPTED
     except Exception as error:
+        from jaxmec.bundle import BundleError
+
+        if isinstance(error, BundleError | ImportError | OSError):
+            console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
+            return EXIT_FAILED
         from jaxmec.training.checkpoint import CheckpointError
         from jaxmec.training.runner import Diverged, Interrupted
 
@@ -116,6 +135,7 @@ def _changes(old: Any, new: Any) -> dict[str, Any]:
 def _train(words: Sequence[str]) -> int:
     import jaxmec
     from jaxmec import envs
+    from jaxmec.agents import PerStation
     from jaxmec.envs.cartpole import CartPoleParams
     from jaxmec.envs.presets import Preset, find_preset
     from jaxmec.methods import METHODS, find_method
@@ -137,16 +157,20 @@ def _train(words: Sequence[str]) -> int:
     if env != "CartPole-v1":
         name = name or envs.DEFAULT_PRESET[env]
         setting = find_preset(name)
-    agent = row.agent()
-    choices = _env_choices(env)(**(dict(row.options) if own else {}))
+    published = "--published" in words
+    settings = row.settings(published)
+    agent: Any = settings.agent()
+    per_station = isinstance(agent, PerStation)
+    agent = agent.inner if per_station else agent
+    choices = _env_choices(env)(**(dict(settings.options) if own else {}))
     flat = tyro.conf.arg(name="")
     command = dataclasses.make_dataclass(
         "Train",
         [
-            ("run", Annotated[Run, flat], Run()),
+            ("run", Annotated[Run, flat], Run(published=published)),
             ("where", Annotated[Where, flat], Where(env=env, preset=name)),
             ("choices", Annotated[type(choices), flat], choices),
-            ("config", Annotated[TrainConfig, flat], row.config),
+            ("config", Annotated[TrainConfig, flat], settings.config),
             ("agent", type(agent), agent),
             ("setting", type(setting), setting),
         ],
@@ -158,8 +182,8 @@ def _train(words: Sequence[str]) -> int:
     if run.resume and run.out is None:
         raise UsageError("--resume needs --out, the directory of the run to go on with")
     result = jaxmec.train(
-        parsed.agent,
-        name=row.name,
+        PerStation(parsed.agent) if per_station else parsed.agent,
+        name=f"{row.name} (published)" if published else row.name,
         env=env,
         preset=None if env == "CartPole-v1" else parsed.where.preset,
         preset_seed=parsed.where.preset_seed,
@@ -191,7 +215,8 @@ class SingleChoices:
     """What the scheduler sees."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # queues (as published), times (waits too) or places (of lad-ts)
+    features: str = "queues"  # published (the least), queues, or times (waits too)
+    show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +224,8 @@ class MultiChoices:
     """What the scheduler sees, and who splits a task."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # queues (as published), times (waits too) or places (of lad-ts)
+    features: str = "queues"  # published (the least), queues, or times (waits too)
+    show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
     action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
     k: int = 3  # servers that an action top_k names
     allocate: str = "cwa"  # cwa, hecwa or water_filling
@@ -260,11 +286,211 @@ def _evaluate(words: Sequence[str]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Methods and schedulers on the same arrivals: a named study, or your own choice.
+
+    What is given replaces what the study says. An entry is NAME, NAME:published, or
+    NAME:option=value:..., such as ddrl-amsa:allocate=cwa:label=ours. A study that was stopped
+    goes on where it was.
+    """
+
+    study: tyro.conf.Positional[str] = ""  # a name of `jaxmec list studies`; or none
+    size: str = "full"  # short or full
+    out: Path = Path("runs/studies")  # results of all studies, which share what they can
+    methods: tuple[str, ...] | None = None  # to train
+    schedulers: tuple[str, ...] | None = None
+    env: str | None = None  # environment id
+    presets: tuple[str, ...] | None = None  # published settings
+    sweep: str | None = None  # a field of the presets, or servers
+    values: tuple[str, ...] = ()  # of the sweep; a list of numbers as 10,20,30
+    reference: str | None = None  # the entry that all are set against; else the first
+    seeds: int | None = None  # training seeds of each method
+    steps_scale: float | None = None  # times each method's own training steps
+    episodes: int | None = None  # episodes to compare on
+    plan: bool = False  # only say what would be run
+    progress: bool = True  # show a bar with the time left
+
+
+def _compare(words: Sequence[str]) -> int:
+    from jaxmec import results, study
+    from jaxmec.studies import STUDIES, find_study
+
+    command = tyro.cli(Compare, args=list(words), prog="jaxmec compare")
+    plan = _study(command)
+    cells = plan.cells  # before anything runs, a wrong name is an error
+    if command.plan:
+        finished = {result.cell.folder for result in study.collect(plan, command.out).results}
+        for cell in cells:
+            steps = f"{cell.config.total_steps:,} steps" if cell.config else "does not learn"
+            state = "finished" if cell.folder in finished else "to do"
+            print(f"{state:<9} {cell}: {cell.seeds} seeds, {steps}")
+        return EXIT_OK
+    named = command.study in STUDIES and plan == find_study(command.study, command.size)
+    outcome = study.run(plan, command.out, progress=command.progress)
+    home = command.out / command.size / plan.name if named else command.out / "chosen" / plan.name
+    files = results.write(outcome, home)
+    console = Console()
+    for place, table in results.comparisons(outcome).items():
+        console.print(table.table(str(place)))
+    print("\n".join(f"written: {file}" for file in files))
+    if outcome.missing:
+        print("not finished: " + "; ".join(map(str, outcome.missing)), file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _study(command: Compare) -> Any:
+    """The study that a command line means."""
+    from jaxmec import envs
+    from jaxmec.envs.presets import find_preset
+    from jaxmec.methods import find_method
+    from jaxmec.studies import find_study
+    from jaxmec.study import Study, sweep_over
+
+    methods = None if command.methods is None else tuple(map(_entry, command.methods))
+    schedulers = None if command.schedulers is None else tuple(map(_entry, command.schedulers))
+    given: dict[str, Any] = {
+        "methods": methods,
+        "schedulers": schedulers,
+        "env": command.env,
+        "presets": command.presets,
+        "reference": command.reference,
+        "seeds": command.seeds,
+        "steps_scale": command.steps_scale,
+        "episodes": command.episodes,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    if (command.sweep is None) != (not command.values):
+        raise UsageError("--sweep names what is swept, and --values its values: give both")
+    if command.sweep is not None:
+        base = command.presets[0] if command.presets else None
+        values = tuple(map(_value, command.values))
+        changes["sweep"] = sweep_over(command.sweep, values, base)
+    if command.study:
+        study = find_study(command.study, command.size)
+        if "reference" not in changes and ("methods" in changes or "schedulers" in changes):
+            kept = [e.label for e in changes.get("methods", study.methods)]
+            kept += [e.label for e in changes.get("schedulers", study.schedulers)]
+            if study.reference not in kept:
+                changes["reference"] = ""
+        return dataclasses.replace(study, **changes)
+    if not methods and not schedulers:
+        raise UsageError("name a study (jaxmec list studies), or --methods or --schedulers")
+    if "env" not in changes:
+        if command.presets:
+            problem = find_preset(command.presets[0]).problem
+            changes["env"] = f"{problem.capitalize()}ServerOffloading-v0"
+        else:
+            changes["env"] = (
+                find_method(methods[0].name).env if methods else "MultiServerOffloading-v0"
+            )
+    look_up("environment", changes["env"], envs.ABOUT)
+    return Study("comparison", "Chosen on the command line", **changes)
+
+
+def _entry(text: str) -> Any:
+    from jaxmec.study import Entry
+
+    name, *parts = text.split(":")
+    wrong = [part for part in parts if part != "published" and "=" not in part]
+    if wrong:
+        raise UsageError(f"{text!r}: {wrong[0]!r} is neither published nor option=value")
+    options = dict(part.split("=", 1) for part in parts if "=" in part)
+    label = options.pop("label", text.replace(":", ", ") if options else "")
+    values = tuple(sorted((option, _value(value)) for option, value in options.items()))
+    return Entry(name, values, label, published="published" in parts)
+
+
+def _value(text: str) -> Any:
+    """A number, a list of numbers (10,20,30), True, False or a word."""
+    if "," in text:
+        return tuple(_value(part) for part in text.split(",") if part)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(text, text)  # "true" is a word: of waits
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteReport:
+    """Write the page that sets the papers' claims against what the studies measured."""
+
+    size: str = "full"  # of the studies: short or full
+    out: Path = Path("runs/studies")  # where `jaxmec compare` put their results
+    page: Path = Path("docs/reproduction.md")  # the figures go to results/ beside it
+
+
+def _report(words: Sequence[str]) -> int:
+    from jaxmec import reproduction
+    from jaxmec.studies import SIZES
+
+    command = tyro.cli(WriteReport, args=list(words), prog="jaxmec report")
+    look_up("size", command.size, dict.fromkeys(SIZES))
+    again = f"jaxmec report --size {command.size}"
+    print(f"written: {reproduction.write(command.size, command.out, command.page, again)}")
+    return EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a bundle of a trained policy: checkpoint, StableHLO, ONNX and a manifest."""
+
+    run: tyro.conf.Positional[Path]  # the path of a run, or of a saved policy
+    to: Path  # directory of the bundle; a bundle that is there is replaced
+    one_step: bool = False  # distil a chain of K steps into one; the loss of quality is measured
+
+
+def _export(words: Sequence[str]) -> int:
+    command = tyro.cli(Export, args=list(words), prog="jaxmec export")
+    if not command.run.exists():
+        raise UsageError(f"there is no run or policy at {command.run}")
+    with _extra("onnx"):
+        from jaxmec.deploy import export
+
+    bundle = export.export(command.run, command.to, one_step=command.one_step)
+    if measured := bundle.manifest["distilled"]:
+        print(
+            f"one step instead of {measured['denoising_steps']}: {measured['metric']} "
+            f"{measured['student']:.4g} against {measured['teacher']:.4g} "
+            f"({measured['ratio']:.3f} times), {measured['agreement']:.1%} alike"
+        )
+    print(f"bundle: {bundle.path}\ndigest: {bundle.digest}")
+    return EXIT_OK
+
+
+def _serve(words: Sequence[str]) -> int:
+    with _extra("serve"):
+        from jaxmec.deploy.server import ServeConfig, serve
+
+    flat = Annotated[ServeConfig, tyro.conf.arg(name="")]
+    command: Any = dataclasses.make_dataclass(
+        "Serve",
+        [("bundle", tyro.conf.Positional[Path]), ("config", flat, ServeConfig())],
+        frozen=True,
+    )
+    command.__doc__ = "Answer over HTTP where tasks go; SIGHUP reloads, SIGTERM stops."
+    parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec serve")
+    serve(parsed.bundle, parsed.config)
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Says which extra brings what cannot be imported."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install 'jaxmec[{name}]'") from error
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """What there is, by name."""
 
     kind: tyro.conf.Positional[str] = "all"
-    """environments, presets, methods (the agents by name), schedulers, or all"""
+    """environments, presets, methods (the agents by name), schedulers, studies, or all"""
 
 
 def _list(words: Sequence[str]) -> int:
@@ -272,7 +498,7 @@ def _list(words: Sequence[str]) -> int:
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
 
-    kinds = ("environments", "presets", "agents", "methods", "schedulers", "all")
+    kinds = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
     kind = tyro.cli(List, args=list(words), prog="jaxmec list").kind
     look_up("kind", kind, dict.fromkeys(kinds))
     console = Console()
@@ -302,6 +528,15 @@ def _list(words: Sequence[str]) -> int:
         for scheduler in SCHEDULERS.values():
             selects = {"single": "one server", "multi": "a set"}[scheduler.problem]
             table.add_row(scheduler.name, scheduler.about, selects, scheduler.information)
+        console.print(table)
+    if kind in ("studies", "all"):
+        from jaxmec.studies import STUDIES
+
+        table = Table("study", "what it compares", "settings, short and full",
+                      title="Studies (jaxmec compare)", title_justify="left")  # fmt: skip
+        for name, sizes in STUDIES.items():
+            places = " and ".join(str(len(sizes[size].places)) for size in ("short", "full"))
+            table.add_row(name, sizes["full"].about, places)
         console.print(table)
     return EXIT_OK
 

@@ -7,6 +7,7 @@ with the first figure; it is an optional dependency, the extra ``plot``.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def learning_curves(
             finite = np.where(np.isfinite(curve.values), curve.values, np.nan)
             mean, half = mean_interval(finite)
             lone = "o" if steps.size == 1 else ""  # a line through one point shows nothing
-            axes.plot(steps, mean, dash, color=colour, label=name, marker=lone)
+            axes.plot(steps, mean, dash, color=colour, label=_legend_name(name), marker=lone)
             axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
         for (name, value), dash in zip((references or {}).items(), cycle(DASHES[1:]), strict=False):
             axes.axhline(value, color="black", lw=1, ls=dash, label=name)
@@ -141,8 +142,8 @@ def sweep_curves(
         ):
             mean, half = mean_interval(curve.values)
             axes.errorbar(
-                curve.steps + shift, mean, yerr=half, label=name, color=colour, ls=dash,
-                marker=mark, markersize=4, lw=1.2, elinewidth=1, capsize=2,
+                curve.steps + shift, mean, yerr=half, label=_legend_name(name), color=colour,
+                ls=dash, marker=mark, markersize=4, lw=1.2, elinewidth=1, capsize=2,
             )  # fmt: skip
         if places.size <= 10:
             axes.set_xticks(places, [f"{place:g}" for place in places])
@@ -193,7 +194,14 @@ def performance_profiles(
         axes = figure.add_subplot()
         for (name, values), (dash, colour) in zip(arrays.items(), _line_styles(), strict=False):
             mean, half = mean_interval(performance_profile(values, thresholds))
-            axes.plot(thresholds, mean, dash, color=colour, label=name, drawstyle="steps-post")
+            axes.plot(
+                thresholds,
+                mean,
+                dash,
+                color=colour,
+                label=_legend_name(name),
+                drawstyle="steps-post",
+            )
             low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
             axes.fill_between(thresholds, low, high, color=colour, alpha=0.2, lw=0, step="post")
         axes.margins(x=0.01)
@@ -311,6 +319,11 @@ def _styled() -> Iterator[tuple[Any, Any]]:
 def _line_styles() -> Iterator[tuple[str, str]]:
     """A dash and a colour a curve: all colours first, then again with the next dash."""
     return cycle(product(DASHES, PALETTE))
+
+
+def _legend_name(name: str) -> str:
+    """A name broken into lines, where it is long: the axes need their room."""
+    return textwrap.fill(name, 30)
 
 
 def _interval_note(curves: Mapping[str, Curve]) -> str:

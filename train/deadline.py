@@ -1,0 +1,12 @@
+"""Make-span and failure rate against the deadline, on `amcoedge`.
+
+`python train/deadline.py --size short` on two CPU cores, without it on a GPU; a run that was
+stopped goes on where it was. The flags are those of `jaxmec compare`.
+"""
+
+import sys
+
+from jaxmec.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["compare", "amcoedge-deadline", *sys.argv[1:]]))

@@ -1,0 +1,12 @@
+"""Learning curves, make-spans and profiles of every method on `amcoedge`.
+
+`python train/learning_curves.py --size short` on two CPU cores, without it on a GPU; a run that was
+stopped goes on where it was. The flags are those of `jaxmec compare`.
+"""
+
+import sys
+
+from jaxmec.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["compare", "amcoedge-methods", *sys.argv[1:]]))
