@@ -102,13 +102,7 @@ class Policy:
         manifest = {
             "policy_format": POLICY_FORMAT,
             "name": self.name,
-            "agent": {
-                "class": type(self.agent).__name__,
-                "fields": {
-                    field.name: _plain(getattr(self.agent, field.name))
-                    for field in dataclasses.fields(self.agent)  # type: ignore[arg-type]
-                },
-            },
+            "agent": _described(self.agent),
             "spec": self.spec._asdict(),
             "setting": dataclasses.asdict(self.setting),
         }
@@ -132,16 +126,7 @@ def load_policy(path: PathLike) -> Policy:
             f"{path} is not a policy of format {POLICY_FORMAT}; it says "
             f"{about.get('policy_format')!r}"
         )
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in agents.AGENTS}
-    if about["agent"]["class"] not in kinds:
-        raise checkpoint.CheckpointIncompatible(
-            f"{path} was trained by an agent that is not known here, {about['agent']['class']!r}"
-        )
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in about["agent"]["fields"].items()
-    }
-    agent = kinds[about["agent"]["class"]](**fields)
+    agent = _agent_of(about["agent"], path)
     layout = tuple((part, length) for part, length in about["spec"].get("layout", ()))
     spec = Spec(**(about["spec"] | {"layout": layout}))
     template = jax.eval_shape(lambda key: agent.acting(agent.init(key, spec)), jax.random.key(0))
@@ -151,9 +136,32 @@ def load_policy(path: PathLike) -> Policy:
     return Policy(agent, learner, spec, Setting(**setting), about["name"])
 
 
-def _plain(value: Any) -> Any:
-    """A hyperparameter as JSON holds it."""
-    return value.tolist() if hasattr(value, "tolist") else value
+def _described(agent: Any) -> dict[str, Any]:
+    """An agent as JSON holds it; one that is made of another holds it the same way."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return _described(value)
+        return value.tolist() if hasattr(value, "tolist") else value
+
+    fields = {field.name: plain(getattr(agent, field.name)) for field in dataclasses.fields(agent)}
+    return {"class": type(agent).__name__, "fields": fields}
+
+
+def _agent_of(about: dict[str, Any], path: Path) -> Agent:
+    """The agent that :func:`_described` wrote into the policy at ``path``."""
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in agents.AGENTS}
+    if about["class"] not in kinds:
+        raise checkpoint.CheckpointIncompatible(
+            f"{path} was trained by an agent that is not known here, {about['class']!r}"
+        )
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _agent_of(value, path)
+        return tuple(value) if isinstance(value, list) else value
+
+    return kinds[about["class"]](**{name: whole(value) for name, value in about["fields"].items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +269,9 @@ def train(
         preset = envs.DEFAULT_PRESET.get(env)
 
     of_config = {f.name for f in dataclasses.fields(TrainConfig)}
-    of_agent = {f.name for f in dataclasses.fields(agent)}  # type: ignore[arg-type]
+    # Of an agent for each station, the fields are those of what each station has.
+    each = agent.inner if isinstance(agent, agents.PerStation) else agent
+    of_agent = {f.name for f in dataclasses.fields(each)}  # type: ignore[arg-type]
     of_env = option_names(env)
     unknown = [key for key in options if key not in of_config | of_agent | of_env]
     if unknown:
@@ -271,7 +281,8 @@ def train(
         )
     config = dataclasses.replace(config, **{k: v for k, v in options.items() if k in of_config})
     agent_options = {k: v for k, v in options.items() if k in of_agent - of_config}
-    agent = dataclasses.replace(agent, **agent_options)  # type: ignore[type-var]
+    each = dataclasses.replace(each, **agent_options)  # type: ignore[type-var]
+    agent = agents.PerStation(each) if isinstance(agent, agents.PerStation) else each
     chosen |= {k: v for k, v in options.items() if k in of_env - of_agent - of_config}
     chosen |= dict(env_options or {})
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())))
@@ -483,15 +494,17 @@ def _evaluate_scheduler(
     environment, params = setting.make()
     assert isinstance(environment, OffloadingEnvironment)
 
+    memory = scheduler.first_memory(environment, params)
+
     @jax.jit
-    def run(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def run(memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         def policy(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
             del observation
             view = environment.view(state, params)
             selected, memory = scheduler.decide(params, view, memory, key)
             return (selected if multi else jnp.argmax(selected)), memory
 
-        return play(policy, scheduler.init_memory(params), environment, params, episodes, key)
+        return play(policy, memory, environment, params, episodes, key)
 
-    values = {name: np.asarray(value)[None] for name, value in run(params, key).items()}
+    values = {name: np.asarray(value)[None] for name, value in run(memory, params, key).items()}
     return Report(scheduler.name, setting, environment.information, values)

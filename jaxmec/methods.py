@@ -4,12 +4,10 @@ A new method is one row here. Its agent is made by a function, so that importing
 module computes nothing. A row has our tuned settings, and those as published beside them
 where there are any: ``jaxmec.train(name, published=True)``.
 
-What "as published" keeps and what it cannot. Hyperparameters, replay, the ratio of updates
-to decisions and the number of decisions are those of the published code; what is seen (the
-task and the slot's starting backlogs) and the true waits for the allocation as well. There,
-every station has a network of its own, which learns from its own tasks; here one network
-serves all stations and is told whose task it is. So it makes as many updates, and keeps as
-many transitions, as all of theirs together.
+"As published" means: the networks (one for each station), hyperparameters, replay, ratio of
+updates to decisions and number of decisions of the published code; what is seen (the task's
+size, its work where it has one server, and the slot's starting backlogs); and the true waits
+for the allocation. Ours is one network for all stations, which is told whose task it is.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxmec.agents import DQN, DSAC, SAC, TopKDQN
+from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.naming import look_up
 from jaxmec.training.loop import TrainConfig
@@ -56,24 +54,24 @@ LAD_TS = TrainConfig(
     eval_episodes=4,
 )
 
-# A station's learner makes an update every ten slots of some 75 tasks: five in 750 decisions.
+# Every station's learner makes an update each ten slots of some 75 tasks.
 AMCOEDGE_PUBLISHED = TrainConfig(
     steps=2_250_000,  # 500 episodes
-    num_envs=150,
+    num_envs=750,
     prefill=15_000,  # 200 slots
-    buffer_size=2_500,  # 500 a station
-    batch_size=32,
+    buffer_size=3_000,  # some 500 a station
+    batch_size=160,  # 32 a station
     updates_per_step=1,
     eval_every=225_000,
     eval_episodes=4,
 )
-# A station's learner makes an update every slot, for its 25.5 tasks on average.
+# Every station's learner makes an update each slot of some 510 tasks.
 LAD_TS_PUBLISHED = TrainConfig(
     steps=15_000_000,  # 500 episodes
-    num_envs=25,
+    num_envs=500,
     prefill=6_000,  # 300 a station
     buffer_size=20_000,  # 1000 a station
-    batch_size=64,
+    batch_size=1_280,  # 64 a station
     updates_per_step=1,
     eval_every=1_500_000,
     eval_episodes=4,
@@ -85,7 +83,11 @@ FAIR: Options = (
     ("features", "times"),
     ("allocation_information", "seen"),
 )
-GIVEN: Options = (("information", "slot_start"), ("allocation_information", "true"))
+GIVEN: Options = (
+    ("information", "slot_start"),
+    ("features", "published"),
+    ("allocation_information", "true"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +145,9 @@ def _published_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]
         "discount": 0.9,
         "learning_rate": 1e-3,
         "tau": 1.0,
-        "target_period": 1_000,  # 200 a station
+        "target_period": 200,
         "epsilon_end": 0.01,
-        "epsilon_updates": 5_000,  # 990 a station
+        "epsilon_updates": 990,
         "max_gradient_norm": 1e6,  # not clipped
         "hidden": (20, 20),
         "activation": "relu",
@@ -153,7 +155,7 @@ def _published_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]
         "judged_by": "online",
         "double": False,
     }
-    return lambda: kind(**(fields | changes))
+    return lambda: PerStation(kind(**(fields | changes)))
 
 
 def _published_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]:
@@ -170,7 +172,7 @@ def _published_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], A
         "tau": 0.005,
         "actor_tau": 1.0,
     }
-    return lambda: kind(**(fields | changes))
+    return lambda: PerStation(kind(**(fields | changes)))
 
 
 def _multi(
@@ -204,8 +206,7 @@ def _single(
     source: str,
     tuned: Callable[[], Agent],
     published: Callable[[], Agent],
-    features: str = "times",
-    published_features: str = "queues",
+    show_place: bool = False,
 ) -> Method:
     """A method for `lad-ts`."""
     return Method(
@@ -214,12 +215,8 @@ def _single(
         source=source,
         env="SingleServerOffloading-v0",
         preset="lad-ts",
-        tuned=Settings(tuned, (("information", "local"), ("features", features)), LAD_TS),
-        published=Settings(
-            published,
-            (("information", "slot_start"), ("features", published_features)),
-            LAD_TS_PUBLISHED,
-        ),
+        tuned=Settings(tuned, (*FAIR[:2], ("show_place", show_place)), LAD_TS),
+        published=Settings(published, (*GIVEN[:2], ("show_place", show_place)), LAD_TS_PUBLISHED),
     )
 
 
@@ -228,7 +225,7 @@ def _tuned_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]:
     return lambda: kind(**(fields | changes))
 
 
-def _tuned_sac(kind: type[Any], **changes: Any) -> Callable[[], Agent]:
+def _tuned_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]:
     fields: dict[str, Any] = {
         "discount": 0.9,
         "temperature": 0.01,
@@ -284,7 +281,7 @@ METHODS = {
             about="DQN over all sets of servers",
             source=AMCO,
             tuned=_tuned_dqn(),
-            published=_published_dqn(hidden=(20, 20, 20), target_period=500),
+            published=_published_dqn(hidden=(20, 20, 20), target_period=100),
             action="subset",
         ),
         _multi(
@@ -320,7 +317,6 @@ METHODS = {
             published=_published_dqn(
                 discount=0.95,
                 learning_rate=1e-4,
-                target_period=4_000,  # 200 a station
                 epsilon_start=0.01,
                 judged_by="online",
             ),
@@ -345,8 +341,7 @@ METHODS = {
             source=LAD,
             tuned=_tuned_sac(DSAC, discount=0.95, start="last", places=LAD_PLACES),
             published=_published_sac(DSAC.published, start="last", places=LAD_PLACES),
-            features="places",
-            published_features="places",
+            show_place=True,
         ),
     )
 }

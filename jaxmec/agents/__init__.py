@@ -6,9 +6,10 @@ The interface is :class:`jaxmec.agents.base.Agent`.
 from jaxmec.agents.base import Agent, Spec, Transition
 from jaxmec.agents.dqn import DQN
 from jaxmec.agents.dsac import DSAC
+from jaxmec.agents.per_station import PerStation
 from jaxmec.agents.sac import SAC
 from jaxmec.agents.topk_dqn import TopKDQN
 
-AGENTS = (DQN, TopKDQN, SAC, DSAC)
+AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC)
 
-__all__ = ["AGENTS", "DQN", "DSAC", "SAC", "Agent", "Spec", "TopKDQN", "Transition"]
+__all__ = ["AGENTS", "DQN", "DSAC", "SAC", "Agent", "PerStation", "Spec", "TopKDQN", "Transition"]

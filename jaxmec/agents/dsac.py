@@ -31,8 +31,8 @@ class DSAC(SoftActorCritic):
 
     With ``start`` "last" the chain starts from the action probabilities that the actor last
     gave for the same slot, station and position of an episode, instead of noise: the latent
-    action diffusion of LAD-TS. The environment then says where it is (its ``features``
-    "places"), the learner keeps ``places`` answers, renewed by every update, and the place
+    action diffusion of LAD-TS. The environment then says where it is (its option
+    ``show_place``), the learner keeps ``places`` answers, renewed by every update, and the place
     is no input of the networks. The published method renews an answer when a task is
     decided, and one environment has one table; here a thousand environments share one, and
     a policy that is saved takes it along.
@@ -134,7 +134,7 @@ class DSAC(SoftActorCritic):
         if spec.layout[-1:] != ((PLACE, 1),):
             raise ValueError(
                 "start 'last' needs observations that end with their place in the episode; "
-                "make the environment with features='places'"
+                "make the environment with show_place=True"
             )
         return jnp.full((self.places, spec.num_actions), 1 / spec.num_actions)
 

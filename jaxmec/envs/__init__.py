@@ -28,10 +28,11 @@ ENVIRONMENTS = tuple(ABOUT)
 # What `make` takes for each environment beside the fields of a preset.
 CHOICES = {
     "CartPole-v1": (),
-    "SingleServerOffloading-v0": ("information", "features", "privileged"),
+    "SingleServerOffloading-v0": ("information", "features", "show_place", "privileged"),
     "MultiServerOffloading-v0": (
         "information",
         "features",
+        "show_place",
         "action",
         "k",
         "allocate",

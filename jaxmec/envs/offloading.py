@@ -33,7 +33,7 @@ from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, sub
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
-FEATURES = ("queues", "times", "places")
+FEATURES = ("published", "queues", "times")
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
@@ -133,26 +133,31 @@ class OffloadingEnvironment(environment.Environment):
     """What both offloading environments share."""
 
     metric_names = ("makespan", "delay", "failed")
+    splits = False  # whether a task may have several servers
 
     def __init__(
         self,
         params: OffloadingParams,
         information: str = "slot_start",
         features: str = "queues",
+        show_place: bool = False,
         privileged: bool = False,
     ) -> None:
         """Args:
             params: the default parameters; their number of servers is the environment's.
             information: one of ``INFORMATION``; see :class:`View`.
-            features: what an observation is made of: "queues", the task and the queues that
-                are seen, as published; "times", beside them the waits and service times
-                that follow from the two; or "places", beside them where in the episode the
-                task is, a label: (slot · B + station) · N + position.
+            features: what an observation is made of, beside the origin: "published", what the
+                published methods saw, the task's size, its work where a task has one server,
+                and the backlogs; "queues", all of the task and of the queues that are seen;
+                "times", also the waits and service times that follow from them.
+            show_place: end an observation with where in the episode the task is, which is a label
+                and no quantity: (slot · B + station) · N + position.
             privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
                 "privileged" of the state decided in, "final_privileged" of the next one.
 
         Raises:
-            ValueError: an unknown name, or information "slot" without a trace.
+            ValueError: an unknown name, information "slot" without a trace, or an episode of
+                too many places.
         """
         super().__init__()
         for field, value, allowed in (
@@ -167,18 +172,19 @@ class OffloadingEnvironment(environment.Environment):
                 f"got {type(params.workload).__name__}"
             )
         self.information = information
+        for field, flag in (("show_place", show_place), ("privileged", privileged)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{field} must be True or False, got {flag!r}")
         slots = params.workload.slots
-        if features == "places" and is_concrete(slots):
+        if show_place and is_concrete(slots):
             places = int(slots) * params.network.num_servers * params.workload.positions
             if places > MAX_PLACES:
                 raise ValueError(
-                    f"features 'places' counts at most {MAX_PLACES} places of an episode, "
-                    f"got {places}"
+                    f"show_place counts at most {MAX_PLACES} places of an episode, got {places}"
                 )
-        if not isinstance(privileged, bool):
-            raise ValueError(f"privileged must be True or False, got {privileged!r}")
-        self.privileged = privileged
+        self.place_is_seen = show_place
         self.feature_set = features
+        self.privileged = privileged
         self._default_params = params
         self.num_servers = params.network.num_servers
 
@@ -320,6 +326,9 @@ class OffloadingEnvironment(environment.Environment):
             "origin": is_origin(view.task, self.num_servers),
             "backlog": view.queues.backlog / capacity / scales.backlog,
         }
+        if self.feature_set == "published":
+            seen = ("size", "origin", "backlog") if self.splits else (*features,)
+            features = {name: features[name] for name in seen if name != "result"}
         if self.information != "slot_start":
             features["inflight"] = view.queues.inflight / capacity / scales.slot
             uplink = view.queues.uplink / scales.slot
@@ -335,7 +344,7 @@ class OffloadingEnvironment(environment.Environment):
             features["wait"] = wait / scales.slot
             features["serve"] = service_time(params.network, view.task) / scales.slot
             features["compute"] = view.task.work / capacity / scales.slot
-        elif self.feature_set == "places":
+        if self.place_is_seen:
             cursor = state.cursor
             station = cursor.slot * self.num_servers + cursor.station
             features["place"] = station * params.workload.positions + cursor.position
@@ -468,11 +477,14 @@ class MultiServerOffloading(OffloadingEnvironment):
             unit of time, and then for each a log-factor on its service time (:meth:`decode`).
     """
 
+    splits = True
+
     def __init__(
         self,
         params: OffloadingParams,
         information: str = "slot_start",
         features: str = "queues",
+        show_place: bool = False,
         action: str = "subset",
         k: int = 3,
         allocate: str = "cwa",
@@ -480,7 +492,8 @@ class MultiServerOffloading(OffloadingEnvironment):
         privileged: bool = False,
     ) -> None:
         """Args:
-            params, information, features, privileged: as for :class:`OffloadingEnvironment`.
+            params, information, features, show_place, privileged: as for
+                :class:`OffloadingEnvironment`.
             action: one of ``ACTIONS``.
             k: how many servers an action "top_k" names, 1..B.
             allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
@@ -489,7 +502,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         Raises:
             ValueError: an unknown name, subsets of more than 10 servers, or k outside 1..B.
         """
-        super().__init__(params, information, features, privileged)
+        super().__init__(params, information, features, show_place, privileged)
         for field, value, allowed in (
             ("action", action, ACTIONS),
             ("allocate", allocate, tuple(ALLOCATIONS)),

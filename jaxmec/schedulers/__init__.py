@@ -6,8 +6,9 @@ from jaxmec.naming import look_up
 from jaxmec.schedulers.base import Scheduler
 from jaxmec.schedulers.oracles import ORACLES
 from jaxmec.schedulers.rules import RULES
+from jaxmec.schedulers.static import STATIC
 
-SCHEDULERS = {scheduler.name: scheduler for scheduler in (*RULES, *ORACLES)}
+SCHEDULERS = {scheduler.name: scheduler for scheduler in (*RULES, *STATIC, *ORACLES)}
 
 
 def find_scheduler(name: str) -> Scheduler:

@@ -37,12 +37,19 @@ class Scheduler:
     allocation_information: str = "seen"
     oracle: bool = False  # knows what no station could
     init_memory: Callable[[OffloadingParams], Any] = _no_memory
+    # (environment, params) -> the memory that every episode starts with, worked out once and
+    # beforehand; it stands in for init_memory.
+    plan: Callable[[Any, OffloadingParams], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.information not in INFORMATION:
             raise ValueError(
                 f"information must be one of {', '.join(INFORMATION)}, got {self.information!r}"
             )
+
+    def first_memory(self, env: Any, params: OffloadingParams) -> Any:
+        """The memory that an episode starts with, in the environment and under its terms."""
+        return self.init_memory(params) if self.plan is None else self.plan(env, params)
 
     def allowed_information(self, requested: str | None) -> str:
         """The information model to run under: ``requested``, or the rule's own.

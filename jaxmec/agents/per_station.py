@@ -1,0 +1,125 @@
+"""A learner of its own for every station, as the published methods have it.
+
+Any agent becomes a set of independent ones: station b's decides station b's tasks and
+learns from them alone. They share nothing but the replay buffer that they draw from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.agents.base import Agent, Metrics, Spec, Transition
+from jaxmec.struct import pytree
+
+ORIGIN = "origin"  # the feature that says, one-hot, at which station a task arrived
+
+
+class StationsLearner(NamedTuple):
+    """What learning changes, and where an observation names the station."""
+
+    stations: Any  # [B] of every leaf of the inner agent's learner
+    origin: jax.Array  # [observation_size, B] 1 where an entry says that it is that station
+
+
+@pytree
+class PerStation:
+    """B independent learners of the agent ``inner`` (:class:`jaxmec.agents.base.Agent`).
+
+    A station is no input to its own learner: the observation's feature ``origin`` is zeroed.
+    A task of a master node counts as station 0's. An update on a minibatch [M] draws for
+    each station M/B, rounded up, of those transitions in it that are the station's own, with
+    replacement; a station without any learns from any.
+    """
+
+    inner: Agent  # what each station has
+
+    @property
+    def discount(self) -> Any:
+        """[] the inner agent's γ."""
+        return self.inner.discount
+
+    def init(self, key: jax.Array, spec: Spec) -> StationsLearner:
+        """Fresh learners, each from a key of its own.
+
+        Raises:
+            ValueError: observations that do not say where a task arrived.
+        """
+        start, stations = 0, 0
+        for name, length in spec.layout:
+            if name == ORIGIN:
+                stations = length
+                break
+            start += length
+        if stations == 0:
+            raise ValueError(
+                f"a learner for each station needs observations with the feature {ORIGIN!r}, "
+                f"got {', '.join(name for name, _ in spec.layout) or 'none that have names'}"
+            )
+        keys = jax.random.split(key, stations)
+        return StationsLearner(
+            stations=jax.vmap(lambda key: self.inner.init(key, spec))(keys),
+            origin=jnp.eye(spec.observation_size, stations, -start),
+        )
+
+    def init_memory(self, spec: Spec) -> Any:
+        """The inner agent's; the stations share it."""
+        return self.inner.init_memory(spec)
+
+    def act(
+        self,
+        learner: StationsLearner,
+        memory: Any,
+        observation: jax.Array,
+        key: jax.Array,
+        explore: bool,
+    ) -> tuple[jax.Array, Any, Any]:
+        """What the learner of the observation's station does."""
+        own = self._own(learner, observation)
+        return self.inner.act(own, memory, _without(learner, observation), key, explore)
+
+    def acting(self, learner: StationsLearner) -> StationsLearner:
+        """The acting part of every station's learner."""
+        return learner._replace(stations=self.inner.acting(learner.stations))
+
+    def preferences(self, learner: StationsLearner, observation: jax.Array) -> jax.Array:
+        """[A] the preferences of the learner of the observation's station."""
+        own = self._own(learner, observation)
+        return self.inner.preferences(own, _without(learner, observation))
+
+    def update(
+        self, learner: StationsLearner, batch: Transition, key: jax.Array
+    ) -> tuple[StationsLearner, Metrics]:
+        """One update of every station's learner; the metrics are means over the stations."""
+        station = jnp.argmax(batch.observation @ learner.origin, axis=-1)  # [M]
+        stations = learner.origin.shape[-1]
+        share = -(-station.shape[0] // stations)
+        batch = batch._replace(
+            observation=_without(learner, batch.observation),
+            next_observation=_without(learner, batch.next_observation),
+        )
+
+        def one(number: jax.Array, own: Any, key: jax.Array) -> tuple[Any, Metrics]:
+            key_draw, key_update = jax.random.split(key)
+            mine = station == number
+            mine = mine | ~jnp.any(mine)
+            drawn = jax.random.categorical(key_draw, jnp.log(mine), shape=(share,))
+            return self.inner.update(own, jax.tree.map(lambda x: x[drawn], batch), key_update)
+
+        keys = jax.random.split(key, stations)
+        updated, metrics = jax.vmap(one)(jnp.arange(stations), learner.stations, keys)
+        return (
+            learner._replace(stations=updated),
+            {name: jnp.mean(value) for name, value in metrics.items()},
+        )
+
+    def _own(self, learner: StationsLearner, observation: jax.Array) -> Any:
+        station = jnp.argmax(observation @ learner.origin)
+        return jax.tree.map(lambda leaf: leaf[station], learner.stations)
+
+
+def _without(learner: StationsLearner, observation: jax.Array) -> jax.Array:
+    """Observations [..., S] that do not say the station."""
+    return observation * (1 - jnp.sum(learner.origin, axis=-1))
