@@ -1,7 +1,7 @@
 """DSAC on CartPole-v1 against its own parts.
 
-`python train/cartpole_ablation.py --size short` on two CPU cores, without it on a GPU; a run that was
-stopped goes on where it was. The flags are those of `jaxmec compare`.
+`python train/cartpole_ablation.py --size short` on two CPU cores, without it on a GPU; a run
+that was stopped goes on where it was. The flags are those of `jaxmec compare`.
 """
 
 import sys

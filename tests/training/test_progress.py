@@ -85,3 +85,35 @@ def test_the_make_span_is_what_matters_where_there_is_one() -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert progress.duration(seconds) == said
+
+
+def test_a_plan_says_how_much_is_done_and_how_long_the_rest_takes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=120)
+    with progress.PlanDisplay(2, 40.0, console=console, interval=0.0) as plan:
+        with plan.piece("first", steps=100, work=30.0) as display, display:
+            now[0] = 30.0
+            display.update(50, {"return": np.array([1.0, 3.0])})
+        with plan.piece("second", steps=0, work=10.0):
+            now[0] = 90.0
+    lines = console.file.getvalue().splitlines()
+    # Half of 30 in 30 s: the other 25 take 50 s.
+    assert "1 of 2: first, 50 %, return 2, about 50 s left" in lines
+    assert "1 of 2: first, done, about 10 s left" in lines
+    assert lines[-1] == "2 of 2: second, done, all done in 1 min 30 s"
+
+
+def test_a_plan_is_a_bar_on_a_terminal_and_silent_where_it_is_not_wanted():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress.PlanDisplay(1, 1.0, console=console) as plan, plan.piece("only", 10, 1.0):
+        plan.message("a word")
+    text = console.file.getvalue()
+    assert "1 of 1: only" in text and "100%" in text and "a word" in text
+    silent = Console(file=io.StringIO(), width=120)
+    with (
+        progress.PlanDisplay(1, 1.0, enabled=False, console=silent) as plan,
+        plan.piece("only", 10, 1.0),
+    ):
+        plan.message("a word")
+    assert silent.file.getvalue() == ""
