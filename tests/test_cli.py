@@ -39,6 +39,13 @@ def test_list_names_everything(capsys):
         (["evaluate", "runs/nothing/policy"], "no policy at"),
         (["evaluate", "optimal", "--information", "local"], "needs information 'full'"),
         (["list", "scheduler"], "did you mean 'schedulers'"),
+        (["compare", "cartpol"], "did you mean 'cartpole'"),
+        (["compare", "cartpole", "--size", "ful"], "did you mean 'full'"),
+        (["compare", "--schedulers", "optiml"], "did you mean 'optimal'"),
+        (["compare", "--methods", "ddrl-amsa:publishd"], "neither published nor option=value"),
+        (["compare"], "name a study"),
+        (["compare", "amcoedge-methods", "--sweep", "deadline"], "give both"),
+        (["report", "--size", "shrt"], "did you mean 'short'"),
         (["train", "dsac", "--resume"], "--resume needs --out"),
         (["train", "dsac", "--steps", "0", "--no-progress"], "steps"),
     ],
@@ -87,3 +94,41 @@ def test_train_save_and_evaluate(capsys, tmp_path):
     victim.write_bytes(b"")
     code, _, err = run(capsys, "evaluate", str(out))
     assert code == 1 and victim.name in err
+
+
+def test_compare_rules_of_ones_own_choice(capsys, tmp_path):
+    words = [
+        "compare", "--out", str(tmp_path), "--presets", "amcoedge", "--sweep", "slots",
+        "--values", "1", "2", "--episodes", "2", "--no-progress", "--schedulers", "local",
+        "local-plus-random:allocation_information=true:label=RandCoEdge",
+    ]  # fmt: skip
+    code, out, _ = run(capsys, *words, "--plan")
+    assert code == 0 and out.count("to do") == 4 and not any(tmp_path.iterdir())
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert out.count("RandCoEdge") == 2
+    text = (tmp_path / "chosen" / "comparison" / "results.md").read_text()
+    # Published, the allocation is given the true waits: the table says so.
+    assert "| RandCoEdge | slot_start | true |" in text and "| local | slot_start | seen |" in text
+    assert run(capsys, *words, "--plan")[1].count("finished") == 4
+
+
+def test_a_plan_shows_a_study_with_what_was_changed(capsys, tmp_path):
+    code, out, _ = run(
+        capsys, "compare", "amcoedge-deadline", "--size", "short", "--plan", "--out", str(tmp_path),
+        "--methods", "drlcoedge:discount=0.5:steps=20000", "smcoedge:published", "--seeds", "7",
+    )  # fmt: skip
+    assert code == 0
+    assert "drlcoedge, discount=0.5, steps=20000, amcoedge, deadline (s) 0.2: 7 seeds" in out
+    assert "smcoedge (published), amcoedge, deadline (s) 1: 7 seeds" in out
+    assert out.count("does not learn") == 3 * 3
+
+
+def test_report_without_results_says_so(capsys, tmp_path):
+    page = tmp_path / "docs" / "page.md"
+    code, out, _ = run(
+        capsys, "report", "--size", "short", "--out", str(tmp_path), "--page", str(page)
+    )
+    assert code == 0 and str(page) in out
+    text = page.read_text()
+    assert "Nothing has been measured yet" in text and "**yes**" not in text
