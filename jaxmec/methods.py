@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
+from jaxmec.agents import DQN, DSAC, SAC, PerStation, ScoreTD3, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.naming import look_up
 from jaxmec.training.loop import TrainConfig
@@ -42,6 +42,9 @@ AMCOEDGE = TrainConfig(
     updates_per_step=4,
     eval_every=10_000,
     eval_episodes=4,
+)
+AMCOEDGE_SCORE = dataclasses.replace(
+    AMCOEDGE, steps=300_000, prefill=4_000, buffer_size=40_000, eval_every=20_000
 )
 LAD_TS = TrainConfig(
     steps=1_000_000,
@@ -275,6 +278,17 @@ METHODS = {
             published=_published_sac(DSAC.published, discount=0.9),
             action="subset",
             allocate="water_filling",
+        ),
+        Method(
+            name="ddrl-amsa-score",
+            about="a diffusion actor scores every server, water-filling on the scores splits the "
+            "task: for any number of servers",
+            source=DDRL,
+            env="MultiServerOffloading-v0",
+            preset="amcoedge",
+            tuned=Settings(
+                ScoreTD3, (("action", "score"), ("privileged", True), *FAIR), AMCOEDGE_SCORE
+            ),
         ),
         _multi(
             name="amcoedge",

@@ -8,8 +8,20 @@ from jaxmec.agents.dqn import DQN
 from jaxmec.agents.dsac import DSAC
 from jaxmec.agents.per_station import PerStation
 from jaxmec.agents.sac import SAC
+from jaxmec.agents.score import ScoreTD3
 from jaxmec.agents.topk_dqn import TopKDQN
 
-AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC)
+AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC, ScoreTD3)
 
-__all__ = ["AGENTS", "DQN", "DSAC", "SAC", "Agent", "PerStation", "Spec", "TopKDQN", "Transition"]
+__all__ = [
+    "AGENTS",
+    "DQN",
+    "DSAC",
+    "SAC",
+    "Agent",
+    "PerStation",
+    "ScoreTD3",
+    "Spec",
+    "TopKDQN",
+    "Transition",
+]

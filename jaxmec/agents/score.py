@@ -77,32 +77,32 @@ class ScoreTD3:
 
     Raises:
         ValueError: a field outside what its comment allows; in ``init``, a layout without
-            the servers' "wait" and "serve" (the environment's ``features="times"``).
+            the servers' "wait", "serve" and "compute" (the environment's ``features="times"``).
     """
 
-    discount: float = 0.97  # γ, in [0, 1]
+    discount: float = 0.95  # γ, in [0, 1]
     actor_learning_rate: float = 3e-4  # of Adam, > 0
     critic_learning_rate: float = 1e-3  # of Adam, > 0
     tau: float = 0.01  # share that the targets take per update, in (0, 1]
     reward_scale: float = 0.1  # what a reward counts as 1, > 0
     centring_rate: float = 1e-3  # of the mean reward that is taken off, in [0, 1]; 0: nothing is
-    exploration: float = 0.3  # standard deviation of the noise on each score, >= 0
-    smoothing: float = 0.3  # the same within the actor's and the critics' losses, >= 0
+    exploration: float = 0.2  # standard deviation of the noise on each score, >= 0
+    smoothing: float = 0.2  # the same within the actor's and the critics' losses, > 0
     max_gradient_norm: float = 1.0  # longer gradients of the actor are scaled down to it, > 0
     max_critic_gradient_norm: float = 10.0  # the same of the critics, > 0
-    penalty: float = 0.02  # price of a score's square in the actor's loss, reward scales, >= 0
+    penalty: float = 0.01  # price of a score's square in the actor's loss, reward scales, >= 0
     initial_scale: float = 0.01  # of the actor's last layer, against an ordinary start, >= 0
-    hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the actor's hidden layers
+    hidden: tuple[int, ...] = static(default=(32, 32))  # widths of the actor's hidden layers
     critic_hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the critics'
     activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
     layer_norm: bool = static(default=False)  # layer normalisation in the critics
     candidates: int = static(default=8)  # scores tried a state in the actor's loss, even; or 0
-    denoising_steps: int = static(default=5)  # K, >= 1
+    denoising_steps: int = static(default=3)  # K, >= 1
     schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
     predict: str = static(default="x0")  # what the network predicts: x0, or the noise
     clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
     embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
-    bound: float = 3.0  # c, within which clip keeps the scores, > 0
+    bound: float = 2.0  # c, within which clip keeps the scores, > 0
 
     def __post_init__(self) -> None:
         checks.number("discount", self.discount, least=0, most=1)
@@ -112,8 +112,9 @@ class ScoreTD3:
         checks.number("reward_scale", self.reward_scale, least=0, above=True)
         checks.number("centring_rate", self.centring_rate, least=0, most=1)
         checks.number("exploration", self.exploration, least=0)
-        checks.number("smoothing", self.smoothing, least=0)
-        checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
+        checks.number("smoothing", self.smoothing, least=0, above=True)
+        for name in ("max_gradient_norm", "max_critic_gradient_norm"):
+            checks.number(name, getattr(self, name), least=0, above=True)
         checks.number("penalty", self.penalty, least=0)
         checks.number("initial_scale", self.initial_scale, least=0)
         checks.widths("hidden", self.hidden)
@@ -125,6 +126,9 @@ class ScoreTD3:
         checks.choice("predict", self.predict, PREDICTIONS)
         checks.choice("clip", self.clip, CLIPS)
         checks.whole("embedding_size", self.embedding_size, least=2)
+        checks.whole("candidates", self.candidates, least=0)
+        if self.candidates % 2:
+            raise ValueError(f"candidates must be even, got {self.candidates}")
         if self.embedding_size % 2:
             raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
         checks.number("bound", self.bound, least=0, above=True)
@@ -132,13 +136,12 @@ class ScoreTD3:
     def init(self, key: jax.Array, spec: Spec) -> ScoreLearner:
         """Fresh parameters; the targets start equal to what they follow."""
         layout = Layout(spec.layout, spec.num_actions // 2)
-        per_server = [name for name, length in spec.layout if length == layout.num_servers]
-        missing = {"wait", "serve"} - set(per_server)
-        if missing or spec.num_actions % 2:
+        of_servers = {name for name, length in spec.layout if length == layout.num_servers}
+        if spec.num_actions % 2 or not of_servers >= {"wait", "serve", "compute"}:
             raise ValueError(
-                f"layout must have the servers' 'wait' and 'serve', {layout.num_servers} numbers "
-                f"each for {spec.num_actions} scores, got {spec.layout!r}; make the environment "
-                "with action='score' and features='times'"
+                f"layout must have 'wait', 'serve' and 'compute' of {layout.num_servers} servers "
+                f"for {spec.num_actions} scores, got {spec.layout!r}; make the environment with "
+                "action='score' and features='times'"
             )
         key_actor, key_critics = jax.random.split(key)
         actor = self._actor(layout).init(key_actor, spec.observation_size)
@@ -323,19 +326,23 @@ class ScoreTD3:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the critics see: [..., B, F] of the servers, [..., G] of all, [..., B] fractions.
 
-        Where the simulator tells nothing, the waits that are seen stand in for the true ones.
+        Beside the observation that is when each server would finish its part, on which the
+        make-span depends, and the waits and the transmission that the task leaves behind, on
+        which the rest does. Where the simulator tells nothing, the waits that are seen stand
+        in for the true ones.
         """
         servers, shared = layout.split(observation)
-        wait, serve = servers["wait"], servers["serve"]
+        wait, serve, compute = servers["wait"], servers["serve"], servers["compute"]
         offset, factor = jnp.split(scores, 2, axis=-1)
         factor = jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR)
         fraction = sparse_split(wait + offset, serve * jnp.exp(factor))
-        true_wait, turn = (wait, shared[..., :0].sum(axis=-1)) if privileged == () else privileged
+        true_wait, turn = (wait, jnp.zeros_like(wait[..., 0])) if privileged == () else privileged
         finish = jnp.where(fraction > 0, true_wait + fraction * serve, 0)
-        added = [true_wait, fraction, fraction * serve, finish]
+        left = true_wait + fraction * compute
+        sent = jnp.sum(fraction * (serve - compute), axis=-1)
         return (
-            jnp.stack([*servers.values(), *added], axis=-1),
-            jnp.concatenate([shared, turn[..., None]], axis=-1),
+            jnp.stack([*servers.values(), true_wait, fraction, finish, left], axis=-1),
+            jnp.concatenate([shared, turn[..., None], sent[..., None]], axis=-1),
             fraction,
         )
 
