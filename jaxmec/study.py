@@ -9,6 +9,7 @@ goes on where it was: a finished cell is read, a half-trained one resumed::
         result.json     what it measured; there when, and only when, the cell is finished
         metrics.jsonl   the training, point by point
         policy/         the policy of the best seed
+    compiled/           programs, for cells that differ in numbers only
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 import jaxmec
 from jaxmec import envs
@@ -40,11 +42,13 @@ from jaxmec.naming import suggestion
 from jaxmec.schedulers import find_scheduler
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.loop import TrainConfig
+from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import PlanDisplay
 
 RESULT_FILE = "result.json"
 RESULT_FORMAT = 1
 Fields = tuple[tuple[str, Any], ...]
+Config = TrainConfig | PathwiseConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +251,7 @@ class Cell:
 
     entry: Entry
     place: Place
-    config: TrainConfig | None  # as it will be trained; None for a scheduler
+    config: Config | None  # as it will be trained; None for a scheduler
     identity: dict[str, Any] = dataclasses.field(repr=False, compare=False)
     seeds: int
     episodes: int
@@ -271,6 +275,9 @@ class Cell:
         """How much there is to do, about in gradient updates of one step of denoising."""
         if self.config is None:
             return 10.0 * self.episodes
+        if isinstance(self.config, PathwiseConfig):  # about 100 decisions cost such an update
+            denoising = max(1, self.identity["denoising_steps"])
+            return self.seeds * self.config.total_steps / 100 * denoising
         vectorised = (self.config.total_steps - self.config.prefill_steps) / self.config.num_envs
         denoising = self.identity["denoising_steps"]
         return self.seeds * vectorised * self.config.updates_per_step * denoising
@@ -326,7 +333,8 @@ def run(study: Study, out: PathLike, *, progress: bool = True) -> Outcome:
     """
     out = Path(out)
     todo = [cell for cell in study.cells if not _result_file(out, cell).exists()]
-    with PlanDisplay(len(todo), sum(cell.work for cell in todo), enabled=progress) as plan:
+    work = sum(cell.work for cell in todo)
+    with _programs_kept(out / "compiled"), PlanDisplay(len(todo), work, enabled=progress) as plan:
         for cell in todo:
             steps = 0 if cell.config is None else cell.config.total_steps
             with plan.piece(str(cell), steps, cell.work) as display:
@@ -368,6 +376,25 @@ def machine() -> str:
     return f"{model}, {cores} core{'' if cores == 1 else 's'}" + (
         "" if device == "cpu" else f", {device}"
     )
+
+
+@contextlib.contextmanager
+def _programs_kept(directory: Path) -> Iterator[None]:
+    """Keep compiled programs on disk, unless the caller of this process keeps them elsewhere.
+
+    The cells of a sweep differ in numbers, not in programs, and compiling is most of what a
+    short one takes.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        yield
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
+    compilation_cache.reset_cache()  # or it would go on without one, if it has begun so
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
 
 
 # One cell
@@ -415,20 +442,24 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
     )  # fmt: skip
 
 
-def _trained_as(entry: Entry, scale: float) -> tuple[Agent, TrainConfig, Fields]:
+def _trained_as(entry: Entry, scale: float) -> tuple[Agent, Config, Fields]:
     """The agent before the entry's options, the sizes of its training, the method's options."""
     settings = find_method(entry.name).settings(entry.published)
-    sizes = {field.name for field in dataclasses.fields(TrainConfig)}
+    sizes = {field.name for field in dataclasses.fields(settings.config)}
     own = {name: value for name, value in entry.options if name in sizes}
     config = scaled_training(dataclasses.replace(settings.config, **own), scale)
     return settings.agent(), config, settings.options
 
 
-def scaled_training(config: TrainConfig, scale: float) -> TrainConfig:
+def scaled_training(config: Config, scale: float) -> Config:
     """Training ``scale`` times as long, with as many evaluation points; a shorter one has a
     shorter prefill too."""
     if scale == 1:
         return config
+    if isinstance(config, PathwiseConfig):
+        every = max(1, math.ceil(config.eval_every * scale))
+        steps = max(every, math.ceil(config.steps * scale))
+        return dataclasses.replace(config, steps=steps, eval_every=every)
     prefill = max(config.batch_size, math.ceil(config.prefill * min(1.0, scale)))
     every = max(1, math.ceil(config.eval_every * scale))
     steps = max(prefill + every, math.ceil(config.steps * scale))
@@ -447,7 +478,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
     policy: Any = cell.entry.name
     learnt: dict[str, Any] = {}
     if cell.config is not None:
-        for size in dataclasses.fields(TrainConfig):
+        for size in dataclasses.fields(cell.config):
             options.pop(size.name, None)  # in cell.config
         policy = train(
             cell.entry.name,

@@ -212,6 +212,21 @@ def test_a_diverged_cell_is_left_out_and_the_others_go_on(tmp_path, monkeypatch)
     assert outcome.find("optimal") is not None and outcome.find("random-subset") is None
 
 
+def test_programs_are_kept_unless_somebody_keeps_them(tmp_path):
+    plan = without(schedulers=(Entry("local"),), reference="", episodes=2)
+    study.run(plan, tmp_path / "kept by the caller", progress=False)
+    assert not (tmp_path / "kept by the caller" / "compiled").exists()
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        study.run(plan, tmp_path / "kept", progress=False)
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+    assert any((tmp_path / "kept" / "compiled").iterdir())
+
+
 def test_a_damaged_result_is_named(tmp_path):
     plan = without(schedulers=(Entry("local"),), reference="", episodes=1)
     study.run(plan, tmp_path, progress=False)
