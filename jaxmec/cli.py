@@ -139,7 +139,6 @@ def _train(words: Sequence[str]) -> int:
     from jaxmec.envs.cartpole import CartPoleParams
     from jaxmec.envs.presets import Preset, find_preset
     from jaxmec.methods import METHODS, find_method
-    from jaxmec.training.loop import TrainConfig
 
     if not words or words[0].startswith("-"):
         print("usage: jaxmec train METHOD [flags]\n\nmethods:")
@@ -170,7 +169,7 @@ def _train(words: Sequence[str]) -> int:
             ("run", Annotated[Run, flat], Run(published=published)),
             ("where", Annotated[Where, flat], Where(env=env, preset=name)),
             ("choices", Annotated[type(choices), flat], choices),
-            ("config", Annotated[TrainConfig, flat], settings.config),
+            ("config", Annotated[type(settings.config), flat], settings.config),
             ("agent", type(agent), agent),
             ("setting", type(setting), setting),
         ],

@@ -29,6 +29,7 @@ from jaxmec.training import checkpoint, runner
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
 from jaxmec.training.loop import History, TrainConfig
+from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import Display
 from jaxmec.training.rollout import make_spec
 
@@ -94,7 +95,8 @@ class Policy:
             raise ValueError("observation must be finite, got a NaN or an infinity")
         one, many = self._decide
         if observation.ndim == 1:
-            return int(one(self.learner, observation))
+            action = np.asarray(one(self.learner, observation))
+            return action if action.ndim else int(action)
         return np.asarray(many(self.learner, observation))
 
     def save(self, path: PathLike) -> Path:
@@ -171,7 +173,7 @@ class TrainResult:
     name: str
     agent: Agent
     setting: Setting
-    config: TrainConfig
+    config: TrainConfig | PathwiseConfig
     seeds: tuple[int, ...]
     history: History  # [S, P]
     state: Any  # the training states, [S]
@@ -216,7 +218,7 @@ def train(
     preset: str | None = None,
     seeds: int | Sequence[int] = 1,
     preset_seed: int = 0,
-    config: TrainConfig | None = None,
+    config: TrainConfig | PathwiseConfig | None = None,
     directory: PathLike | None = None,
     resume: bool = False,
     progress: bool | Display = True,
@@ -264,11 +266,12 @@ def train(
     else:
         agent, name, chosen = method, name or type(method).__name__.lower(), {}
         env = "CartPole-v1" if env is None else env
-        config = TrainConfig() if config is None else config
+        if config is None:
+            config = PathwiseConfig() if isinstance(agent, agents.Pathwise) else TrainConfig()
     if preset is None:
         preset = envs.DEFAULT_PRESET.get(env)
 
-    of_config = {f.name for f in dataclasses.fields(TrainConfig)}
+    of_config = {f.name for f in dataclasses.fields(config)}
     # Of an agent for each station, the fields are those of what each station has.
     each = agent.inner if isinstance(agent, agents.PerStation) else agent
     of_agent = {f.name for f in dataclasses.fields(each)}  # type: ignore[arg-type]

@@ -16,10 +16,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxmec.agents import DQN, DSAC, SAC, PerStation, ScoreTD3, TopKDQN
+from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, ScoreTD3, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.naming import look_up
 from jaxmec.training.loop import TrainConfig
+from jaxmec.training.pathwise import PathwiseConfig
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -99,7 +100,7 @@ class Settings:
 
     agent: Callable[[], Agent]
     options: Options = ()  # of `jaxmec.make`, beside the preset
-    config: TrainConfig = CARTPOLE
+    config: TrainConfig | PathwiseConfig = CARTPOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Method:
         return self.tuned.options
 
     @property
-    def config(self) -> TrainConfig:
+    def config(self) -> TrainConfig | PathwiseConfig:
         """Our sizes of the training."""
         return self.tuned.config
 
@@ -237,6 +238,22 @@ def _tuned_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent
         "hidden": (64, 64),
     }
     return lambda: kind(**(fields | changes))
+
+
+def _pathwise(name: str, about: str, steps: int) -> Method:
+    """A method for `amcoedge` that learns through the simulator."""
+    return Method(
+        name=name,
+        about=about,
+        source="ours; Clavera et al. 2020 (MAAC), Xu et al. 2022 (SHAC), for the idea",
+        env="MultiServerOffloading-v0",
+        preset="amcoedge",
+        tuned=Settings(
+            lambda: Pathwise(denoising_steps=steps),
+            (("action", "score"), *FAIR, ("entry_gradient", 1.5)),
+            PathwiseConfig(),
+        ),
+    )
 
 
 DDRL = "the DDRL abstract of 2024"
@@ -356,6 +373,16 @@ METHODS = {
             tuned=_tuned_sac(DSAC, discount=0.95, start="last", places=LAD_PLACES),
             published=_published_sac(DSAC.published, start="last", places=LAD_PLACES),
             show_place=True,
+        ),
+        _pathwise(
+            name="ddrl-amsa-pathwise",
+            about="a diffusion actor that follows the simulator's own gradient, over scores",
+            steps=5,
+        ),
+        _pathwise(
+            name="mlp-pathwise",
+            about="the same without diffusion: a plain network",
+            steps=0,
         ),
     )
 }

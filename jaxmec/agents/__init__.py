@@ -6,12 +6,13 @@ The interface is :class:`jaxmec.agents.base.Agent`.
 from jaxmec.agents.base import Agent, Spec, Transition
 from jaxmec.agents.dqn import DQN
 from jaxmec.agents.dsac import DSAC
+from jaxmec.agents.pathwise import Pathwise
 from jaxmec.agents.per_station import PerStation
 from jaxmec.agents.sac import SAC
 from jaxmec.agents.score import ScoreTD3
 from jaxmec.agents.topk_dqn import TopKDQN
 
-AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC, ScoreTD3)
+AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC, ScoreTD3, Pathwise)
 
 __all__ = [
     "AGENTS",
@@ -19,6 +20,7 @@ __all__ = [
     "DSAC",
     "SAC",
     "Agent",
+    "Pathwise",
     "PerStation",
     "ScoreTD3",
     "Spec",

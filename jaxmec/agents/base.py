@@ -87,3 +87,53 @@ class Agent(Protocol):
     ) -> tuple[Learner, Metrics]:
         """One gradient update on a minibatch whose leaves lead with [M]."""
         ...
+
+
+class PathwiseAgent(Protocol):
+    """An agent that learns from the gradient of its own cost, through the environment."""
+
+    @property
+    def gradient_limit(self) -> Any:
+        """[] what every entry that passes from decision to decision may move the cost by."""
+        ...
+
+    def init(self, key: jax.Array, spec: Spec) -> Learner:
+        """Fresh parameters and optimiser state."""
+        ...
+
+    def init_memory(self, spec: Spec) -> Memory:
+        """As for :class:`Agent`."""
+        ...
+
+    def act(
+        self,
+        learner: Learner,
+        memory: Memory,
+        observation: jax.Array,
+        key: jax.Array,
+        explore: bool,
+    ) -> tuple[jax.Array, Memory, Any]:
+        """As for :class:`Agent`."""
+        ...
+
+    def acting(self, learner: Learner) -> Learner:
+        """As for :class:`Agent`."""
+        ...
+
+    def parameters(self, learner: Learner) -> Any:
+        """What the gradient is taken with respect to."""
+        ...
+
+    def decide(
+        self, learner: Learner, parameters: Any, observation: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """The action for one observation, differentiable; without a key, without noise."""
+        ...
+
+    def improve(self, learner: Learner, gradient: Any) -> tuple[Learner, Metrics]:
+        """One step along the gradient of the cost."""
+        ...
+
+    def judge(self, learner: Learner, cost: jax.Array) -> Learner:
+        """Take note of what the trained policy costs [] where it is not trained."""
+        ...

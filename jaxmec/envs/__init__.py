@@ -38,6 +38,7 @@ CHOICES = {
         "allocate",
         "allocation_information",
         "privileged",
+        "entry_gradient",
     ),
 }
 

@@ -21,6 +21,7 @@ from jaxmec.mec.network import EdgeNetwork, QueueState, advance_slot
 from jaxmec.mec.offload import (
     Outcome,
     apply_split,
+    entry_gradient,
     fallback,
     is_origin,
     offload,
@@ -37,6 +38,7 @@ FEATURES = ("published", "queues", "times")
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
+ENTRY_WIDTH = 0.3  # preset's unit of time: how near the set a server's jump counts in a gradient
 
 
 @pytree
@@ -490,6 +492,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         allocate: str = "cwa",
         allocation_information: str = "true",
         privileged: bool = False,
+        entry_gradient: float = 0.0,
     ) -> None:
         """Args:
             params, information, features, show_place, privileged: as for
@@ -498,9 +501,13 @@ class MultiServerOffloading(OffloadingEnvironment):
             k: how many servers an action "top_k" names, 1..B.
             allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
             allocation_information: "true" waits, as published, or the "seen" ones.
+            entry_gradient: weight, in the derivative of a score's make-span, of the jumps
+                where a server enters the set (:func:`jaxmec.mec.offload.entry_gradient`); no
+                value changes. 0: the derivative that holds almost everywhere.
 
         Raises:
-            ValueError: an unknown name, subsets of more than 10 servers, or k outside 1..B.
+            ValueError: an unknown name, subsets of more than 10 servers, k outside 1..B, or a
+                weight that is negative.
         """
         super().__init__(params, information, features, show_place, privileged)
         for field, value, allowed in (
@@ -524,6 +531,8 @@ class MultiServerOffloading(OffloadingEnvironment):
         self.k = k
         self.allocate = ALLOCATIONS[allocate]
         self.allocation_information = allocation_information
+        checks.real("entry_gradient", entry_gradient, ndim=0, at_least=0)
+        self.entry_gradient = float(entry_gradient)
 
     @property
     def name(self) -> str:
@@ -556,17 +565,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         plain water-filling. Differentiable almost everywhere; log-factors count within ±5,
         and NaN as 0.
         """
-        scores = jnp.nan_to_num(jnp.asarray(scores))
-        offset, factor = jnp.split(scores, 2)
-        queues = self._allocated_on(state, params)
-        queues = state.queues if queues is None else queues
-        wait = waiting_time(params.network, queues, state.task)
-        serve = service_time(params.network, state.task)
-        return water_filling(
-            wait + offset * params.scales.slot,
-            serve * jnp.exp(jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR)),
-            jnp.ones(self.num_servers, bool),
-        )
+        return water_filling(*self._scored(scores, state, params), self._everybody)
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
@@ -576,8 +575,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         if self.action == "fraction":
             return offload_fractions(network, queues, task, jnp.asarray(action))
         if self.action == "score":
-            fraction = self.decode(action, state, params)
-            return apply_split(network, queues, task, fraction, fraction > 0)
+            return self._place_scores(action, state, params)
         if self.action == "subset":
             selected = subset(action, self.num_servers)
         elif self.action == "local_plus_one":
@@ -591,6 +589,39 @@ class MultiServerOffloading(OffloadingEnvironment):
         selected = jnp.where(jnp.any(selected), selected, fallback(network, task))
         seen = self._allocated_on(state, params)
         return offload(network, queues, task, selected, self.allocate, seen)
+
+    def _place_scores(
+        self, scores: Any, state: OffloadingState, params: OffloadingParams
+    ) -> tuple[Outcome, QueueState]:
+        """Split the task as the scores say; the gradient has the jumps too, where wanted."""
+        wait, serve = self._scored(scores, state, params)
+        fraction = water_filling(wait, serve, self._everybody)
+        outcome, queues = apply_split(
+            params.network, state.queues, state.task, fraction, fraction > 0
+        )
+        if self.entry_gradient == 0:
+            return outcome, queues
+        fullest = jnp.argmax(fraction)
+        level = wait[fullest] + fraction[fullest] * serve[fullest]
+        jumps = entry_gradient(outcome, level - wait, ENTRY_WIDTH * params.scales.slot)
+        return outcome._replace(makespan=outcome.makespan + self.entry_gradient * jumps), queues
+
+    def _scored(
+        self, scores: Any, state: OffloadingState, params: OffloadingParams
+    ) -> tuple[jax.Array, jax.Array]:
+        """[B] s waits and [B] s service times as the scores shift and stretch them."""
+        scores = jnp.nan_to_num(jnp.asarray(scores))
+        offset, factor = jnp.split(scores, 2)
+        queues = self._allocated_on(state, params)
+        queues = state.queues if queues is None else queues
+        wait = waiting_time(params.network, queues, state.task)
+        serve = service_time(params.network, state.task)
+        factor = jnp.exp(jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR))
+        return wait + offset * params.scales.slot, serve * factor
+
+    @property
+    def _everybody(self) -> jax.Array:
+        return jnp.ones(self.num_servers, bool)
 
     def _allocated_on(self, state: OffloadingState, params: OffloadingParams) -> QueueState | None:
         """The queues that whoever allocates believes in; None for the true ones."""

@@ -135,7 +135,7 @@ class DiffusionActor:
     num_actions: int = static()  # A
     hidden: tuple[int, ...] = static(default=(128, 128))  # at least one layer
     activation: str = static(default="relu")
-    steps: int = static(default=5)  # K
+    steps: int = static(default=5)  # K; 0: no chain, the network's output at x = 0, bounded
     schedule: str = static(default="vp")  # a name in SCHEDULES
     predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
     clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
@@ -165,7 +165,8 @@ class DiffusionActor:
         first = params["params"]["layers_0"]
         ends = (self.num_actions, self.num_actions + self.embedding_size)
         of_x, of_step, of_state = jnp.split(first["kernel"], ends)
-        embedding = jnp.asarray(step_embedding(self.steps, self.embedding_size), of_step.dtype)
+        embedding = step_embedding(max(self.steps, 1), self.embedding_size)
+        embedding = jnp.asarray(embedding, of_step.dtype)
         of_steps = embedding @ of_step + first["bias"]  # [K, H]
         of_states = state @ of_state  # [..., H]
 
@@ -174,6 +175,9 @@ class DiffusionActor:
             output: Any = self.network.apply(params, sums, method="after_first")
             return output
 
+        if self.steps == 0:
+            zeros = jnp.zeros((*state.shape[:-1], self.num_actions), state.dtype)
+            return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
         return reverse_chain(
             denoise,
             noise,

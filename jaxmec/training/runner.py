@@ -40,8 +40,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
-from jaxmec.training import checkpoint, loop
+from jaxmec.training import checkpoint, loop, pathwise
 from jaxmec.training.loop import History, TrainConfig, TrainState
+from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
 
@@ -86,7 +87,7 @@ def run(
     agent: Agent,
     env: Environment,
     params: Any,
-    config: TrainConfig,
+    config: TrainConfig | PathwiseConfig,
     seeds: int | Sequence[int],
     *,
     directory: checkpoint.PathLike | None = None,
@@ -101,7 +102,8 @@ def run(
     """Train S seeds side by side in one compiled program.
 
     Args:
-        agent, env, params, config: as for ``loop.train``.
+        agent, env, params, config: as for ``loop.train``, or for ``pathwise.train`` with its
+            config.
         seeds: S, for the seeds 0..S−1, or the seeds.
         directory: where metrics and checkpoints go; nothing is written if None.
         resume: go on from the newest checkpoint in ``directory``. Everything must be as it
@@ -212,21 +214,26 @@ class _Program:
     """The compiled pieces, for S runs at once; each is traced once."""
 
     def __init__(
-        self, agent: Agent, env: Environment, config: TrainConfig, deterministic: bool
+        self,
+        agent: Agent,
+        env: Environment,
+        config: TrainConfig | PathwiseConfig,
+        deterministic: bool,
     ) -> None:
+        trainer: Any = pathwise if isinstance(config, PathwiseConfig) else loop
         on_gpu = jax.default_backend() == "gpu"
         options = {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
         compiled = functools.partial(jax.jit, compiler_options=options)
 
         def begin(params: Any, key: jax.Array) -> TrainState:
-            state = loop.init(agent, env, params, config, key)
-            return loop.prefill(agent, env, params, config, state)
+            state = trainer.init(agent, env, params, config, key)
+            return trainer.prefill(agent, env, params, config, state)
 
         def chunk(params: Any, state: TrainState) -> tuple[TrainState, Metrics]:
-            return loop.train_chunk(agent, env, params, config, state)
+            return trainer.train_chunk(agent, env, params, config, state)
 
         def evaluate(params: Any, state: TrainState) -> Metrics:
-            return loop.evaluation_point(agent, env, params, config, state)
+            return trainer.evaluation_point(agent, env, params, config, state)
 
         over_runs = functools.partial(jax.vmap, in_axes=(None, 0))
         self.begin = compiled(over_runs(begin))
@@ -433,7 +440,11 @@ def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) 
 
 
 def _describe_run(
-    agent: Agent, env: Environment, params: Any, config: TrainConfig, seeds: tuple[int, ...]
+    agent: Agent,
+    env: Environment,
+    params: Any,
+    config: TrainConfig | PathwiseConfig,
+    seeds: tuple[int, ...],
 ) -> dict[str, Any]:
     """All that the course of a run depends on, as JSON by dotted name."""
     described: dict[str, Any] = {}

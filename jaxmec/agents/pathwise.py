@@ -1,0 +1,245 @@
+"""Learning along the path: a policy that follows the gradient of the simulator itself.
+
+Where an environment's step can be differentiated, the cost of a window of decisions has a
+gradient with respect to the policy's parameters, through the decoder, the queues and, for a
+diffusion actor, all K steps of its chain: no critic stands between (Clavera et al. 2020,
+"Model-augmented actor-critic"; Xu et al. 2022, SHAC; diffusion actors by Wang et al. 2023).
+The trainer, :mod:`jaxmec.training.pathwise`, takes the gradient; here is what to do with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmec.agents import checks
+from jaxmec.agents.base import Metrics, Spec, Transition
+from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
+from jaxmec.networks.equivariant import EquivariantDiffusionActor
+from jaxmec.networks.mlp import ACTIVATIONS
+from jaxmec.struct import pytree, static
+
+NETWORKS = ("flat", "servers")
+
+
+@pytree
+class Sizes:
+    """What the networks are sized by: a tree without leaves, kept in the learner."""
+
+    observation_size: int = static()
+    num_actions: int = static()  # A
+    layout: tuple[tuple[str, int], ...] = static()  # (name, length) of an observation's parts
+
+    @property
+    def num_servers(self) -> int:
+        """B, the length of an observation's longest parts."""
+        return max((length for _, length in self.layout), default=1)
+
+
+class PathwiseLearner(NamedTuple):
+    """What learning changes."""
+
+    actor: Any  # parameters of the best policy so far, by which it is judged
+    sizes: Sizes
+    candidate: Any  # the parameters that are being trained
+    optimiser: Any  # optax state
+    cost: jax.Array  # [] of the best policy on the validation windows; infinite before any
+    updates: jax.Array  # [] int32
+    rate: jax.Array  # [] what the learning rate has been scaled by, halved at each fall
+
+
+@pytree
+class Pathwise:
+    """A diffusion actor, or a plain network, that descends the gradient of its own cost.
+
+    An action is A real numbers. The denoising chain's noise is drawn anew at each decision
+    while training, so that the cost is averaged over it; judged, the chain has none. With
+    ``denoising_steps`` 0 there is no chain.
+
+    The gradient through a long window of decisions explodes now and then. What one number
+    that passes from decision to decision may move the window's cost by is bounded
+    (``gradient_limit``), so that one bad window does not speak for the others, and so is the
+    norm of the whole. The policy that was best on the validation windows is kept; one that
+    falls behind it by more than ``tolerance`` goes back to it, with half the learning rate.
+
+    Raises:
+        ValueError: a field outside what its comment allows; in ``init``, network "servers"
+            where the observation has no parts a server or A is no multiple of B.
+    """
+
+    discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
+    learning_rate: float = 3e-3  # of Adam at the start, > 0
+    final_learning_rate: float = 5e-5  # after decay_updates, > 0; a cosine between
+    decay_updates: int = static(default=3_000)  # updates until then, >= 1
+    squared_decay: float = 0.99  # β_2 of Adam, in [0, 1)
+    max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
+    gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0
+    tolerance: float = 0.03  # how much worse than the best it may become, as a share, >= 0
+    network: str = static(default="flat")  # flat, or servers: shared over them, any B
+    hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the hidden layers
+    activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
+    denoising_steps: int = static(default=5)  # K, denoising steps; 0: a plain network
+    schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
+    predict: str = static(default="x0")  # what the network predicts: x0, or the noise
+    clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
+    embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
+    bound: float = 5.0  # c, within which clip keeps the scores, > 0
+
+    def __post_init__(self) -> None:
+        checks.number("discount", self.discount, least=0, most=1)
+        checks.number("learning_rate", self.learning_rate, least=0, above=True)
+        checks.number("final_learning_rate", self.final_learning_rate, least=0, above=True)
+        checks.whole("decay_updates", self.decay_updates, least=1)
+        checks.number("squared_decay", self.squared_decay, least=0, most=1)
+        checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
+        checks.number("gradient_limit", self.gradient_limit, least=0, above=True)
+        checks.number("tolerance", self.tolerance, least=0)
+        checks.choice("network", self.network, NETWORKS)
+        checks.widths("hidden", self.hidden)
+        checks.choice("activation", self.activation, ACTIVATIONS)
+        checks.whole("denoising_steps", self.denoising_steps, least=0)
+        checks.choice("schedule", self.schedule, SCHEDULES)
+        checks.choice("predict", self.predict, PREDICTIONS)
+        checks.choice("clip", self.clip, CLIPS)
+        checks.whole("embedding_size", self.embedding_size, least=2)
+        if self.embedding_size % 2:
+            raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
+        checks.number("bound", self.bound, least=0, above=True)
+
+    def init(self, key: jax.Array, spec: Spec) -> PathwiseLearner:
+        """Fresh parameters; the best policy so far is the one it starts with."""
+        sizes = Sizes(spec.observation_size, spec.num_actions, spec.layout)
+        if self.network == "servers" and spec.num_actions % sizes.num_servers:
+            raise ValueError(
+                f"network 'servers' puts out as many numbers for each of {sizes.num_servers} "
+                f"servers, got {spec.num_actions} in all; make the environment with "
+                "action='score'"
+            )
+        parameters = self._actor(sizes).init(key, spec.observation_size)
+        dtype = jnp.result_type(float)
+        return PathwiseLearner(
+            actor=parameters,
+            sizes=sizes,
+            candidate=parameters,
+            optimiser=self._optimiser().init(parameters),
+            cost=jnp.full((), jnp.inf, dtype),
+            updates=jnp.zeros((), jnp.int32),
+            rate=jnp.ones((), dtype),
+        )
+
+    def init_memory(self, spec: Spec) -> tuple[()]:
+        """Nothing is remembered."""
+        return ()
+
+    def act(
+        self,
+        learner: PathwiseLearner,
+        memory: tuple[()],
+        observation: jax.Array,
+        key: jax.Array,
+        explore: bool,
+    ) -> tuple[jax.Array, tuple[()], tuple[()]]:
+        """[A] scores: the trained policy's while exploring, the best one's when judged."""
+        if explore:
+            return self.decide(learner, learner.candidate, observation, key), memory, ()
+        return self.preferences(learner, observation), memory, ()
+
+    def acting(self, learner: PathwiseLearner) -> PathwiseLearner:
+        """The best policy alone."""
+        return PathwiseLearner(learner.actor, learner.sizes, (), (), (), (), ())  # type: ignore[arg-type]
+
+    def preferences(self, learner: PathwiseLearner, observation: jax.Array) -> jax.Array:
+        """[A] the scores that the best policy gives, without noise."""
+        return self._actor(learner.sizes).greedy_logits(learner.actor, observation)
+
+    def update(
+        self, learner: PathwiseLearner, batch: Transition, key: jax.Array
+    ) -> tuple[PathwiseLearner, Metrics]:
+        """There is nothing to learn from transitions: always a ``TypeError``."""
+        raise TypeError(
+            "Pathwise learns from the gradient of the environment and not from transitions; "
+            "give its training a PathwiseConfig instead of a TrainConfig"
+        )
+
+    # What the trainer asks for.
+
+    def parameters(self, learner: PathwiseLearner) -> Any:
+        """What the gradient is taken with respect to."""
+        return learner.candidate
+
+    def decide(
+        self,
+        learner: PathwiseLearner,
+        parameters: Any,
+        observation: jax.Array,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        """[A] scores for one observation, differentiable; without a key, without noise."""
+        actor = self._actor(learner.sizes)
+        if key is None:
+            return actor.greedy_logits(parameters, observation)
+        return actor.logits(parameters, observation, actor.sample_noise(key))
+
+    def improve(self, learner: PathwiseLearner, gradient: Any) -> tuple[PathwiseLearner, Metrics]:
+        """One step of Adam along the gradient; none where it is not finite."""
+        norm = optax.tree.norm(gradient)
+        usable = jnp.isfinite(norm)
+        gradient = jax.tree.map(lambda g: jnp.where(usable, g, 0), gradient)
+        step, optimiser = self._optimiser().update(gradient, learner.optimiser)
+        part = jnp.minimum(learner.updates / self.decay_updates, 1)
+        cosine = (1 + jnp.cos(jnp.pi * part)) / 2
+        rate = self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
+        rate = rate * learner.rate
+        candidate = jax.tree.map(lambda p, s: p - rate * s, learner.candidate, step)
+        metrics = {
+            "gradient_norm": jnp.where(usable, norm, 0),
+            "unusable_gradients": 1 - usable.astype(norm.dtype),
+            "learning_rate": rate.astype(norm.dtype),
+        }
+        learner = learner._replace(
+            candidate=candidate, optimiser=optimiser, updates=learner.updates + 1
+        )
+        return learner, metrics
+
+    def judge(self, learner: PathwiseLearner, cost: jax.Array) -> PathwiseLearner:
+        """Keep the trained policy if its cost on the validation windows is the least so far."""
+        better = cost < learner.cost
+        fallen = ~(cost <= learner.cost * (1 + self.tolerance))  # so has one whose cost is NaN
+
+        def chosen(this: jax.Array, one: Any, other: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(this, a, b), one, other)
+
+        actor = chosen(better, learner.candidate, learner.actor)
+        return learner._replace(
+            actor=actor,
+            candidate=chosen(fallen, actor, learner.candidate),
+            optimiser=chosen(fallen, self._optimiser().init(actor), learner.optimiser),
+            cost=jnp.where(better, cost, learner.cost),
+            rate=jnp.where(fallen, learner.rate / 2, learner.rate),
+        )
+
+    def _optimiser(self) -> Any:
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_gradient_norm),
+            optax.scale_by_adam(b2=self.squared_decay),
+        )
+
+    def _actor(self, sizes: Sizes) -> Any:
+        fields: dict[str, Any] = {
+            "hidden": self.hidden,
+            "activation": self.activation,
+            "steps": self.denoising_steps,
+            "schedule": self.schedule,
+            "predict": self.predict,
+            "clip": self.clip,
+            "embedding_size": self.embedding_size,
+            "bound": self.bound,
+        }
+        if self.network == "flat":
+            return DiffusionActor(num_actions=sizes.num_actions, **fields)
+        servers = sizes.num_servers
+        outputs = sizes.num_actions // servers
+        return EquivariantDiffusionActor(servers, sizes.layout, outputs=outputs, **fields)
