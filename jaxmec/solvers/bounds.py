@@ -390,12 +390,13 @@ def relaxation(
             for count in range(1, order.size + 1)
         ]
     centre = share
-    makespan, best, cuts = low, float(low.mean()), []
-    for number_of in range(rounds):
-        for group in groups if number_of else ():
+    makespan, best = low, float(low.mean())
+    cuts: list[Cut] = []
+    for done in range(rounds):
+        for group in groups if done else ():
             fresh += _violated(group, makespan, (share, centre), tasks)
         # Tangents at the last point alone zigzag; the mean of the points settles them.
-        centre = centre + (share - centre) / (number_of + 2)
+        centre = centre + (share - centre) / (done + 2)
         if not fresh:
             break
         cuts, added = cuts + fresh, fresh

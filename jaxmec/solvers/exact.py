@@ -74,8 +74,9 @@ class _Program:
         number = len(self.at_least)
         for variable, value in terms:
             if value != 0:
-                for triplet, entry in zip(self._rows, (number, variable, value), strict=True):
-                    triplet.append(entry)  # type: ignore[arg-type]
+                self._rows[0].append(number)
+                self._rows[1].append(int(variable))
+                self._rows[2].append(float(value))
         self.at_least.append(at_least)
 
     def constraints(self) -> scipy.optimize.LinearConstraint:
@@ -241,7 +242,9 @@ class _Formulation:
             self.high[k] = min(self.high[k], largest([(self.makespan[k], 1.0)]))
             self.low[k] = max(self.low[k], -largest([(self.makespan[k], -1.0)]))
             for i in range(servers):
-                ahead = [(self.share[j, i], self.compute[j, i]) for j in np.flatnonzero(self.before[k])]
+                ahead = [
+                    (self.share[j, i], self.compute[j, i]) for j in np.flatnonzero(self.before[k])
+                ]
                 if self.remote[k, i]:
                     ahead += [
                         (self.share[j, h], self.sending[j, h])

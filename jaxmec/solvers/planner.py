@@ -233,9 +233,7 @@ def _candidates(plan: Plan, problem: str) -> Plan:
     return Plan(jnp.concatenate([sets, sets]), jnp.concatenate([kept, jnp.zeros_like(kept)]))
 
 
-def _sweep(
-    network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan, problem: str
-) -> Plan:
+def _sweep(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan, problem: str) -> Plan:
     """Each task in turn takes the candidate that is best for it and all that follow."""
     count = rows.slots.shape[0]
 

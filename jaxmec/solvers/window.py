@@ -208,7 +208,7 @@ def play(
         raise ValueError(f"fraction[{row}] must be a split summing to 1, got {fraction[row]}")
     selected = fraction > 0 if selected is None else np.asarray(selected, bool)
     makespan = np.full(counts.size, np.nan)
-    for k in np.flatnonzero(counts):
+    for k in np.flatnonzero(counts).tolist():
         wait, serve = queues.arrive(k)
         makespan[k] = np.max((wait + fraction[k] * serve)[selected[k]])
         queues.place(k, fraction[k], selected[k])
@@ -223,7 +223,7 @@ def greedy(network: EdgeNetwork, window: Window, problem: str = "multi") -> np.n
     check_problem(problem)
     queues = HostQueues(network, window)
     fraction = np.zeros((np.size(window.slots), queues.host.num_servers))
-    for k in np.flatnonzero(np.asarray(window.counts)):
+    for k in np.flatnonzero(np.asarray(window.counts)).tolist():
         wait, serve = queues.arrive(k)
         if problem == "single":
             fraction[k, np.argmin(wait + serve)] = 1
