@@ -52,7 +52,18 @@ _HOMES = {
     "schedulers": ("SCHEDULERS",),
     "training.loop": ("TrainConfig",),
 }
-_PARTS = ("agents", "comparison", "deploy", "envs", "mec", "methods", "plots", "schedulers", "training")
+_PARTS = (
+    "agents",
+    "comparison",
+    "deploy",
+    "envs",
+    "mec",
+    "methods",
+    "plots",
+    "schedulers",
+    "solvers",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

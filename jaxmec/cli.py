@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "train a method (or one agent) and save what it learned",
     "evaluate": "play episodes with a saved policy or a scheduler",
     "compare": "run a named study, or methods and schedulers of your own choice",
+    "gap": "how far schedulers are from the best plan known and from a lower bound",
     "report": "write the page that sets the papers' claims against what was measured",
     "export": "write a bundle of a trained policy, for boxes at the edge",
     "serve": "answer over HTTP where tasks go, from a bundle",
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "train": _train,
             "evaluate": _evaluate,
             "compare": _compare,
+            "gap": _gap,
             "report": _report,
             "export": _export,
             "serve": _serve,
@@ -482,6 +484,34 @@ def _extra(name: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{error}: pip install 'jaxmec[{name}]'") from error
+
+
+def _gap(words: Sequence[str]) -> int:
+    import numpy as np
+
+    from jaxmec import gap, plots
+
+    command = tyro.cli(gap.Command, args=list(words), prog="jaxmec gap")
+    console = Console(stderr=True, soft_wrap=True)
+    gaps = gap.run(command, say=lambda text: console.print(text, markup=False, highlight=False))
+    if command.json:
+        print(json.dumps(gap.document(gaps), indent=1))
+    else:
+        Console().print(gap.table(gaps, "Mean make-span in s, deadlines left aside"))
+    if command.out is not None:
+        samples, (label, places) = gap.samples_by_name(gaps), gap.swept(gaps)
+        if len(gaps) == 1:
+            rows = {name: values[:, 0] for name, values in samples.items()}
+            figure = plots.comparison_bars(rows, "make-span [s]", highlight=list(rows)[:2])
+        else:
+            order = np.argsort(places)
+            curves = {
+                name: plots.Curve(places[order], values[:, order])
+                for name, values in samples.items()
+            }
+            figure = plots.sweep_curves(curves, label, "make-span [s]")
+        plots.save(figure, command.out / "gap")
+    return EXIT_OK
 
 
 @dataclasses.dataclass(frozen=True)
