@@ -59,7 +59,7 @@ def test_a_saved_policy_decides_as_before(name, tmp_path):
 def test_what_is_saved_is_the_actor_alone(amsa, tmp_path):
     amsa.save(tmp_path / "policy")
     manifest = json.loads((tmp_path / "policy" / "manifest.json").read_text())
-    assert {leaf["path"][0] for leaf in manifest["leaves"]} == {"actor"}
+    assert {leaf["path"][0] for leaf in manifest["leaves"]} == {"judged_actor"}
 
 
 def test_a_loaded_policy_knows_its_setting(amsa, tmp_path):

@@ -10,12 +10,23 @@ import jax.numpy as jnp
 
 from jaxmec.agents import checks
 from jaxmec.agents.base import Spec
-from jaxmec.agents.soft import SoftActorCritic
+from jaxmec.agents.soft import SoftActorCritic, SoftLearner
 from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
+from jaxmec.networks.equivariant import EquivariantDiffusionActor, StackedServerValues
 from jaxmec.struct import pytree, static
 
 STARTS = ("noise", "last")
+NETWORKS = ("flat", "servers")
 PLACE = "place"  # the name of the feature that says where in an episode a task is
+
+
+@pytree
+class Latent:
+    """What a learner keeps beside its parameters."""
+
+    answers: Any = ()  # [places, A] the last probabilities of each place; () for start "noise"
+    layout: tuple[tuple[str, int], ...] = static(default=())  # of observations, for "servers"
+    num_actions: int = static(default=0)  # A
 
 
 @pytree
@@ -37,6 +48,11 @@ class DSAC(SoftActorCritic):
     decided, and one environment has one table; here a thousand environments share one, and
     a policy that is saved takes it along.
 
+    With ``network`` "servers" an action is a server, and actor and critics are networks shared
+    over the servers (`jaxmec.networks.equivariant`): what is learned of one holds for all,
+    and the cost grows linearly in their number. The observation must then say all there is
+    to know of a server in its own part (the environment's ``features`` "times").
+
     The defaults bound x̂_0 softly and predict it directly; :meth:`published` is the actor of
     D2SAC as published. See the traps in docs/model.md.
 
@@ -52,6 +68,7 @@ class DSAC(SoftActorCritic):
     embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
     start: str = static(default="noise")  # what x_K is: noise, or the last probabilities ("last")
     places: int = static(default=0)  # of "last": answers kept, slots x stations x positions
+    network: str = static(default="flat")  # of actor and critics: flat, or shared over "servers"
     bound: float = 10.0  # c, within which clip keeps x_0's estimate and so the logits, > 0
 
     def __post_init__(self) -> None:
@@ -64,6 +81,7 @@ class DSAC(SoftActorCritic):
         checks.whole("embedding_size", self.embedding_size, least=2)
         if self.embedding_size % 2:
             raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
+        checks.choice("network", self.network, NETWORKS)
         checks.choice("start", self.start, STARTS)
         checks.whole("places", self.places, least=1 if self.start == "last" else 0)
         checks.number("bound", self.bound, least=0, above=True)
@@ -91,15 +109,14 @@ class DSAC(SoftActorCritic):
 
     def init_actor(self, key: jax.Array, spec: Spec) -> Any:
         """Fresh parameters of the noise network."""
-        return self._actor(spec.num_actions).init(
-            key, self.inputs(jnp.zeros(spec.observation_size)).shape[-1]
-        )
+        size = self.inputs(jnp.zeros(spec.observation_size)).shape[-1]
+        return self._actor(self.init_latent(spec)).init(key, size)
 
     def logits(
         self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
     ) -> jax.Array:
         """[..., A] x_0 of one chain for each observation [..., S]."""
-        noise = self._actor(num_actions).sample_noise(key, *observation.shape[:-1])
+        noise = self._actor(latent).sample_noise(key, *observation.shape[:-1])
         return self._denoise(actor, latent, observation, noise)
 
     def greedy_logits(
@@ -113,7 +130,7 @@ class DSAC(SoftActorCritic):
         if self.judged_chains == 0:
             noise = jnp.zeros((self.denoising_steps, *batch, num_actions), observation.dtype)
             return self._denoise(actor, latent, observation, noise)
-        drawn = self._actor(num_actions).sample_noise(jax.random.key(0), self.judged_chains)
+        drawn = self._actor(latent).sample_noise(jax.random.key(0), self.judged_chains)
 
         def of_chain(noise: jax.Array) -> jax.Array:
             middle = noise.reshape(noise.shape[0], *(1,) * len(batch), num_actions)
@@ -123,53 +140,79 @@ class DSAC(SoftActorCritic):
         logits = jax.vmap(of_chain, in_axes=1)(drawn)  # [chains, ..., A]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)
 
-    def init_latent(self, spec: Spec) -> Any:
-        """[places, A] the answers: no preference at first; () where the chain starts from noise.
+    def init_latent(self, spec: Spec) -> Latent:
+        """No preference at any place, and what the networks must know of an observation.
 
         Raises:
-            ValueError: observations that do not say where in the episode they are.
+            ValueError: observations that do not say where in the episode they are, or
+                nothing of each server, where that is needed.
         """
-        if self.start == "noise":
-            return ()
-        if spec.layout[-1:] != ((PLACE, 1),):
+        answers: Any = ()
+        if self.start == "last":
+            if spec.layout[-1:] != ((PLACE, 1),):
+                raise ValueError(
+                    "start 'last' needs observations that end with their place in the episode; "
+                    "make the environment with show_place=True"
+                )
+            answers = jnp.full((self.places, spec.num_actions), 1 / spec.num_actions)
+        layout = spec.layout if self.network == "servers" else ()
+        if self.start == "last":
+            layout = layout[:-1]
+        if self.network == "servers" and not any(n == spec.num_actions for _, n in layout):
             raise ValueError(
-                "start 'last' needs observations that end with their place in the episode; "
-                "make the environment with show_place=True"
+                f"network 'servers' needs observations with a part of length {spec.num_actions}, "
+                f"one number a server, got {layout!r}"
             )
-        return jnp.full((self.places, spec.num_actions), 1 / spec.num_actions)
+        return Latent(answers, layout, spec.num_actions)
 
-    def remember(self, latent: Any, observation: jax.Array, log_probability: jax.Array) -> Any:
+    def remember(
+        self, latent: Latent, observation: jax.Array, log_probability: jax.Array
+    ) -> Latent:
         """The answers [places, A] with those at observations [M, S] renewed."""
         if self.start == "noise":
             return latent
-        return latent.at[self._place(observation)].set(jnp.exp(log_probability))
+        answers = latent.answers.at[self._place(observation)].set(jnp.exp(log_probability))
+        return latent.replace(answers=answers)  # type: ignore[attr-defined]
 
     def inputs(self, observation: jax.Array) -> jax.Array:
         """[..., S'] observations without the place, which is a label and no quantity."""
         return observation if self.start == "noise" else observation[..., :-1]
 
+    def critics(self, num_actions: int, latent: Latent) -> Any:
+        """The twin critics, of the network's kind."""
+        if self.network == "flat":
+            return super().critics(num_actions, latent)
+        return StackedServerValues(self.hidden, latent.layout, num_actions, self.activation)
+
     def _denoise(
-        self, actor: Any, latent: Any, observation: jax.Array, noise: jax.Array
+        self, actor: Any, latent: Latent, observation: jax.Array, noise: jax.Array
     ) -> jax.Array:
         """[..., A] x_0 from noise [K, ..., A], whose x_K the last answers stand in for."""
         if self.start == "last":
-            noise = noise.at[0].set(latent[self._place(observation)])
-        return self._actor(noise.shape[-1]).logits(actor, self.inputs(observation), noise)
+            noise = noise.at[0].set(latent.answers[self._place(observation)])
+        return self._actor(latent).logits(actor, self.inputs(observation), noise)
 
     def _place(self, observation: jax.Array) -> jax.Array:
         """[...] int32, which answer belongs to observations [..., S]. Beyond ``places`` they
         are counted from 0 again, and share."""
         return observation[..., -1].astype(jnp.int32) % self.places
 
-    def _actor(self, num_actions: int) -> DiffusionActor:
-        return DiffusionActor(
-            num_actions=num_actions,
-            hidden=self.hidden,
-            activation=self.activation,
-            steps=self.denoising_steps,
-            schedule=self.schedule,
-            predict=self.predict,
-            clip=self.clip,
-            embedding_size=self.embedding_size,
-            bound=self.bound,
+    def _num_actions(self, learner: SoftLearner) -> int:
+        return learner.latent.num_actions
+
+    def _actor(self, latent: Latent) -> DiffusionActor | EquivariantDiffusionActor:
+        fields: dict[str, Any] = {
+            "hidden": self.hidden,
+            "activation": self.activation,
+            "steps": self.denoising_steps,
+            "schedule": self.schedule,
+            "predict": self.predict,
+            "clip": self.clip,
+            "embedding_size": self.embedding_size,
+            "bound": self.bound,
+        }
+        if self.network == "flat":
+            return DiffusionActor(num_actions=latent.num_actions, **fields)
+        return EquivariantDiffusionActor(
+            num_servers=latent.num_actions, layout=latent.layout, outputs=1, **fields
         )

@@ -109,6 +109,10 @@ class SoftActorCritic:
         """[..., S'] the part of observations [..., S] that the networks see."""
         return observation
 
+    def critics(self, num_actions: int, latent: Any) -> Any:
+        """The twin critics: a module from observations [..., S'] to values [2, ..., A]."""
+        return StackedMLP(self.hidden, num_actions, self.activation, self.layer_norm)
+
     # The algorithm.
 
     def init(self, key: jax.Array, spec: Spec) -> SoftLearner:
@@ -116,7 +120,8 @@ class SoftActorCritic:
         key_actor, key_critics = jax.random.split(key)
         actor = self.init_actor(key_actor, spec)
         seen = self.inputs(jnp.zeros(spec.observation_size))
-        critics = self._critics(spec.num_actions).init(key_critics, seen)
+        latent = self.init_latent(spec)
+        critics = self.critics(spec.num_actions, latent).init(key_critics, seen)
         log_temperature = jnp.log(jnp.asarray(self.temperature, jnp.result_type(float)))
         return SoftLearner(
             actor=actor,
@@ -127,7 +132,7 @@ class SoftActorCritic:
             critic_optimiser=optax.adam(self.critic_learning_rate).init(critics),
             temperature_optimiser=optax.adam(self.temperature_learning_rate).init(log_temperature),
             judged_actor=actor,
-            latent=self.init_latent(spec),
+            latent=latent,
         )
 
     def init_memory(self, spec: Spec) -> tuple[()]:
@@ -175,7 +180,7 @@ class SoftActorCritic:
         So the actor's loss takes Q(s, ·) from the critics' own forward pass.
         """
         num_actions = self._num_actions(learner)
-        critics = self._critics(num_actions)
+        critics = self.critics(num_actions, learner.latent)
         key_next, key_now = jax.random.split(key)
         temperature = jnp.exp(learner.log_temperature)
 
@@ -248,9 +253,6 @@ class SoftActorCritic:
             latent=self.remember(learner.latent, batch.observation, log_probability),
         )
         return learner, metrics
-
-    def _critics(self, num_actions: int) -> StackedMLP:
-        return StackedMLP(self.hidden, num_actions, self.activation, self.layer_norm)
 
     def _num_actions(self, learner: SoftLearner) -> int:
         """A, which the last layer of the actor that it is judged by knows."""

@@ -34,7 +34,7 @@ from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, sub
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
-FEATURES = ("published", "queues", "times")
+FEATURES = ("published", "queues", "times", "expected")
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
@@ -151,7 +151,8 @@ class OffloadingEnvironment(environment.Environment):
             features: what an observation is made of, beside the origin: "published", what the
                 published methods saw, the task's size, its work where a task has one server,
                 and the backlogs; "queues", all of the task and of the queues that are seen;
-                "times", also the waits and service times that follow from them.
+                "times", also the waits and service times that follow from them; "expected",
+                also the queues ahead were all stations to do as this one has done in its slot.
             show_place: end an observation with where in the episode the task is, which is a label
                 and no quantity: (slot · B + station) · N + position.
             privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
@@ -189,6 +190,11 @@ class OffloadingEnvironment(environment.Environment):
         self.privileged = privileged
         self._default_params = params
         self.num_servers = params.network.num_servers
+
+    @property
+    def shares_slot(self) -> bool:
+        """Whether what is seen of this slot's work is the station's own alone."""
+        return self.information in ("local", "slot")
 
     @property
     def default_params(self) -> OffloadingParams:  # type: ignore[override]
@@ -291,7 +297,7 @@ class OffloadingEnvironment(environment.Environment):
         nothing = jnp.zeros_like(queues.backlog)
         if self.information == "slot_start":
             queues = QueueState(backlog=queues.backlog, inflight=nothing, uplink=nothing)
-        elif self.information in ("local", "slot"):
+        elif self.shares_slot:
             own = is_origin(state.task, self.num_servers)
             queues = QueueState(
                 backlog=queues.backlog,
@@ -341,11 +347,15 @@ class OffloadingEnvironment(environment.Environment):
             features["remaining_tasks"] = view.remaining.tasks / params.workload.positions
             total = jnp.sum(capacity) * scales.slot
             features["remaining_work"] = view.remaining.work / total
-        if self.feature_set == "times":
+        if self.feature_set in ("times", "expected"):
             wait = waiting_time(params.network, view.queues, view.task)
             features["wait"] = wait / scales.slot
             features["serve"] = service_time(params.network, view.task) / scales.slot
             features["compute"] = view.task.work / capacity / scales.slot
+        if self.feature_set == "expected":
+            alike = self.num_servers * view.queues.inflight if self.shares_slot else 0.0
+            wait = (view.queues.backlog + alike) / capacity
+            features["alike"] = wait / scales.backlog
         if self.place_is_seen:
             cursor = state.cursor
             station = cursor.slot * self.num_servers + cursor.station

@@ -71,6 +71,54 @@ class ServerMLP(nn.Module):
         return x
 
 
+def split_layout(
+    observation: jax.Array, layout: Sequence[tuple[str, int]], num_servers: int
+) -> tuple[jax.Array, jax.Array]:
+    """[..., B, F] the servers' parts of observations [..., S], [..., G] all the others."""
+    parts = jnp.split(observation, np.cumsum([length for _, length in layout])[:-1], axis=-1)
+    own = [part for part in parts if part.shape[-1] == num_servers]
+    shared = [part for part in parts if part.shape[-1] != num_servers]
+    return jnp.stack(own, axis=-1), jnp.concatenate([observation[..., :0], *shared], axis=-1)
+
+
+class ServerValues(nn.Module):
+    """One value a server from an observation whose parts ``layout`` names."""
+
+    hidden: Sequence[int]  # width of each hidden layer, at least one
+    layout: Sequence[tuple[str, int]]  # (name, length) of an observation's parts
+    num_servers: int  # B
+    activation: str = "relu"  # a name in ACTIVATIONS
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        """[..., S] -> [..., B]."""
+        servers, shared = split_layout(observation, self.layout, self.num_servers)
+        noisy = jnp.zeros((*observation.shape[:-1], self.num_servers, 1), observation.dtype)
+        return ServerMLP(self.hidden, 1, self.activation)(servers, shared, noisy)[..., 0]
+
+
+class StackedServerValues(nn.Module):
+    """Independent copies of one :class:`ServerValues`, parameters stacked on a leading axis."""
+
+    hidden: Sequence[int]
+    layout: Sequence[tuple[str, int]]
+    num_servers: int
+    activation: str = "relu"
+    copies: int = 2
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        """[..., S] -> [copies, ..., B]; every copy sees the same observations."""
+        stacked = nn.vmap(
+            ServerValues,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,  # type: ignore[arg-type]
+            axis_size=self.copies,
+        )
+        return stacked(self.hidden, self.layout, self.num_servers, self.activation)(observation)
+
+
 @pytree
 class EquivariantDiffusionActor:
     """Scores of B servers made by a reverse chain whose network is shared over the servers.
@@ -174,11 +222,7 @@ class EquivariantDiffusionActor:
 
     def _split(self, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., B, F] the servers' parts of an observation, [..., G] all the others."""
-        lengths = [length for _, length in self.layout]
-        parts = jnp.split(state, np.cumsum(lengths)[:-1], axis=-1)
-        own = [part for part in parts if part.shape[-1] == self.num_servers]
-        shared = [part for part in parts if part.shape[-1] != self.num_servers]
-        return jnp.stack(own, axis=-1), jnp.concatenate([state[..., :0], *shared], axis=-1)
+        return split_layout(state, self.layout, self.num_servers)
 
     def _with_step(self, shared: jax.Array, embedding: np.ndarray) -> jax.Array:
         """[..., G + embedding_size], the embedding last."""

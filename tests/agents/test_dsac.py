@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmec.agents import DSAC, Spec
+from jaxmec.agents import DSAC, Spec, Transition
 
 SPEC = Spec(observation_size=3, num_actions=4)
 
@@ -56,7 +56,9 @@ def test_every_number_of_steps_updates_the_actor(batch, steps):
 def test_judged_by_no_chains_it_follows_the_one_without_noise(batch):
     agent = DSAC(hidden=(16,), judged_chains=0)
     learner = agent.init(jax.random.key(0), SPEC)
-    expected = agent._actor(4).logits(learner.actor, batch.observation[0], jnp.zeros((5, 4)))
+    expected = agent._actor(learner.latent).logits(
+        learner.actor, batch.observation[0], jnp.zeros((5, 4))
+    )
     preferences = agent.preferences(learner, batch.observation[0])
     np.testing.assert_allclose(preferences, expected, rtol=1e-5, atol=1e-6)
 
@@ -66,7 +68,9 @@ def test_judged_by_many_chains_it_follows_the_policy_that_explores(batch):
     agent = DSAC.published(hidden=(16,), judged_chains=4000)
     learner = agent.init(jax.random.key(0), SPEC)
     observations = batch.observation[:3]
-    together = jax.jit(lambda s: agent.greedy_logits(learner.actor, learner.latent, s, 4))(observations)
+    together = jax.jit(lambda s: agent.greedy_logits(learner.actor, learner.latent, s, 4))(
+        observations
+    )
     alone = jax.jit(agent.preferences)(learner, observations[1])
     np.testing.assert_allclose(together[1], alone, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jnp.exp(together).sum(axis=-1), 1, rtol=1e-4)
@@ -109,3 +113,65 @@ def test_next_state_and_state_have_noise_of_their_own(batch):
     assert one["actor_loss"] != other["actor_loss"]
     one, other = update(batch, jax.random.key(1)), update(batch, jax.random.key(2))
     assert one["critic_loss"] != other["critic_loss"]
+
+
+# --- Started from its last answers (LAD-TS) ----------------------------------------------
+
+PLACED = Spec(observation_size=3, num_actions=4, layout=(("size", 2), ("place", 1)))
+
+
+@pytest.fixture(scope="module")
+def latent():
+    agent = DSAC(hidden=(16,), denoising_steps=3, start="last", places=10, judged_chains=0)
+    return agent, agent.init(jax.random.key(0), PLACED)
+
+
+def placed(places):
+    numbers = jax.random.normal(jax.random.key(1), (len(places), 2))
+    return jnp.concatenate([numbers, jnp.array(places, jnp.float32)[:, None]], axis=1)
+
+
+def test_the_chain_starts_from_the_answer_kept_for_the_place(latent):
+    agent, learner = latent
+    kept = jnp.array([0.7, 0.1, 0.1, 0.1])
+    answers = learner.latent.answers.at[4].set(kept)
+    learner = learner._replace(latent=learner.latent.replace(answers=answers))
+    observation = placed([4])[0]
+    noise = jnp.zeros((3, 4)).at[0].set(kept)
+    expected = agent._actor(learner.latent).logits(learner.judged_actor, observation[:2], noise)
+    np.testing.assert_allclose(agent.preferences(learner, observation), expected, rtol=1e-5)
+    elsewhere = agent.preferences(learner, observation.at[2].set(5.0))
+    assert np.max(np.abs(np.asarray(elsewhere) - np.asarray(expected))) > 1e-4
+
+
+def test_an_update_renews_the_answers_of_its_places_and_no_others(latent):
+    agent, learner = latent
+    observation = placed([2, 7])
+    batch = Transition(
+        observation=observation,
+        action=jnp.array([0, 1]),
+        reward=jnp.ones(2),
+        next_observation=placed([3, 8]),
+        terminated=jnp.zeros(2, bool),
+    )
+    after, _ = jax.jit(agent.update)(learner, batch, jax.random.key(2))
+    moved = np.flatnonzero(
+        np.any(np.asarray(after.latent.answers != learner.latent.answers), axis=1)
+    )
+    np.testing.assert_array_equal(moved, [2, 7])
+    np.testing.assert_allclose(np.sum(after.latent, axis=1), 1, rtol=1e-5)
+
+
+def test_the_place_is_no_input_of_the_networks(latent):
+    """Two places with the same answer kept are the same to actor and critics."""
+    agent, learner = latent
+    here, there = (agent.preferences(learner, placed([n])[0]) for n in (1, 1_000_001))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_observations_that_do_not_say_the_place_are_an_error():
+    agent = DSAC(hidden=(16,), start="last", places=10)
+    with pytest.raises(ValueError, match="show_place=True"):
+        agent.init(jax.random.key(0), SPEC)
+    with pytest.raises(ValueError, match="places must be a whole number of at least 1"):
+        DSAC(start="last")

@@ -14,6 +14,7 @@ import pytest
 
 from jaxmec.envs import make
 from jaxmec.mec import trace_workload
+from jaxmec.mec.offload import service_time, waiting_time
 
 SINGLE, MULTI = "SingleServerOffloading-v0", "MultiServerOffloading-v0"
 RECORDED = ("makespan", "delay", "failed", "fraction", "origin", "slot", "final_observation")
@@ -848,3 +849,125 @@ def test_a_trace_must_fit_the_network():
     workload = trace_workload(slot=[0, 0], origin=[0, 5], size=[1.0, 1.0], work=[1.0, 1.0])
     with pytest.raises(ValueError, match=r"origin\[1\].*below.*5.*got 5"):
         make(MULTI, preset="amcoedge", workload=workload)
+
+
+# --- Actions that name sets in other ways, and scores -------------------------------------
+
+
+def fractions_of(env, params, state):
+    return jax.jit(lambda a: env.step(jax.random.key(1), state, a, params)[5]["fraction"])
+
+
+def test_local_plus_one_and_top_k_name_the_sets_that_a_mask_names():
+    def made(**options):
+        env, params = make(MULTI, preset="amcoedge", allocate="hecwa", **options)
+        return env, params, env.reset(jax.random.key(0), params)[1]
+
+    env, params, state = made(action="mask")
+    of_mask = fractions_of(env, params, state)
+    own = int(state.task.origin)
+    env, params, state = made(action="local_plus_one")
+    assert env.num_actions == env.action_space(params).n == 5
+    for other in range(5):
+        mask = np.zeros(5, bool)
+        mask[[own, other]] = True
+        np.testing.assert_array_equal(fractions_of(env, params, state)(other), of_mask(mask))
+    env, params, state = made(action="top_k", k=2)
+    for pair in ((3, 0), (0, 3), (1, 4)):
+        mask = np.zeros(5, bool)
+        mask[list(pair)] = True
+        np.testing.assert_array_equal(
+            fractions_of(env, params, state)(jnp.array(pair)), of_mask(mask)
+        )
+
+
+@pytest.mark.parametrize("allocation", ["true", "seen"])
+def test_scores_of_zero_are_water_filling_and_others_shift_it(allocation):
+    """Against the oracle's water-filling on waits and service times changed by hand."""
+    options = {"information": "local", "allocation_information": allocation}
+    env, params = make(MULTI, preset="amcoedge", action="score", **options)
+    _, state = env.reset(jax.random.key(0), params)
+    rng = np.random.default_rng(5)
+    state = state._replace(
+        queues=state.queues.replace(inflight=jnp.asarray(3 * rng.random(5), jnp.float32)),
+        sent=jnp.asarray(rng.random(5), jnp.float32),
+    )
+    queues = state.queues if allocation == "true" else env.view(state, params).queues
+    wait = np.asarray(waiting_time(params.network, queues, state.task), np.float64)
+    serve = np.asarray(service_time(params.network, state.task), np.float64)
+    offset, factor = rng.normal(size=(2, 5))
+    for scores, w, s in (
+        (np.zeros(10), wait, serve),
+        (np.r_[offset, factor], wait + 0.2 * offset, serve * np.exp(factor)),
+    ):
+        expected = oracle.water_filling(w, s, np.ones(5, bool))
+        got = fractions_of(env, params, state)(jnp.asarray(scores, jnp.float32))
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_scores_without_bound_or_meaning_still_give_a_split():
+    env, params = make(MULTI, preset="amcoedge", action="score")
+    _, state = env.reset(jax.random.key(0), params)
+    split = fractions_of(env, params, state)
+    for value in (np.nan, np.inf, -np.inf, 1e30):
+        for index in range(10):
+            fraction = np.asarray(split(np.where(np.arange(10) == index, value, 0)))
+            assert (fraction >= 0).all() and fraction.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_k_must_be_a_number_of_servers():
+    for k in (0, 6, 2.0, "three"):
+        with pytest.raises(ValueError, match=rf"k must be a whole number from 1.*5, got {k!r}"):
+            make(MULTI, preset="amcoedge", action="top_k", k=k)
+    assert make(MULTI, preset="amcoedge", action="top_k", k=5)[0].action_space().shape == (5,)
+
+
+def test_what_an_observation_is_made_of():
+    names = {
+        features: [name for name, _ in make(MULTI, features=features)[0].feature_layout()]
+        for features in ("published", "queues", "times", "expected")
+    }
+    assert names["published"] == ["size", "origin", "backlog"]
+    assert names["queues"] == ["size", "work", "result", "origin", "backlog"]
+    assert names["times"] == [*names["queues"], "wait", "serve", "compute"]
+    assert names["expected"] == [*names["times"], "alike"]
+    env, params = make(SINGLE, preset="fdedge", features="published", show_place=True)
+    layout = env.feature_layout(params)
+    assert layout == (("size", 1), ("work", 1), ("origin", 10), ("backlog", 10), ("place", 1))
+    with pytest.raises(
+        ValueError, match="features must be one of published, queues, times, expected"
+    ):
+        make(MULTI, features="everything")
+
+
+def test_times_follow_from_what_is_seen_alone():
+    """The waits of the observation are those of the view, in the preset's unit."""
+    env, params = make(MULTI, preset="amcoedge", information="local", features="expected")
+    _, state = env.reset(jax.random.key(0), params)
+    hidden = state._replace(
+        queues=state.queues.replace(inflight=jnp.arange(5.0)), sent=jnp.full(5, 2.0)
+    )
+    features = env.features(hidden, params)
+    own = np.arange(5) == int(state.task.origin)
+    capacity = np.asarray(params.network.capacity)
+    np.testing.assert_allclose(features["wait"], 2.0 / capacity / 0.2, rtol=1e-6)
+    work, size = float(state.task.work), float(state.task.size)
+    serve = np.where(own, 0, size / np.asarray(params.network.rate)) + work / capacity
+    np.testing.assert_allclose(features["serve"], serve / 0.2, rtol=1e-5)
+    np.testing.assert_allclose(features["alike"], 5 * 2.0 / capacity / 0.2, rtol=1e-6)
+
+
+def test_the_place_numbers_the_positions_of_an_episode():
+    env, params = make(SINGLE, preset="lad-ts", show_place=True, slots=3)
+    observation, state = env.reset(jax.random.key(2), params)
+    step = jax.jit(lambda key, state: env.step(key, state, 0, params))
+    seen = []
+    for key in jax.random.split(jax.random.key(3), 400):
+        cursor = state.cursor
+        place = (int(cursor.slot) * 20 + int(cursor.station)) * 50 + int(cursor.position)
+        assert observation[-1] == place
+        seen.append(place)
+        observation, state, *_ = step(key, state)
+    assert seen == sorted(set(seen))
+    with pytest.raises(ValueError, match="show_place counts at most"):
+        make(SINGLE, preset="lad-ts", show_place=True, slots=100_000)

@@ -1,0 +1,155 @@
+"""The contract of every method by name, with our settings and as published."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmec
+from jaxmec.agents import PerStation
+from jaxmec.agents.base import Transition
+from jaxmec.methods import METHODS, find_method
+from jaxmec.training.rollout import make_spec
+
+SETTINGS = [
+    pytest.param(method, published, id=f"{name}{'-published' * published}")
+    for name, method in METHODS.items()
+    for published in (False, True)
+    if not published or method.published is not None
+]
+
+
+def small(agent):
+    """The same agent with networks that compile fast."""
+    if isinstance(agent, PerStation):
+        return PerStation(small(agent.inner))
+    sizes = {"hidden": (8,), "critic_hidden": (8,), "denoising_steps": 2, "judged_chains": 2}
+    fields = {field.name for field in dataclasses.fields(agent)}
+    return dataclasses.replace(agent, **{k: v for k, v in sizes.items() if k in fields})
+
+
+def made(method, settings, **options):
+    preset = {} if method.preset is None else {"preset": method.preset}
+    return jaxmec.make(method.env, **preset, **(dict(settings.options) | options))
+
+
+@pytest.mark.parametrize(("method", "published"), SETTINGS)
+def test_it_decides_and_learns_on_its_environment(method, published):
+    """One compiled program: two environments decide, both states are learned from."""
+    settings = method.settings(published)
+    if getattr(settings.agent(), "trainer", None) is not None:
+        pytest.skip("learns through the simulator, not from transitions")
+    env, params = made(method, settings)
+    agent, spec = small(settings.agent()), make_spec(env, params)
+
+    @jax.jit
+    def run(key):
+        key_init, key_act, key_reset, key_step, key_update = jax.random.split(key, 5)
+        learner = agent.init(key_init, spec)
+        memory = agent.init_memory(spec)
+
+        def one(key_act, key_reset, key_step):
+            observation, state = env.reset(key_reset, params)
+            action, _, extras = agent.act(learner, memory, observation, key_act, True)
+            _, _, reward, terminated, _, info = env.step(key_step, state, action, params)
+            if "privileged" in info:
+                extras = (info["privileged"], info["final_privileged"])
+            following = info["final_observation"]
+            return Transition(observation, action, reward, following, terminated, extras)
+
+        keys = (jax.random.split(key, 2) for key in (key_act, key_reset, key_step))
+        batch = jax.vmap(one)(*keys)
+        after, metrics = agent.update(learner, batch, key_update)
+        judged = agent.act(agent.acting(after), memory, batch.observation[0], key_act, False)[0]
+        preferences = agent.preferences(agent.acting(after), batch.observation[0])
+        return metrics, batch.action[0], judged, preferences
+
+    metrics, action, judged, preferences = run(jax.random.key(0))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert np.isfinite(preferences).all()
+    space = env.action_space(params)
+    for choice in (action, judged):
+        assert choice.shape == space.shape and choice.dtype == action.dtype
+        assert space.contains(choice)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, m in METHODS.items() if m.preset and not m.env.startswith("Cart")]
+)
+def test_our_settings_know_no_more_than_a_station_can(name):
+    """States that differ only in what no station sees give the same decision and split."""
+    method = METHODS[name]
+    settings = method.tuned
+    options = dict(settings.options)
+    assert options["information"] in ("local", "slot_start")
+    assert options.get("allocation_information", "seen") == "seen"
+    env, params = made(method, settings)
+    agent = small(settings.agent())
+    learner = jax.jit(lambda key: agent.acting(agent.init(key, make_spec(env, params))))(
+        jax.random.key(0)
+    )
+    _, state = env.reset(jax.random.key(1), params)
+    others = jnp.arange(env.num_servers) != state.task.origin
+    hidden = state._replace(
+        queues=state.queues.replace(
+            inflight=jnp.arange(env.num_servers) / 7.0,
+            uplink=jnp.where(others, 0.3, state.queues.uplink),
+        ),
+        time=state.time + 5,
+    )
+
+    @jax.jit
+    def decide(state):
+        observation = env.observe_state(state, params)
+        memory = agent.init_memory(make_spec(env, params))
+        action = agent.act(learner, memory, observation, jax.random.key(2), False)[0]
+        return action, env.place(action, state, params)[0].fraction
+
+    for a, b in zip(decide(state), decide(hidden), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_as_published_the_allocation_is_given_the_true_waits():
+    for name in ("ddrl-amsa", "amcoedge", "smcoedge", "drlcoedge"):
+        options = dict(METHODS[name].settings(published=True).options)
+        assert options["allocation_information"] == "true"
+        assert (options["information"], options["features"]) == ("slot_start", "published")
+        assert options["allocate"] == "cwa"
+
+
+def test_a_method_without_published_settings_says_so():
+    with pytest.raises(ValueError, match="'sac' has no published settings"):
+        jaxmec.train("sac", published=True)
+    with pytest.raises(ValueError, match="published goes with a method's name"):
+        jaxmec.train(jaxmec.SAC(), published=True)
+    with pytest.raises(ValueError, match="did you mean 'smcoedge'"):
+        find_method("smcoedg")
+
+
+def test_options_reach_the_agent_of_every_station(tmp_path):
+    """A published method, changed, trained, saved and loaded again."""
+    small = {"steps": 1_200, "num_envs": 4, "prefill": 200, "batch_size": 40, "buffer_size": 1_000}
+    result = jaxmec.train(
+        *("smcoedge",),
+        published=True,
+        slots=3,
+        eval_every=1_000,
+        eval_episodes=2,
+        hidden=(8,),
+        progress=False,
+        **small,
+    )
+    assert result.name == "smcoedge (published)"
+    assert result.agent.inner.hidden == (8,)
+    policy = jaxmec.load_policy(result.save(tmp_path / "policy"))
+    assert policy.agent.inner == result.agent.inner or dataclasses.asdict(
+        policy.agent.inner
+    ) == dataclasses.asdict(result.agent.inner)
+    env, params = result.setting.make()
+    keys = jax.random.split(jax.random.key(0), 6)
+    observations = np.stack([env.reset(key, params)[0] for key in keys])
+    np.testing.assert_array_equal(policy(observations), result.policy(observations))
+    assert policy(observations[0]).shape == (3,)
+    np.testing.assert_array_equal(policy(observations[0]), policy(observations)[0])
