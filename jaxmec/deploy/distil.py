@@ -69,17 +69,8 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
         ValueError: a policy that has no chain, or one of a single step without noise.
     """
     config = config or DistilConfig()
-    teacher: Any = policy.agent
-    fields = {field.name for field in dataclasses.fields(teacher)}
-    if "denoising_steps" not in fields:
-        raise ValueError(
-            f"{type(teacher).__name__} has no chain of denoising steps: it decides in one already"
-        )
-    chains = getattr(teacher, "judged_chains", 0)
-    if teacher.denoising_steps == 1 and not chains:
-        raise ValueError("the policy decides in one step without noise already")
-    changes = {"denoising_steps": 1, **({"judged_chains": 0} if "judged_chains" in fields else {})}
-    agent = dataclasses.replace(teacher, **changes)
+    teacher: Any = getattr(policy.agent, "inner", policy.agent)
+    agent = one_step(policy.agent)
     student = Policy(agent, policy.learner, policy.spec, policy.setting, policy.name)
 
     chooses = _chooses(policy)
@@ -99,7 +90,7 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
     before, after = (report.mean(metric) for report in reports)
     return student, Distilled(
         denoising_steps=int(teacher.denoising_steps),
-        judged_chains=int(chains),
+        judged_chains=int(getattr(teacher, "judged_chains", 0)),
         metric=metric,
         teacher=before,
         student=after,
@@ -107,6 +98,21 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
         agreement=agreement,
         episodes=config.episodes,
     )
+
+
+def one_step(agent: Any) -> Any:
+    """The same agent with one denoising step and no noise; raises as :func:`distil` does."""
+    fields = {field.name for field in dataclasses.fields(agent)}
+    if "inner" in fields:
+        return dataclasses.replace(agent, inner=one_step(agent.inner))
+    if "denoising_steps" not in fields:
+        raise ValueError(
+            f"{type(agent).__name__} has no chain of denoising steps: it decides in one already"
+        )
+    if agent.denoising_steps == 1 and not getattr(agent, "judged_chains", 0):
+        raise ValueError("the policy decides in one step without noise already")
+    changes = {"denoising_steps": 1, **({"judged_chains": 0} if "judged_chains" in fields else {})}
+    return dataclasses.replace(agent, **changes)
 
 
 def observations(policy: Policy, config: DistilConfig, key: jax.Array) -> jax.Array:
@@ -194,7 +200,8 @@ def _fit(
 
 
 def _unless_frozen(path: tuple[Any, ...], step: jax.Array) -> jax.Array:
-    return jnp.zeros_like(step) if getattr(path[0], "name", "") == FROZEN else step
+    frozen = any(getattr(part, "name", "") == FROZEN for part in path)
+    return jnp.zeros_like(step) if frozen else step
 
 
 def _agreement(wanted: jax.Array, given: jax.Array, chooses: bool) -> float:

@@ -27,6 +27,7 @@ from jaxmec.deploy import graph, onnx, runtime, xla
 from jaxmec.deploy.distil import distil
 from jaxmec.envs.offloading import MultiServerOffloading, OffloadingEnvironment, OffloadingParams
 from jaxmec.experiment import Policy, TrainResult, load_policy
+from jaxmec.training import checkpoint
 
 PLATFORMS = ("cpu", "cuda")
 MEANINGS = {
@@ -88,7 +89,6 @@ def export(
 
     manifest: dict[str, Any] = {
         "method": policy.name,
-        "agent": _plain(policy.agent),
         "setting": dataclasses.asdict(policy.setting),
         "training": summary,
         "distilled": distilled,
@@ -107,7 +107,8 @@ def export(
         "versions": _versions(),
     }
     with bundles.writing(to, manifest) as directory:
-        policy.save(directory / bundles.POLICY)
+        saved = checkpoint.read_manifest(policy.save(directory / bundles.POLICY))
+        manifest["agent"] = saved.metadata["agent"]
         (directory / bundles.STABLEHLO).write_bytes(to_stablehlo(policy))
         (directory / bundles.ONNX).write_bytes(to_onnx(policy))
         manifest["parity"] = _check(policy, action, directory, manifest)
@@ -218,6 +219,7 @@ def describe_allocation(env: Any) -> dict[str, Any]:
 
 def describe_noise(agent: Any) -> str:
     """Where the noise of a diffusion actor comes from once it is exported."""
+    agent = getattr(agent, "inner", agent)
     if not hasattr(agent, "denoising_steps"):
         return "none: the policy has no chain"
     if chains := getattr(agent, "judged_chains", 0):
@@ -238,17 +240,6 @@ def training_summary(run: Path) -> dict[str, Any]:
         "env_steps": last["env_steps"],
         "seconds": last["seconds"],
         "evaluation": last["evaluation"],  # by metric, one number a seed
-    }
-
-
-def _plain(agent: Any) -> dict[str, Any]:
-    fields = {field.name: getattr(agent, field.name) for field in dataclasses.fields(agent)}
-    return {
-        "class": type(agent).__name__,
-        "fields": {
-            name: value.tolist() if hasattr(value, "tolist") else value
-            for name, value in fields.items()
-        },
     }
 
 

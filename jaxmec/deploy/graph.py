@@ -119,6 +119,7 @@ def to_onnx(
     if result.constant is not None:  # it does not depend on the input: give it the batch axis
         zeros = translation.node("Mul", [Value((size,), name=input_name), _constant(0)], (size,))
         zero = translation.reduced("ReduceSum", zeros, (0,), False)
+        zero = translation.reshaped(zero, (1,) * len(out.shape))
         result = translation.node("Add", [zero, result], out.shape)
     translation.nodes.append(helper.make_node("Identity", [result.name], [output_name]))
     nodes, initializers = translation.needed(output_name)
@@ -286,6 +287,12 @@ class _Translation:
 
     def _elementwise(self, operator: str, inputs: Sequence[Value], shape: tuple[int, ...]) -> Value:
         """One operator on operands of one rank, which broadcast where they are short."""
+        # A number may stand beside an array; the batch's axis must still be the first of both.
+        inputs = [
+            value if value.shape or value.constant is not None
+            else self.reshaped(value, (1,) * len(shape))
+            for value in inputs
+        ]  # fmt: skip
         simpler = _neutral(operator, inputs, shape) or self._shorter(operator, inputs, shape)
         if simpler is not None:
             return simpler
@@ -470,6 +477,10 @@ class _Translation:
             parts.append(self._cut(inputs[0], whole[0], starts, limits, [1] * len(whole[0])))
             start += length
         return parts
+
+    def _tile(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        repeats = _constant([1, *equation.params["reps"]], np.int64)
+        return self.node("Tile", [self.whole(inputs[0], whole[0]), repeats], shapes[0])
 
     def _rev(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
         value = inputs[0]

@@ -311,8 +311,12 @@ class Scheduler:
             fraction = self._decode_scores(preferences, wait, serve)
             return _decisions(fraction > 0, fraction, wait, serve, "policy")
         selected = self._select(preferences, now)
-        fraction = selected if self.mode == ONE_SERVER else self._allocate(wait, serve, selected)
-        return _decisions(selected, fraction, wait, serve, "policy")
+        if self.mode == ONE_SERVER:
+            return _decisions(selected, selected, wait, serve, "policy")
+        fraction = self._allocate(wait, serve, selected)
+        # Under CWA a server that is given nothing still belongs to the set; here it does not.
+        chosen = fraction > 0 if self.rule == "water_filling" else selected
+        return _decisions(chosen, fraction, wait, serve, "policy")
 
     def _select(self, preferences: np.ndarray, now: _Situation) -> np.ndarray:
         """[n, B] 1 for each server of the set that preferences [n, A] name, else 0."""

@@ -468,6 +468,7 @@ class Service:
             watcher.cancel()
             if hangup:
                 loop.remove_signal_handler(signal.SIGHUP)
+            log.info("stopped")
 
     async def _watch(self) -> None:
         every = self.config.reload_seconds or None
@@ -678,10 +679,7 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
     log.info("listening", extra={"fields": {"host": host, "port": port, "pid": os.getpid()}})
     if config.host not in LOOPBACK and service._token is None:
         log.warning("open to the network without a token", extra={"fields": {"host": host}})
-    try:
-        make_server(service).run(sockets=[listener])
-    finally:
-        log.info("stopped")
+    make_server(service).run(sockets=[listener])
 
 
 def make_server(service: Service) -> uvicorn.Server:
@@ -697,6 +695,7 @@ def make_server(service: Service) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=config.max_connections,
             limit_concurrency=config.max_connections,
             timeout_keep_alive=config.keep_alive_seconds,
             timeout_graceful_shutdown=config.shutdown_seconds,
@@ -712,6 +711,7 @@ def _listen(config: ServeConfig) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(config.max_connections)  # from here on clients wait instead of failing
     except OSError as error:
         listener.close()
         raise OSError(f"cannot listen on {config.host} port {config.port}: {error}") from error

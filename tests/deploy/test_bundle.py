@@ -1,0 +1,260 @@
+"""Bundles are whole, or refused by name; nothing in one is ever executed."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import onnx as onnx_package
+import pytest
+
+import jaxmec
+from jaxmec import bundle as bundles
+from jaxmec.bundle import (
+    BundleDamaged,
+    BundleError,
+    BundleIncompatible,
+    BundleMissing,
+    open_bundle,
+)
+from jaxmec.deploy import onnx, xla
+from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointError, CheckpointMissing
+
+FILES = ("manifest.json", "policy.onnx", "policy.stablehlo", "policy/manifest.json")
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    """A bundle to damage."""
+    return shutil.copytree(bundle("top_k"), tmp_path / "bundle")
+
+
+def rewrite(path, **changes):
+    """The bundle with another manifest, its hashes in order: what somebody malicious would do."""
+    document = json.loads((path / "manifest.json").read_text())
+    document.pop("sha256")
+    document.update(changes)
+    document["files"] = {}
+    for file in path.rglob("*"):
+        if file.is_file() and file != path / "manifest.json":
+            content = file.read_bytes()
+            document["files"][file.relative_to(path).as_posix()] = {
+                "size": len(content),
+                "sha256": bundles.hashlib.sha256(content).hexdigest(),
+            }
+    document["sha256"] = bundles._digest_of(document)
+    (path / "manifest.json").write_text(json.dumps(document))
+
+
+def all_ways(path):
+    """Every way to open a bundle; each must refuse a damaged one."""
+    return (
+        lambda: open_bundle(path),
+        lambda: onnx.load(path),
+        lambda: xla.load(path, form="jax"),
+        lambda: xla.load(path, form="stablehlo"),
+        lambda: jaxmec.load_policy(path),
+    )
+
+
+@pytest.mark.parametrize("name", [*FILES, "largest"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "lengthen", "remove", "link"])
+def test_a_changed_file_is_refused_by_name(copy, name, damage):
+    file = copy / name
+    if name == "largest":
+        inside = [entry for entry in (copy / "policy").rglob("*") if entry.is_file()]
+        file = max(inside, key=lambda entry: entry.stat().st_size)
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(content[:-1])
+    elif damage == "lengthen":
+        file.write_bytes(content + b"\0")
+    else:
+        file.unlink()
+        if damage == "link":
+            elsewhere = copy.parent / "elsewhere"
+            elsewhere.write_bytes(content)
+            file.symlink_to(elsewhere)
+    for open_ in all_ways(copy):
+        # Without its manifest a bundle is a directory that somebody takes for a checkpoint.
+        with pytest.raises((BundleError, CheckpointMissing), match=file.name):
+            open_()
+
+
+def test_every_flipped_byte_of_the_manifest_is_noticed(copy):
+    file = copy / "manifest.json"
+    whole = file.read_bytes()
+    digest = open_bundle(copy).digest
+    for place in np.random.default_rng(0).integers(0, len(whole), 200):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << (place % 7)
+        file.write_bytes(changed)
+        try:
+            opened = open_bundle(copy)
+        except BundleError:
+            continue
+        # Only what JSON does not mean may differ: space between its parts.
+        assert opened.digest == digest and json.loads(changed) == json.loads(whole)
+
+
+def test_a_file_that_does_not_belong_is_refused(copy):
+    for name in ("run_me.py", "policy/arrays/weights.pkl"):
+        (copy / name).write_bytes(b"")
+        with pytest.raises(BundleDamaged, match=f"{name}: the file is not one of the bundle's"):
+            open_bundle(copy)
+        (copy / name).unlink()
+    (copy / "policy" / "outside").symlink_to("/")
+    with pytest.raises(BundleDamaged, match="outside: the file is not one"):
+        open_bundle(copy)
+
+
+class Trap:
+    """Unpickling it leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "policy.stablehlo", "largest", "new"])
+def test_a_pickle_with_the_right_hashes_is_never_unpickled(copy, tmp_path, name):
+    trace = tmp_path / "executed"
+    poison = pickle.dumps(Trap(trace))
+    pickle.loads(pickle.dumps(Trap(tmp_path / "control")))
+    assert (tmp_path / "control").is_dir()  # the trap works
+
+    file = copy / name
+    if name == "largest":
+        inside = [entry for entry in (copy / "policy").rglob("*") if entry.is_file()]
+        file = max(inside, key=lambda entry: entry.stat().st_size)
+    elif name == "new":
+        file = copy / "weights.pkl"
+    file.write_bytes(poison)
+    rewrite(copy)
+    concerned = {
+        "policy.onnx": [1], "policy.stablehlo": [3], "largest": [2, 4], "new": range(5),
+    }[name]  # fmt: skip
+    ways = all_ways(copy)
+    for index in concerned:
+        with pytest.raises((BundleError, CheckpointError)):
+            ways[index]()
+    assert not trace.exists()
+
+
+def test_numpy_arrays_that_hide_a_pickle_are_no_weights(copy, tmp_path):
+    trace = tmp_path / "executed"
+    content = io.BytesIO()
+    np.save(content, np.array([Trap(trace)], dtype=object), allow_pickle=True)
+    (copy / "policy" / "arrays" / "extra.npy").write_bytes(content.getvalue())
+    rewrite(copy)
+    for open_ in (lambda: xla.load(copy), lambda: jaxmec.load_policy(copy)):
+        with pytest.raises(CheckpointCorrupt, match=r"extra\.npy"):
+            open_()
+    assert not trace.exists()
+
+
+def test_weights_outside_the_graph_are_refused(copy, tmp_path):
+    """An ONNX graph may name any file as the home of its weights."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.zeros(1 << 16, np.float32).tobytes())
+    model = onnx_package.load(copy / "policy.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.ClearField("raw_data")
+    weights.data_location = onnx_package.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0")):
+        entry = weights.external_data.add()
+        entry.key, entry.value = key, value
+    (copy / "policy.onnx").write_bytes(model.SerializeToString())
+    rewrite(copy)
+    with pytest.raises(BundleDamaged, match="refers to other files"):
+        onnx.load(copy)
+
+
+def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
+    model = onnx_package.load(copy / "policy.onnx")
+    model.graph.input[0].name = "other"
+    for node in model.graph.node:
+        node.input[:] = ["other" if name == "observation" else name for name in node.input]
+    (copy / "policy.onnx").write_bytes(model.SerializeToString())
+    rewrite(copy)
+    with pytest.raises(BundleDamaged, match="expected the graph's input observation"):
+        onnx.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format version 2, and this jaxmec reads up to 1"),
+        ({"format_version": True}, "format_version must be a positive integer"),
+        ({"network": None}, "network must be an object, got None"),
+        ({"network": {"capacity": [1, -2], "rate": [1, 2], "uplink_contention": True,
+                      "max_wait": None}}, "network.capacity must be numbers"),
+        ({"network": {}}, "its network cannot be read: KeyError"),
+        ({"action": {"mode": "dance", "num_preferences": 5}}, "action.mode must be one of"),
+        ({"action": {"mode": "subset", "num_preferences": 5}}, "31 was expected"),
+        ({"action": {"mode": "top_k", "num_preferences": 5, "k": 9}}, "k = 9 of 5 servers"),
+        ({"allocation": {"rule": "guess", "information": "true"}}, "allocation.rule must be one"),
+        ({"observation": {"information": "local", "size": 1, "features": [
+            {"name": "mood", "length": 1, "scale": 1.0}]}}, "a feature 'mood'"),
+        ({"observation": {"information": "local", "size": 1, "features": [
+            {"name": "size", "length": 1, "scale": 0.0}]}}, "expected length 1, and a positive"),
+        ({"observation": {"information": "local", "size": 7, "features": [
+            {"name": "size", "length": 1, "scale": 1.0}]}}, "do not add up to 7"),
+        ({"observation": {"information": "psychic", "size": 1, "features": []}}, "information"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_means_nothing_here_is_refused(copy, changes, message):
+    rewrite(copy, **changes)
+    with pytest.raises(BundleError, match=message):
+        onnx.load(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "policy/../../outside", "policy//x", "policy\\x", "other"]
+)
+def test_a_manifest_that_names_files_outside_is_refused(copy, name):
+    document = json.loads((copy / "manifest.json").read_text())
+    document.pop("sha256")
+    document["files"][name] = {"size": 0, "sha256": ""}
+    document["sha256"] = bundles._digest_of(document)
+    (copy / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(BundleDamaged, match="which is no file of a bundle"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000])
+def test_a_manifest_that_is_no_manifest(copy, content):
+    (copy / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest\.json|not a bundle"):
+        open_bundle(copy)
+
+
+def test_a_digest_names_one_bundle(bundle, copy):
+    digest = open_bundle(copy).digest
+    assert onnx.load(copy, digest=digest).bundle.digest == digest
+    with pytest.raises(BundleIncompatible, match="was asked for"):
+        onnx.load(bundle("subset"), digest=digest)
+    with pytest.raises(BundleIncompatible, match="was asked for"):
+        xla.load(bundle("subset"), digest=digest)
+
+
+def test_nothing_there(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(BundleMissing, match="bundle"):
+            open_bundle(path)
+
+
+def test_a_file_changed_after_opening_is_noticed(copy):
+    opened = open_bundle(copy)
+    with pytest.raises(BundleIncompatible, match=r"has no policy\.exe"):
+        opened.read("policy.exe")
+    (copy / "policy.onnx").write_bytes(b"")
+    with pytest.raises(BundleDamaged, match=r"policy\.onnx"):
+        opened.read("policy.onnx")

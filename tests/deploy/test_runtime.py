@@ -1,0 +1,248 @@
+"""The runtime builds what the policy saw in training, and decides as the environment would."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from edge_policies import CASES, situations, states
+
+from jaxmec.bundle import open_bundle
+from jaxmec.deploy import export, onnx, xla
+from jaxmec.deploy.runtime import Network, PolicyFailed, Queues, Task
+from jaxmec.mec import EdgeNetwork
+
+STEPS = 400
+OBSERVATIONS = 10_000
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_decisions_are_those_of_the_environment(bundle, name):
+    """From named quantities to the observation, the set and the fractions: all as in training."""
+    policy = CASES[name].policy()
+    scheduler = onnx.load(bundle(name))
+    env, params = policy.setting.make()
+    visited = states(policy, STEPS)
+    queues, tasks = situations(policy, visited)
+
+    observation = scheduler.observe(None, queues, tasks)
+    wanted = np.asarray(jax.jit(jax.vmap(lambda state: env.observe_state(state, params)))(visited))
+    np.testing.assert_allclose(observation, wanted, rtol=2e-5, atol=1e-5)
+
+    actions = policy(observation)
+    outcome, _ = jax.jit(jax.vmap(lambda action, state: env.place(action, state, params)))(
+        actions, visited
+    )
+    fraction, makespan = np.asarray(outcome.fraction), np.asarray(outcome.makespan)
+    decisions = scheduler.decide_many(None, queues, tasks)
+    got = np.stack([decision.fractions for decision in decisions])
+    np.testing.assert_allclose(got, fraction, atol=2e-4)
+    assert {decision.by for decision in decisions} == {"policy"}
+    for decision, shares in zip(decisions, fraction, strict=True):
+        assert set(np.flatnonzero(shares > 1e-4)) <= set(decision.servers)
+    if env.information == "full" or getattr(env, "allocation_information", "true") == "true":
+        ours = np.array([decision.makespan for decision in decisions])
+        if name not in ("one_server", "one_server_places", "master"):  # those see less than is so
+            np.testing.assert_allclose(ours, makespan, rtol=1e-3, atol=1e-4)
+    used = np.mean((fraction > 0), axis=0)
+    assert np.count_nonzero(used) >= 2  # not one server for ever
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_three_forms_agree_on_random_observations(bundle, name):
+    """The same decisions, preferences within 1e-4, on 10,000 random observations."""
+    path = bundle(name)
+    schedulers = [
+        onnx.load(path),
+        xla.load(path, form="stablehlo"),
+        xla.load(path, form="jax"),
+    ]
+    rows = export.random_observations(
+        np.random.default_rng(1), OBSERVATIONS, open_bundle(path).manifest
+    )
+    wait = np.random.default_rng(2).exponential(1.0, (OBSERVATIONS, schedulers[0].num_servers))
+    given = [scheduler.preferences(rows) for scheduler in schedulers]
+    for preferences in given[:2]:
+        np.testing.assert_allclose(preferences, given[2], atol=1e-4)
+    if schedulers[0].mode == "score":
+        splits = [
+            scheduler._decode_scores(preferences, wait, wait + 1)
+            for scheduler, preferences in zip(schedulers, given, strict=True)
+        ]
+        for split in splits[:2]:
+            np.testing.assert_allclose(split, splits[2], atol=1e-4)
+            assert np.mean((split > 0) == (splits[2] > 0)) > 0.9999
+    elif schedulers[0].mode == "top_k":
+        ranked = [np.argsort(-p, axis=1, kind="stable")[:, : schedulers[0].k] for p in given]
+        np.testing.assert_array_equal(ranked[0], ranked[2])
+        np.testing.assert_array_equal(ranked[1], ranked[2])
+    else:
+        for preferences in given[:2]:
+            np.testing.assert_array_equal(preferences.argmax(1), given[2].argmax(1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_decides_as_one_by_one(bundle, name):
+    scheduler = onnx.load(bundle(name))
+    policy = CASES[name].policy()
+    queues, tasks = situations(policy, states(policy, 32, seed=5))
+    for one, of_many in zip(
+        [scheduler.decide(None, q, t) for q, t in zip(queues, tasks, strict=True)],
+        scheduler.decide_many(None, queues, tasks),
+        strict=True,
+    ):
+        assert one.servers == of_many.servers
+        np.testing.assert_allclose(one.fractions, of_many.fractions, atol=1e-6)
+        assert one.makespan == pytest.approx(of_many.makespan, rel=1e-5)
+
+
+@pytest.fixture
+def scheduler(bundle):
+    return onnx.load(bundle("subset"))
+
+
+GOOD = Queues(backlog=[0, 1, 2, 3, 4], sent=[0] * 5, uplink=0.1, progress=0.5)
+TASK = Task(origin=2, size=3.0, work=0.6)
+
+
+def test_what_a_policy_needs_is_said(scheduler, bundle):
+    assert scheduler.needs == {"backlog", "sent", "uplink", "progress"}
+    assert onnx.load(bundle("top_k")).needs == {"backlog"}
+    seen_in_full = onnx.load(bundle("local_plus_one")).needs
+    assert {"backlog", "inflight", "uplink", "progress"} <= seen_in_full
+    assert "sent" not in seen_in_full
+    assert onnx.load(bundle("one_server_places")).needs == {"backlog", "place"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backlog": [1, 2]}, r"queues\[0\]\.backlog must be 5 numbers from 0 to 1e\+12, got \[1"),
+        ({"backlog": None}, r"queues\[0\]\.backlog is missing"),
+        ({"backlog": [0, 0, 0, 0, -1]}, r"queues\[0\]\.backlog must be 5 numbers"),
+        ({"backlog": [0, 0, 0, 0, math.nan]}, r"queues\[0\]\.backlog must be 5 numbers"),
+        ({"backlog": [0, 0, 0, 0, math.inf]}, r"queues\[0\]\.backlog must be 5 numbers"),
+        ({"backlog": "empty"}, r"queues\[0\]\.backlog must be 5 numbers"),
+        ({"backlog": [[0] * 5]}, r"queues\[0\]\.backlog must be 5 numbers"),
+        ({"backlog": 3.0}, r"queues\[0\]\.backlog must be 5 numbers"),
+        ({"sent": None}, r"queues\[0\]\.sent is missing, and the policy was trained to see it"),
+        ({"uplink": None}, r"queues\[0\]\.uplink is missing"),
+        ({"uplink": -0.1}, r"queues\[0\]\.uplink must be a number from 0"),
+        ({"progress": None}, r"queues\[0\]\.progress is missing"),
+        ({"progress": "half"}, r"queues\[0\]\.progress must be a number"),
+        ({"inflight": [1]}, r"queues\[0\]\.inflight must be 5 numbers"),
+    ],
+)
+def test_wrong_queues_are_named(scheduler, changes, message):
+    with pytest.raises(ValueError, match=message):
+        scheduler.decide(None, dataclasses.replace(GOOD, **changes), TASK)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"origin": 5}, r"tasks\[0\]\.origin must be a station, 0 to 4, or -1 .* got 5"),
+        ({"origin": -2}, r"origin must be a station"),
+        ({"origin": 1.0}, r"origin must be a station"),
+        ({"origin": True}, r"origin must be a station"),
+        ({"size": -1}, r"tasks\[0\]\.size must be a number from 0 to 1e\+12, got -1"),
+        ({"size": None}, r"tasks\[0\]\.size must be a number"),
+        ({"size": 1e13}, r"tasks\[0\]\.size must be a number"),
+        ({"work": 0}, r"tasks\[0\]\.work must be a number above 0"),
+        ({"work": math.nan}, r"tasks\[0\]\.work must be a number above 0"),
+        ({"result": math.inf}, r"tasks\[0\]\.result must be a number from 0"),
+    ],
+)
+def test_wrong_tasks_are_named(scheduler, changes, message):
+    with pytest.raises(ValueError, match=message):
+        scheduler.decide(None, GOOD, dataclasses.replace(TASK, **changes))
+
+
+def test_the_wrong_one_of_a_batch_is_named(scheduler):
+    with pytest.raises(ValueError, match=r"tasks\[2\]\.size"):
+        scheduler.decide_many(None, [GOOD] * 3, [TASK, TASK, Task(0, -1.0, 1.0)])
+    other = dataclasses.replace(GOOD, inflight=[0] * 5)
+    with pytest.raises(
+        ValueError, match=r"inflight is missing, and other entries have it|same fields"
+    ):
+        scheduler.decide_many(None, [other, GOOD], [TASK, TASK])
+    for queues, tasks in (([], []), ([GOOD], [TASK, TASK])):
+        with pytest.raises(ValueError, match="as many, at least one"):
+            scheduler.decide_many(None, queues, tasks)
+
+
+def test_every_uplink_is_needed_where_all_were_seen(bundle):
+    scheduler = onnx.load(bundle("local_plus_one"))
+    queues = Queues(
+        backlog=[0] * 5, inflight=[0] * 5, uplink=0.1, progress=0.5, remaining_tasks=1,
+        remaining_work=1.0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"uplink \(every station's\) must be 5 numbers"):
+        scheduler.decide(None, queues, TASK)
+    scheduler.decide(None, dataclasses.replace(queues, uplink=[0.1] * 5), TASK)
+
+
+def test_another_network_changes_the_decision(scheduler):
+    usual = scheduler.decide(None, GOOD, TASK)
+    assert scheduler.decide(scheduler.network, GOOD, TASK).servers == usual.servers
+    capacity, rate = [50, 40, 30, 20, 10], [400] * 5
+    ours = scheduler.decide(Network(capacity, rate), GOOD, TASK)
+    theirs = scheduler.decide(EdgeNetwork(capacity=capacity, rate=rate), GOOD, TASK)
+    np.testing.assert_allclose(ours.fractions, theirs.fractions, rtol=1e-6)
+    assert ours.makespan != pytest.approx(usual.makespan)
+    with pytest.raises(ValueError, match=r"network\.capacity must have 5 entries"):
+        scheduler.decide(Network([1, 2], [1, 2]), GOOD, TASK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 0], [1, 1]), "network.capacity must be numbers from 1e-06"),
+        (([1, math.nan], [1, 1]), "network.capacity"),
+        (([1, 1], [1]), "network.rate must have the length of network.capacity, 2, got 1"),
+        (([[1]], [1]), "network.capacity"),
+        (([1], [1], True, -1.0), "network.max_wait must be at least 0"),
+    ],
+)
+def test_a_network_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Network(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "message"),
+    [
+        (lambda rows: np.full((len(rows), 31), np.nan, np.float32), "not finite"),
+        (lambda rows: np.zeros((len(rows), 30), np.float32), r"shape \(1, 30\)"),
+        (lambda rows: 1 / 0, "onnx model failed: division by zero"),
+    ],
+)
+def test_a_policy_that_fails_says_so_and_a_rule_stands_in(scheduler, preferences, message):
+    scheduler.preferences = preferences
+    with pytest.raises(PolicyFailed, match=message):
+        scheduler.decide(None, GOOD, TASK)
+    (decision,) = scheduler.decide_by_rule(None, [GOOD], [TASK])
+    assert decision.by == "water_filling"
+    assert decision.fractions.sum() == pytest.approx(1)
+    # All that take part finish together, and nobody left out could have helped.
+    network = scheduler.network
+    local = np.arange(5) == TASK.origin
+    wait = np.asarray(GOOD.backlog) / network.capacity + ~local * 0.1
+    serve = ~local * TASK.size / network.rate + TASK.work / network.capacity
+    finish = wait + decision.fractions * serve
+    used = list(decision.servers)
+    np.testing.assert_allclose(finish[used], decision.makespan)
+    assert (np.delete(wait, used) >= decision.makespan - 1e-12).all()
+
+
+def test_where_a_task_has_one_server_the_rule_gives_it_one(bundle):
+    scheduler = onnx.load(bundle("master"))
+    backlog = np.linspace(5, 0, 10)
+    queues = Queues(backlog=backlog, sent=[0] * 10, uplink=0, progress=0)
+    (decision,) = scheduler.decide_by_rule(None, [queues], [Task(-1, 20.0, 4.0)])
+    network = scheduler.network
+    finish = backlog / network.capacity + 20.0 / network.rate + 4.0 / network.capacity
+    assert decision.by == "earliest_finish"
+    assert decision.servers == (int(finish.argmin()),)
+    assert decision.makespan == pytest.approx(finish.min())

@@ -1,0 +1,136 @@
+"""Policies of every action mode with random parameters, and states to decide in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
+from jaxmec.agents.score import ScoreTD3
+from jaxmec.deploy.runtime import Queues, Task
+from jaxmec.experiment import Policy, Setting
+from jaxmec.training.rollout import make_spec
+
+MULTI, SINGLE = "MultiServerOffloading-v0", "SingleServerOffloading-v0"
+SMALL = (32, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A method, small, on an environment."""
+
+    agent: Any
+    env: str
+    preset: str | None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def policy(self, seed: int = 0) -> Policy:
+        """The policy with random parameters; scores are of the size of trained ones."""
+        setting = Setting(self.env, self.preset, 0, tuple(sorted(self.options)))
+        env, params = setting.make()
+        spec = make_spec(env, params)
+        learner = self.agent.init(jax.random.key(seed), spec)
+        return Policy(self.agent, learner, spec, setting, type(self.agent).__name__.lower())
+
+
+# One of each action mode, of each information model, allocation rule and kind of network.
+CASES = {
+    "one_server": Case(
+        DSAC(hidden=SMALL, judged_chains=3, denoising_steps=2, predict="noise"), SINGLE, "lad-ts"
+    ),
+    "one_server_places": Case(
+        DSAC(hidden=SMALL, start="last", places=64, judged_chains=0, denoising_steps=2),
+        SINGLE,
+        "lad-ts",
+        (("show_place", True), ("features", "published")),
+    ),
+    "master": Case(SAC(hidden=SMALL), SINGLE, "fdedge", (("information", "local"),)),
+    "subset": Case(
+        DSAC(hidden=SMALL, judged_chains=0),
+        MULTI,
+        "amcoedge",
+        (("information", "local"), ("allocate", "hecwa")),
+    ),
+    "per_station": Case(
+        PerStation(inner=DQN(hidden=SMALL)), MULTI, "amcoedge", (("features", "published"),)
+    ),
+    "local_plus_one": Case(
+        DQN(hidden=SMALL, layer_norm=True),
+        MULTI,
+        "smcoedge",
+        (("action", "local_plus_one"), ("information", "full"), ("features", "times")),
+    ),
+    "top_k": Case(
+        TopKDQN(hidden=SMALL),
+        MULTI,
+        "smcoedge",
+        (("action", "top_k"), ("k", 3), ("allocate", "water_filling")),
+    ),
+    "score": Case(
+        ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
+        MULTI,
+        "amcoedge",
+        (
+            ("action", "score"),
+            ("features", "times"),
+            ("information", "local"),
+            ("allocation_information", "seen"),
+        ),
+    ),
+}
+
+
+def states(policy: Policy, steps: int, seed: int = 0) -> Any:
+    """[steps, ...] states of one environment in which random decisions are taken."""
+    env, params = policy.setting.make()
+    space = env.action_space(params)
+
+    def step(state: Any, key: jax.Array) -> tuple[Any, Any]:
+        key_action, key_env = jax.random.split(key)
+        _, following, *_ = env.step(key_env, state, space.sample(key_action), params)
+        return following, state
+
+    def run(key: jax.Array) -> Any:
+        key_reset, key_steps = jax.random.split(key)
+        _, state = env.reset(key_reset, params)
+        state = jax.tree.map(jnp.asarray, state)
+        return jax.lax.scan(step, state, jax.random.split(key_steps, steps))[1]
+
+    return jax.jit(run)(jax.random.key(seed))
+
+
+def situations(policy: Policy, visited: Any) -> tuple[list[Queues], list[Task]]:
+    """What a person at the station would tell the runtime in each of [n, ...] states."""
+    env, params = policy.setting.make()
+    views = jax.jit(jax.vmap(lambda state: env.view(state, params)))(visited)
+    cursor = visited.cursor
+    positions = params.workload.positions
+    station = cursor.slot * env.num_servers + cursor.station
+    columns: dict[str, Any] = {
+        "backlog": visited.queues.backlog,
+        "inflight": visited.queues.inflight,
+        "sent": visited.sent,
+        "uplink": visited.queues.uplink,
+        "progress": cursor.position / positions,
+        "place": station * positions + cursor.position,
+    }
+    if views.remaining is not None:
+        columns["remaining_tasks"] = views.remaining.tasks
+        columns["remaining_work"] = views.remaining.work
+    host = {name: np.asarray(column, np.float64) for name, column in columns.items()}
+    tasks = {name: np.asarray(column) for name, column in visited.task._asdict().items()}
+    count = len(tasks["size"])
+    queues = [Queues(**{name: column[i] for name, column in host.items()}) for i in range(count)]
+    return queues, [
+        Task(
+            origin=int(tasks["origin"][i]) if tasks["origin"].ndim else int(tasks["origin"]),
+            size=float(tasks["size"][i]),
+            work=float(tasks["work"][i]),
+            result=float(np.broadcast_to(tasks["result"], (count,))[i]),
+        )
+        for i in range(count)
+    ]
