@@ -1,8 +1,7 @@
 """Top-k DQN: one value a server, and the k best servers act together (SMCoEdge).
 
-Source: Xu et al. 2024, "SMCoEdge: simultaneous multi-server offloading for collaborative
-mobile edge computing"; MODEL, "Methods". A set of k servers needs B values instead of one
-for each of its B-choose-k sets.
+Source: SMCoEdge (Xu et al.); docs/model.md, "Methods". It takes B values, where a network
+over sets needs one for each of the B-choose-k.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The published settings, as data (MODEL: "Presets").
+"""The published settings, as data (docs/model.md: "Presets").
 
 A preset is plain numbers; :meth:`Preset.params` draws what a setting draws once (the
 per-position densities, qualities and result sizes) and makes the environment's parameters.

@@ -1,4 +1,4 @@
-"""Rules that split one task among the selected servers (MODEL: "Allocation rules").
+"""Rules that split one task among the selected servers (docs/model.md: "Allocation rules").
 
 A rule maps the wait and the whole-task service time of every server and the selected set
 to fractions that are non-negative and sum to 1 over the set. All three work on one

@@ -1,4 +1,4 @@
-"""The edge network and its queues (MODEL: "The network and its queues")."""
+"""The edge network and its queues (docs/model.md: "The network and its queues")."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def offload(
     allocate: AllocationRule | Callable[[Array, Array, Array], Array] = cwa,
     seen: QueueState | None = None,
 ) -> tuple[Outcome, QueueState]:
-    """Split one task among the selected servers (MODEL: "One decision").
+    """Split one task among the selected servers (docs/model.md: "One decision").
 
     Args:
         network: the servers and links.

@@ -1,4 +1,4 @@
-"""Tasks and how they arrive (MODEL: "Time, tasks and episodes").
+"""Tasks and how they arrive (docs/model.md: "Time, tasks and episodes").
 
 A workload is a stream of tasks in the order in which they are decided: slot by slot,
 within a slot station by station, within a station by position. ``first`` and ``next``

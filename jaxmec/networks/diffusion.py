@@ -1,4 +1,4 @@
-"""The diffusion actor: logits made from noise by a learned reverse chain (MODEL, same title).
+"""The diffusion actor: logits made from noise by a learned reverse chain (docs/model.md, same title).
 
 Sources: the chain is that of Ho et al. 2020, "Denoising diffusion probabilistic models",
 with a policy's logits in the picture's place, as in D2SAC (Du et al. 2023). Steps count
@@ -34,7 +34,7 @@ class NoiseSchedule(NamedTuple):
 def noise_schedule(name: str, steps: int) -> NoiseSchedule:
     """The schedule called ``name`` for a chain of ``steps`` = K ≥ 1 steps.
 
-    - ``"vp"``: the variance-preserving schedule of MODEL, β_min = 0.1 and β_max = 10.
+    - ``"vp"``: the variance-preserving schedule of docs/model.md, β_min = 0.1 and β_max = 10.
     - ``"linear"``: β from 1e-4 to 0.02 whatever K, as published for 1000 steps (Ho et al.).
       With few steps x_K then keeps most of x_0, and the chain starts far from its own prior.
     - ``"cosine"``: ᾱ_k = f(k)/f(0), f(k) = cos²((k/K + 0.008)/1.008 · π/2), β at most 0.999
@@ -97,7 +97,7 @@ def reverse_chain(
     clip: str = "soft",
     bound: Any = 10.0,
 ) -> jax.Array:
-    """[..., A] x_0, the end of the reverse chain (MODEL: "The diffusion actor").
+    """[..., A] x_0, the end of the reverse chain (docs/model.md: "The diffusion actor").
 
     ``denoise(x_k, k)`` is what the network says of x_k [..., A]: the noise ε in it, or x_0
     itself, as ``predict`` tells. ``noise`` [K, ..., A] is standard normal: its row 0 is x_K

@@ -1,4 +1,4 @@
-"""The diffusion actor against MODEL's figures and a float64 loop in NumPy."""
+"""The diffusion actor against the model's figures and a float64 loop in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ A, S = 4, 3
 
 
 def numpy_chain(denoise, noise, beta, *, predict, clip, bound):
-    """MODEL's equations, k counting down from K, in float64."""
+    """The model's equations, k counting down from K, in float64."""
     steps = len(beta)
     alpha = 1 - beta
     alpha_bar = [1.0]
@@ -268,7 +268,7 @@ def entropy_and_spread(actor):
 
 
 def test_published_actor_is_one_hot_at_first_and_ours_is_not():
-    """MODEL: logits near 13 and an entropy of 0.15 of log 5 = 1.61 nats, when not clipped."""
+    """docs/model.md: logits near 13 and an entropy of 0.15 of log 5 = 1.61 nats, when not clipped."""
     published = DiffusionActor(num_actions=5, predict="noise", clip="none", activation="mish")
     entropy, spread = entropy_and_spread(published)
     assert spread == pytest.approx(13, abs=1.5)
