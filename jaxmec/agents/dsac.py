@@ -1,4 +1,4 @@
-"""DSAC: discrete soft actor-critic with the diffusion actor (docs/model.md: "The diffusion actor")."""
+"""DSAC: discrete soft actor-critic with the diffusion actor (docs/model.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diffusion actor: logits made from noise by a learned reverse chain (docs/model.md, same title).
+"""The diffusion actor: logits made from noise by a learned reverse chain (docs/model.md).
 
 Sources: the chain is that of Ho et al. 2020, "Denoising diffusion probabilistic models",
 with a policy's logits in the picture's place, as in D2SAC (Du et al. 2023). Steps count

@@ -1,4 +1,4 @@
-"""Fair schedulers: each decides on what a station can see (docs/model.md: "What the scheduler sees")."""
+"""Fair schedulers: each decides on what a station can see (docs/model.md)."""
 
 from __future__ import annotations
 

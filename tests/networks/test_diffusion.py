@@ -268,7 +268,7 @@ def entropy_and_spread(actor):
 
 
 def test_published_actor_is_one_hot_at_first_and_ours_is_not():
-    """docs/model.md: logits near 13 and an entropy of 0.15 of log 5 = 1.61 nats, when not clipped."""
+    """docs/model.md: logits near 13 and an entropy of 0.15 of 1.61 nats, when not clipped."""
     published = DiffusionActor(num_actions=5, predict="noise", clip="none", activation="mish")
     entropy, spread = entropy_and_spread(published)
     assert spread == pytest.approx(13, abs=1.5)
