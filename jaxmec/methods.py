@@ -174,7 +174,6 @@ def _published_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], A
         "temperature": 0.05,
         "target_entropy": -1.0,
         "tau": 0.005,
-        "actor_tau": 1.0,
     }
     return lambda: PerStation(kind(**(fields | changes)))
 
@@ -235,6 +234,7 @@ def _tuned_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent
         "temperature": 0.01,
         "target_entropy_ratio": 0.1,
         "tau": 0.005,
+        "actor_tau": 0.002,
         "hidden": (64, 64),
     }
     return lambda: kind(**(fields | changes))

@@ -103,7 +103,6 @@ class DSAC(SoftActorCritic):
             "temperature": 0.05,
             "target_entropy": -1.0,
             "tau": 0.005,
-            "actor_tau": 1.0,  # judged by the actor as it is
         }
         return cls(**(fields | changes))
 

@@ -40,7 +40,8 @@ class SoftActorCritic:
     """Twin critics Q_j(s, ·), an actor π(·|s) and a temperature α, over A discrete actions.
 
     While exploring it acts by the actor as it is; it is judged, saved and deployed by the
-    actor's moving average, which the critics' noise moves less.
+    actor's moving average, which the critics' noise moves less. With ``actor_tau`` 1 the
+    two are the same.
 
     α is tuned so that the mean entropy of the policy comes to a target: ``target_entropy``
     where that is given, else ``target_entropy_ratio`` · log A.
@@ -54,7 +55,7 @@ class SoftActorCritic:
     critic_learning_rate: float = 1e-3  # of Adam, > 0
     temperature_learning_rate: float = 3e-4  # of Adam on log α, >= 0; 0 keeps α where it starts
     tau: float = 0.02  # share of the critics that their targets take per update, in (0, 1]
-    actor_tau: float = 0.002  # share of the actor that its average takes per update, in (0, 1]
+    actor_tau: float = 1.0  # share of the actor that its average takes per update, in (0, 1]
     temperature: float = 0.5  # α at the start, in the reward's unit per nat, > 0
     target_entropy_ratio: float = 0.5  # the entropy aimed at, as a share of log A, in [0, 1]
     target_entropy: float | None = None  # nats; given, it stands in for the ratio
