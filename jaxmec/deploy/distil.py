@@ -10,6 +10,7 @@ is measured on episodes that both play with the same arrivals.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,17 +74,19 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
     agent = one_step(policy.agent)
     student = Policy(agent, policy.learner, policy.spec, policy.setting, policy.name)
 
+    # Each of these is compiled once; all sets of observations have one size for that.
+    observe, observe_own = (observer(each, config) for each in (policy, student))
+    prefer, prefer_own = (_preferences(each) for each in (policy, student))
     chooses = _chooses(policy)
-    key_first, key_second, key_held, key_train = jax.random.split(jax.random.key(config.seed), 4)
-    seen = observations(policy, config, key_first)
-    for key_round, key_more in zip(
-        jax.random.split(key_train), (key_second, key_held), strict=True
-    ):
-        student.learner = _fit(policy, student, seen, chooses, config, key_round)
-        held = observations(student, config, key_more)
-        if key_more is key_second:
-            seen = jnp.concatenate([seen, held])
-    agreement = _agreement(_preferences(policy, held), _preferences(student, held), chooses)
+    learn = _learner(student, chooses, config)
+    keys = iter(jax.random.split(jax.random.key(config.seed), 7))
+    first = observe(policy.learner, next(keys))
+    seen = jnp.concatenate([first, observe(policy.learner, next(keys))])
+    student.learner = learn(student.learner, seen, prefer(policy.learner, seen), next(keys))
+    seen = jnp.concatenate([first, observe_own(student.learner, next(keys))])
+    student.learner = learn(student.learner, seen, prefer(policy.learner, seen), next(keys))
+    held = jnp.concatenate([observe_own(student.learner, key) for key in keys])
+    agreement = _agreement(prefer(policy.learner, held), prefer_own(student.learner, held), chooses)
 
     reports = [evaluate(each, episodes=config.episodes, seed=1) for each in (policy, student)]
     metric = "makespan" if "makespan" in reports[0].values else "return"
@@ -115,8 +118,8 @@ def one_step(agent: Any) -> Any:
     return dataclasses.replace(agent, **changes)
 
 
-def observations(policy: Policy, config: DistilConfig, key: jax.Array) -> jax.Array:
-    """[E · kept, S] what a policy meets, spread over whole episodes."""
+def observer(policy: Policy, config: DistilConfig) -> Callable[[Any, jax.Array], jax.Array]:
+    """A function (learner, key) -> [E · kept, S], what a policy meets over whole episodes."""
     env, params = policy.setting.make()
     agent, spec = policy.agent, policy.spec
     stride = max(1, int(getattr(params, "max_steps_in_episode", config.kept)) // config.kept)
@@ -143,7 +146,7 @@ def observations(policy: Policy, config: DistilConfig, key: jax.Array) -> jax.Ar
         _, seen = jax.lax.scan(several, start, jax.random.split(key_steps, config.kept))
         return seen.reshape(-1, spec.observation_size)
 
-    return jax.jit(run)(policy.learner, key)
+    return jax.jit(run)
 
 
 def _chooses(policy: Policy) -> bool:
@@ -152,30 +155,23 @@ def _chooses(policy: Policy) -> bool:
     return bool(options.get("action", "subset") in DISCRETE_MODES)
 
 
-def _preferences(policy: Policy, observation: jax.Array) -> jax.Array:
-    """[n, A], some at a time: a chain needs room."""
+def _preferences(policy: Policy) -> Callable[[Any, jax.Array], jax.Array]:
+    """A function (learner, [n, S]) -> [n, A], some at a time: a chain needs room."""
 
-    def one(observation: jax.Array) -> jax.Array:
-        return policy.agent.preferences(policy.learner, observation)
+    def run(learner: Any, observation: jax.Array) -> jax.Array:
+        def one(row: jax.Array) -> jax.Array:
+            return policy.agent.preferences(learner, row)
 
-    return jax.jit(lambda rows: jax.lax.map(one, rows, batch_size=1024))(observation)
+        return jax.lax.map(one, observation, batch_size=1024)
+
+    return jax.jit(run)
 
 
-def _fit(
-    teacher: Policy,
-    student: Policy,
-    seen: jax.Array,
-    chooses: bool,
-    config: DistilConfig,
-    key: jax.Array,
-) -> Any:
-    """The student's learner after learning the teacher's preferences at ``seen`` [n, S]."""
-    wanted = _preferences(teacher, seen)
-    # Scores are compared in units of their own spread.
-    spread = jnp.maximum(jnp.std(wanted), 1e-6)
+def _learner(student: Policy, chooses: bool, config: DistilConfig) -> Callable[..., Any]:
+    """A function (learner, observations [n, S], preferences [n, A], key) -> learner, taught."""
     optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.updates))
 
-    def loss_of(learner: Any, observation: jax.Array, target: jax.Array) -> jax.Array:
+    def loss_of(learner: Any, observation: Any, target: Any, spread: Any) -> jax.Array:
         given = jax.vmap(student.agent.preferences, in_axes=(None, 0))(learner, observation)
         if not chooses:
             return jnp.mean(jnp.square((given - target) / spread))
@@ -183,20 +179,22 @@ def _fit(
         log_target = jax.nn.log_softmax(target)
         return jnp.mean(jnp.sum(jnp.exp(log_target) * (log_target - log_given), axis=-1))
 
-    def update(carry: Any, key: jax.Array) -> tuple[Any, None]:
-        learner, state = carry
-        rows = jax.random.randint(key, (config.batch_size,), 0, seen.shape[0])
-        gradient = jax.grad(loss_of)(learner, seen[rows], wanted[rows])
-        step, state = optimiser.update(gradient, state)
-        step = jax.tree_util.tree_map_with_path(_unless_frozen, step)
-        return (optax.apply_updates(learner, step), state), None
+    def run(learner: Any, seen: jax.Array, wanted: jax.Array, key: jax.Array) -> Any:
+        # Scores are compared in units of their own spread.
+        spread = jnp.maximum(jnp.std(wanted), 1e-6)
 
-    def run(learner: Any, key: jax.Array) -> Any:
+        def update(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            learner, state = carry
+            rows = jax.random.randint(key, (config.batch_size,), 0, seen.shape[0])
+            gradient = jax.grad(loss_of)(learner, seen[rows], wanted[rows], spread)
+            step, state = optimiser.update(gradient, state)
+            step = jax.tree_util.tree_map_with_path(_unless_frozen, step)
+            return (optax.apply_updates(learner, step), state), None
+
         start = (learner, optimiser.init(learner))
-        keys = jax.random.split(key, config.updates)
-        return jax.lax.scan(update, start, keys)[0][0]
+        return jax.lax.scan(update, start, jax.random.split(key, config.updates))[0][0]
 
-    return jax.jit(run)(student.learner, key)
+    return jax.jit(run)
 
 
 def _unless_frozen(path: tuple[Any, ...], step: jax.Array) -> jax.Array:
