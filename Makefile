@@ -28,7 +28,7 @@ run: $(run_ready)
 
 # ARGS="--size full" on a GPU.
 reproduce: $(run_ready)
-	$(PY) train/reproduction.py --size short $(ARGS)
+	$(PY) train/reproduction.py --size short --jobs 2 $(ARGS)
 
 # Whole files go to a worker, so that what a file's tests share is compiled once.
 test: export JAX_PLATFORMS ?= cpu

@@ -216,8 +216,10 @@ class SingleChoices:
     """What the scheduler sees."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, or times (waits too)
+    features: str = "queues"  # published (the least), queues, times or expected (the most)
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
+    privileged: bool = False  # tell the critics, while they learn, what the simulator knows
+    reward: str = "own"  # own, or charged: for the delay caused to later tasks too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,12 +227,15 @@ class MultiChoices:
     """What the scheduler sees, and who splits a task."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, or times (waits too)
+    features: str = "queues"  # published (the least), queues, times or expected (the most)
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
     action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
     k: int = 3  # servers that an action top_k names
     allocate: str = "cwa"  # cwa, hecwa or water_filling
     allocation_information: str = "true"  # true (as published) or seen
+    privileged: bool = False  # tell the critics, while they learn, what the simulator knows
+    reward: str = "own"  # own, or charged: for the delay caused to later tasks too
+    entry_gradient: float = 0.0  # weight of the jumps in a score's gradient
 
 
 def _env_choices(env: str) -> type:
@@ -497,7 +502,8 @@ def _gap(words: Sequence[str]) -> int:
     if command.json:
         print(json.dumps(gap.document(gaps), indent=1))
     else:
-        Console().print(gap.table(gaps, "Mean make-span in s, deadlines left aside"))
+        for measured in gaps:
+            Console().print(gap.table(measured))
     if command.out is not None:
         samples, (label, places) = gap.samples_by_name(gaps), gap.swept(gaps)
         if len(gaps) == 1:

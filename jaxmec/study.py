@@ -24,7 +24,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +317,13 @@ class Outcome:
         return next((r for r in self.at(place) if r.cell.entry.label == label), None)
 
 
-def run(study: Study, out: PathLike, *, progress: bool = True) -> Outcome:
+def run(
+    study: Study,
+    out: PathLike,
+    *,
+    progress: bool = True,
+    only: Collection[str] | None = None,
+) -> Outcome:
     """Measure what is missing of a study.
 
     A method that diverges leaves its cell missing, and the others go on.
@@ -326,13 +332,18 @@ def run(study: Study, out: PathLike, *, progress: bool = True) -> Outcome:
         study: the plan.
         out: the directory whose ``cells`` hold the results; studies may share it.
         progress: show a bar with the time left.
+        only: folders of the cells to measure, where others are somebody else's; all by default.
 
     Raises:
         runner.Interrupted: after Ctrl-C; the same call goes on from there.
         ValueError, TypeError: a wrong name or value in the study, before anything runs.
     """
     out = Path(out)
-    todo = [cell for cell in study.cells if not _result_file(out, cell).exists()]
+    todo = [
+        cell
+        for cell in study.cells
+        if not is_finished(out, cell) and (only is None or cell.folder in only)
+    ]
     work = sum(cell.work for cell in todo)
     with _programs_kept(out / "compiled"), PlanDisplay(len(todo), work, enabled=progress) as plan:
         for cell in todo:
@@ -348,6 +359,11 @@ def run(study: Study, out: PathLike, *, progress: bool = True) -> Outcome:
     return collect(study, out)
 
 
+def is_finished(out: PathLike, cell: Cell) -> bool:
+    """Whether a cell's result is there."""
+    return _result_file(Path(out), cell).exists()
+
+
 def collect(study: Study, out: PathLike) -> Outcome:
     """What the cells of a study hold under ``out``; nothing is run.
 
@@ -357,7 +373,7 @@ def collect(study: Study, out: PathLike) -> Outcome:
     out = Path(out)
     results, missing = [], []
     for cell in study.cells:
-        if _result_file(out, cell).exists():
+        if is_finished(out, cell):
             results.append(_read(cell, _result_file(out, cell)))
         else:
             missing.append(cell)

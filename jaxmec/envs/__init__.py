@@ -28,7 +28,13 @@ ENVIRONMENTS = tuple(ABOUT)
 # What `make` takes for each environment beside the fields of a preset.
 CHOICES = {
     "CartPole-v1": (),
-    "SingleServerOffloading-v0": ("information", "features", "show_place", "privileged"),
+    "SingleServerOffloading-v0": (
+        "information",
+        "features",
+        "show_place",
+        "privileged",
+        "reward",
+    ),
     "MultiServerOffloading-v0": (
         "information",
         "features",
@@ -38,6 +44,7 @@ CHOICES = {
         "allocate",
         "allocation_information",
         "privileged",
+        "reward",
         "entry_gradient",
     ),
 }

@@ -35,6 +35,7 @@ from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
 FEATURES = ("published", "queues", "times", "expected")
+REWARDS = ("own", "charged")
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
@@ -101,6 +102,13 @@ class OffloadingParams:
         return self.workload.slots * self.workload.stations * self.workload.positions  # type: ignore[attr-defined]
 
 
+class Sent(NamedTuple):
+    """What the decisions of an episode have sent to each server so far."""
+
+    tasks: jax.Array  # [B] tasks, whole or in part
+    work: jax.Array  # [B] Gcycles
+
+
 class OffloadingState(NamedTuple):
     """The state of one environment between two decisions."""
 
@@ -109,6 +117,7 @@ class OffloadingState(NamedTuple):
     task: Task  # the one to decide now
     cursor: Cursor
     time: jax.Array  # [] int32, decisions made in this episode
+    history: Any = ()  # Sent, where the reward is "charged"; else ()
 
 
 class View(NamedTuple):
@@ -144,6 +153,7 @@ class OffloadingEnvironment(environment.Environment):
         features: str = "queues",
         show_place: bool = False,
         privileged: bool = False,
+        reward: str = "own",
     ) -> None:
         """Args:
             params: the default parameters; their number of servers is the environment's.
@@ -157,6 +167,9 @@ class OffloadingEnvironment(environment.Environment):
                 and no quantity: (slot · B + station) · N + position.
             privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
                 "privileged" of the state decided in, "final_privileged" of the next one.
+            reward: "own", the task's make-span or the price of its failure, negated; or
+                "charged", to learn from: the make-span and the delay that the decision will
+                cause to later tasks, negated and in the preset's unit of backlog (:meth:`charge`).
 
         Raises:
             ValueError: an unknown name, information "slot" without a trace, or an episode of
@@ -166,6 +179,7 @@ class OffloadingEnvironment(environment.Environment):
         for field, value, allowed in (
             ("information", information, INFORMATION),
             ("features", features, FEATURES),
+            ("reward", reward, REWARDS),
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
@@ -188,6 +202,7 @@ class OffloadingEnvironment(environment.Environment):
         self.place_is_seen = show_place
         self.feature_set = features
         self.privileged = privileged
+        self.charges = reward == "charged"
         self._default_params = params
         self.num_servers = params.network.num_servers
 
@@ -217,6 +232,7 @@ class OffloadingEnvironment(environment.Environment):
             task=arrival.task,
             cursor=arrival.cursor,
             time=jnp.zeros((), jnp.int32),
+            history=Sent(zeros, zeros) if self.charges else (),
         )
         return self.observe_state(state, params), state
 
@@ -242,6 +258,9 @@ class OffloadingEnvironment(environment.Environment):
         # gradient it would turn into NaN.
         lost = params.penalty * jnp.where(jnp.isfinite(params.deadline), params.deadline, 0)
         reward = -jnp.where(failed, lost, outcome.makespan)
+        if self.charges:
+            caused = self.charge(outcome, queues, state, params)
+            reward = -(outcome.makespan + caused) / params.scales.backlog
 
         arrival = params.workload.next(key, state.cursor)
         going_on = self._arrive(arrival, outcome, queues, state, params)
@@ -251,6 +270,7 @@ class OffloadingEnvironment(environment.Environment):
                 backlog=jnp.where(truncated, 0, going_on.queues.backlog)
             ),
             time=jnp.where(truncated, 0, going_on.time),
+            history=jax.tree.map(lambda sent: jnp.where(truncated, 0, sent), going_on.history),
         )
         info = {
             "makespan": outcome.makespan,
@@ -283,7 +303,46 @@ class OffloadingEnvironment(environment.Environment):
             task=arrival.task,
             cursor=arrival.cursor,
             time=state.time + 1,
+            history=(
+                Sent(
+                    state.history.tasks + (outcome.fraction > 0),
+                    state.history.work + outcome.fraction * state.task.work,
+                )
+                if self.charges
+                else ()
+            ),
         )
+
+    def charge(
+        self,
+        outcome: Outcome,
+        queues: QueueState,
+        state: OffloadingState,
+        params: OffloadingParams,
+    ) -> jax.Array:
+        """[] s, about the delay that a decision will cause to later tasks, all together.
+
+        A task's work c at server i delays by x_i c/f_i every task that comes to i before the
+        queue there has drained or the episode is over. How many those are is taken from what
+        the episode has sent there so far, beside one slot of its expected work spread by
+        capacity. ``queues`` are those after the decision.
+
+        What a task waits for is thus counted twice, in its own delay and in what others are
+        charged for; the sum is no delay, but what one decision changes of it is about what
+        it changes of everybody's delay, and it is known at once.
+        """
+        network, workload, cursor = params.network, params.workload, state.cursor
+        capacity = network.capacity
+        stations = getattr(workload, "stations", self.num_servers)
+        elapsed = cursor.slot + (cursor.station + cursor.position / workload.positions) / stations
+        moments = workload.moments()
+        expected = moments.tasks * capacity / jnp.sum(capacity)
+        tasks = (state.history.tasks + expected) / (elapsed + 1)  # a slot
+        work = (state.history.work + expected * moments.work) / (elapsed + 1)  # Gcycles a slot
+        spare = capacity * network.slot_length - work
+        drained = (queues.backlog + queues.inflight) / jnp.maximum(spare, 1e-3 * capacity)
+        slots = jnp.minimum(drained, jnp.maximum(workload.slots - elapsed, 0))
+        return jnp.sum(outcome.fraction * state.task.work / capacity * tasks * slots)
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
@@ -502,10 +561,11 @@ class MultiServerOffloading(OffloadingEnvironment):
         allocate: str = "cwa",
         allocation_information: str = "true",
         privileged: bool = False,
+        reward: str = "own",
         entry_gradient: float = 0.0,
     ) -> None:
         """Args:
-            params, information, features, show_place, privileged: as for
+            params, information, features, show_place, privileged, reward: as for
                 :class:`OffloadingEnvironment`.
             action: one of ``ACTIONS``.
             k: how many servers an action "top_k" names, 1..B.
@@ -519,7 +579,7 @@ class MultiServerOffloading(OffloadingEnvironment):
             ValueError: an unknown name, subsets of more than 10 servers, k outside 1..B, or a
                 weight that is negative.
         """
-        super().__init__(params, information, features, show_place, privileged)
+        super().__init__(params, information, features, show_place, privileged, reward)
         for field, value, allowed in (
             ("action", action, ACTIONS),
             ("allocate", allocate, tuple(ALLOCATIONS)),

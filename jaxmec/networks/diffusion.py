@@ -166,8 +166,7 @@ class DiffusionActor:
         ends = (self.num_actions, self.num_actions + self.embedding_size)
         of_x, of_step, of_state = jnp.split(first["kernel"], ends)
         embedding = step_embedding(max(self.steps, 1), self.embedding_size)
-        embedding = jnp.asarray(embedding, of_step.dtype)
-        of_steps = embedding @ of_step + first["bias"]  # [K, H]
+        of_steps = jnp.asarray(embedding, of_step.dtype) @ of_step + first["bias"]  # [K, H]
         of_states = state @ of_state  # [..., H]
 
         def denoise(x: jax.Array, k: int) -> jax.Array:

@@ -971,3 +971,55 @@ def test_the_place_numbers_the_positions_of_an_episode():
     assert seen == sorted(set(seen))
     with pytest.raises(ValueError, match="show_place counts at most"):
         make(SINGLE, preset="lad-ts", show_place=True, slots=100_000)
+
+
+def test_a_decision_is_charged_for_the_delay_that_it_will_cause():
+    """By hand: B = 2, f = (1, 3), two tasks of work 2 expected a slot, T = 4."""
+    env, params = make(
+        SINGLE,
+        preset="fdedge",
+        reward="charged",
+        capacity=(1.0, 3.0),
+        rate=(100.0, 100.0),
+        master=False,
+        slots=4,
+        positions=1,
+        size=(2.0, 2.0),
+        density=(1.0, 1.0),
+        backlog_scale=2.0,
+    )
+    assert tuple(map(float, params.workload.moments())) == (2.0, 2.0, 4.0)
+    _, state = env.reset(jax.random.key(0), params)
+    cursor = state.cursor._replace(slot=jnp.asarray(1), station=jnp.asarray(1))
+    backlog = jnp.array([3.0, 0.0])
+    state = state._replace(
+        cursor=cursor,
+        queues=state.queues.replace(backlog=backlog),
+        history=state.history._replace(tasks=jnp.array([1.0, 2.0]), work=jnp.array([2.0, 4.0])),
+    )
+    # Elapsed: 1 slot and one of two stations. A slot sends 1 + 2/4 and 2 + 6/4 tasks over
+    # 2.5 slots: 0.6 and 1.4 tasks, 1.2 and 2.8 Gcycles. Server 0 gains 0.2 a slot and never
+    # drains, so 2.5 slots are left; server 1 drains 2 Gcycles at 0.2 a slot: 2.5 are left too.
+    for server, caused in ((0, 2 / 1 * 0.6 * 2.5), (1, 2 / 3 * 1.4 * 2.5)):
+        step = jax.jit(lambda state, a: env.step(jax.random.key(1), state, a, params))
+        _, after, reward, _, _, info = step(state, server)
+        own = float(info["makespan"])
+        assert float(reward) == pytest.approx(-(own + caused) / 2.0, rel=1e-5)
+        tasks = np.array([1.0, 2.0]) + (np.arange(2) == server)
+        np.testing.assert_allclose(after.history.tasks, tasks)
+        np.testing.assert_allclose(after.history.work, 2 * tasks)
+
+
+def test_charging_changes_the_reward_and_nothing_else():
+    actions = np.arange(2000) % 20
+    runs = []
+    for reward in ("own", "charged"):
+        env, params = make(SINGLE, preset="lad-ts", slots=2, reward=reward)
+        runs.append(episode(env, params, actions))
+    own, charged = runs
+    np.testing.assert_array_equal(own.info["makespan"], charged.info["makespan"])
+    np.testing.assert_array_equal(own.observation, charged.observation)
+    assert (5.0 * charged.reward <= own.reward + 1e-5).all()
+    assert (5.0 * charged.reward < own.reward - 0.1).any()
+    with pytest.raises(ValueError, match="reward must be one of own, charged, got 'shared'"):
+        make(SINGLE, reward="shared")
