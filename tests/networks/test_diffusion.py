@@ -277,3 +277,11 @@ def test_published_actor_is_one_hot_at_first_and_ours_is_not():
     entropy, spread = entropy_and_spread(DiffusionActor(num_actions=5))
     assert spread < 0.5
     assert entropy > 0.98 * np.log(5)
+
+
+def test_without_steps_the_logits_are_the_networks_own_bounded():
+    actor, params, state, noise = actor_and_inputs(jnp.float32, steps=0, bound=0.2)
+    assert noise.shape == (0, 6, A)
+    said = numpy_network(actor, params, state)(np.zeros((6, A)), 1)
+    logits = jax.jit(actor.greedy_logits)(params, state)
+    np.testing.assert_allclose(logits, said / np.sqrt(1 + (said / 0.2) ** 2), rtol=1e-4, atol=1e-5)

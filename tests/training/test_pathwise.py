@@ -1,0 +1,236 @@
+"""Training through the environment: gradients, windows, seeds, and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmec
+from jaxmec.agents import SAC, Pathwise
+from jaxmec.training import pathwise
+from jaxmec.training.loop import TrainConfig
+from jaxmec.training.pathwise import PathwiseConfig, bounded_gradient, windows_cost
+from jaxmec.training.rollout import make_spec
+
+OPTIONS = {
+    "preset": "amcoedge",
+    "capacity": (10, 20, 30),
+    "rate": (400, 450, 500),
+    "positions": 10,
+    "probability": 0.5,
+    "slots": 3,
+    "information": "local",
+    "features": "times",
+    "action": "score",
+    "allocation_information": "seen",
+}
+CONFIG = PathwiseConfig(
+    steps=2_000, num_envs=8, window=20, validation_envs=16, eval_every=400, eval_episodes=2
+)
+AGENT = Pathwise(hidden=(8,), denoising_steps=2, decay_updates=20)
+
+
+def make(**options):
+    return jaxmec.make("MultiServerOffloading-v0", **{**OPTIONS, **options})
+
+
+def drawn(agent, env, params, dtype=jnp.float32):
+    learner = jax.jit(lambda key: agent.init(key, make_spec(env, params)))(jax.random.key(3))
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, learner
+    )
+
+
+def test_gradient_is_that_of_finite_differences():
+    """In float64, through the chain, the decoder, the queues and what is seen of them."""
+    with jax.enable_x64(True):
+        env, params = make()
+        agent = Pathwise(hidden=(8,), activation="tanh", denoising_steps=2, gradient_limit=1e9)
+        learner = drawn(agent, env, params, jnp.float64)
+
+        def cost(parameters):
+            return windows_cost(
+                agent, env, params, CONFIG, learner, parameters, jax.random.key(5), 4, True
+            )[0]
+
+        gradient = jax.jit(jax.grad(cost))(learner.candidate)
+        cost = jax.jit(cost)
+        for seed in range(3):
+            random = np.random.default_rng(seed)
+            ray = jax.tree.map(
+                lambda p, random=random: random.normal(size=p.shape), learner.candidate
+            )
+            ahead, behind = (
+                cost(jax.tree.map(lambda p, d, s=s: p + s * d, learner.candidate, ray))
+                for s in (1e-7, -1e-7)
+            )
+            slope = sum(
+                float(jnp.sum(g * d))
+                for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(ray), strict=True)
+            )
+            assert abs(slope) > 1e-4
+            assert slope == pytest.approx(float(ahead - behind) / 2e-7, rel=1e-4)
+
+
+def test_jumps_change_the_gradient_and_no_value():
+    values, gradients = [], []
+    for weight in (0.0, 1.0):
+        env, params = make(entry_gradient=weight)
+        learner = drawn(AGENT, env, params)
+        value, gradient = jax.jit(
+            jax.value_and_grad(
+                lambda parameters, env=env, params=params, learner=learner: windows_cost(
+                    AGENT, env, params, CONFIG, learner, parameters, jax.random.key(1), 8, True
+                )[0]
+            )
+        )(learner.candidate)
+        values.append(float(value))
+        gradients.append(jax.flatten_util.ravel_pytree(gradient)[0])
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert float(jnp.linalg.norm(gradients[0] - gradients[1])) > 1e-3
+
+
+def test_windows_cost_what_the_environment_says_step_by_step():
+    env, params = make(probability=0.2)
+    config = dataclasses.replace(CONFIG, counted_slots=2, window=18)
+    learner = drawn(AGENT, env, params)
+    key = jax.random.key(11)
+    total, decisions = jax.jit(
+        lambda: windows_cost(AGENT, env, params, config, learner, learner.candidate, key, 3, False)
+    )()
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
+    expected, counted, left_out = 0.0, 0, 0
+    for window in jax.random.split(key, 3):
+        key_reset, key_env, _ = jax.random.split(window, 3)
+        observation, state = reset(key_reset, params)
+        over = False
+        for index in range(18):
+            action = AGENT.decide(learner, learner.candidate, observation, None)
+            observation, state, _, _, truncated, info = step(
+                jax.random.fold_in(key_env, index), state, action, params
+            )
+            if info["slot"] < 2 and not over:
+                expected += float(info["makespan"])
+                counted += 1
+            else:
+                left_out += 1
+            over = over or bool(truncated)
+    assert counted == int(decisions)
+    assert left_out > 0
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_bounded_gradient_is_held_entry_by_entry_and_nan_is_nothing():
+    def loss(x, limit):
+        held = bounded_gradient({"x": x, "count": jnp.arange(3)}, limit)["x"]
+        return jnp.sum(held * jnp.array([0.5, -7.0, jnp.nan]))
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.ones(3), 2.0), [0.5, -2.0, 0.0])
+    tree = {"x": jnp.ones(3), "count": jnp.arange(3)}
+    np.testing.assert_array_equal(bounded_gradient(tree, 1.0)["x"], tree["x"])
+
+
+def test_seeds_side_by_side_are_single_runs():
+    env, params = make(entry_gradient=1.5)
+    config = dataclasses.replace(CONFIG, eval_every=320)  # two updates
+    keys = jnp.stack([jax.random.key(seed) for seed in (0, 1)])
+
+    def run(key):
+        state = pathwise.init(AGENT, env, params, config, key)
+        return pathwise.train_chunk(AGENT, env, params, config, state)
+
+    together, metrics = jax.jit(jax.vmap(run))(keys)
+    alone, single = jax.jit(run)(keys[1])
+    np.testing.assert_array_equal(together.env_steps, [320, 320])
+    np.testing.assert_array_equal(together.updates, [2, 2])
+    np.testing.assert_allclose(metrics["cost"][1], single["cost"], rtol=1e-4)
+    candidates = together.learner.candidate, alone.learner.candidate
+    for a, b in zip(*map(jax.tree.leaves, candidates), strict=True):
+        assert not np.allclose(a[0], a[1])
+        np.testing.assert_allclose(a[1], b, rtol=1e-3, atol=1e-4)
+
+
+SMALL = {
+    "steps": 40_000,
+    "num_envs": 16,
+    "window": 20,
+    "validation_envs": 64,
+    "eval_every": 20_000,
+    "eval_episodes": 1,
+    "hidden": (16,),
+    "decay_updates": 125,
+    "seeds": 2,
+    "progress": False,
+    **{name: OPTIONS[name] for name in ("capacity", "rate", "positions", "probability", "slots")},
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return jaxmec.train("mlp-pathwise", **SMALL)
+
+
+def test_it_learns_what_it_is_judged_by(trained):
+    setting = {name: SMALL[name] for name in ("capacity", "rate", "positions", "probability")}
+    rule = jaxmec.evaluate(
+        "water-filling",
+        information="local",
+        allocation_information="seen",
+        slots=SMALL["slots"],
+        episodes=64,
+        seed=5,
+        **setting,
+    )
+    report = jaxmec.evaluate(trained, episodes=64, seed=5)
+    assert np.all(report.ratio(rule) < 0.97)
+    kept = np.nanmin(trained.history.training["validation"], axis=1)
+    np.testing.assert_allclose(trained.state.learner.cost, kept, rtol=1e-6)
+
+
+def test_its_policy_is_saved_and_decides_as_before(trained, tmp_path):
+    loaded = jaxmec.load_policy(trained.save(tmp_path / "policy"))
+    size = loaded.spec.observation_size
+    observations = np.random.default_rng(0).uniform(size=(8, size)).astype(np.float32)
+    scores = loaded(observations)
+    assert scores.shape == (8, 6)
+    np.testing.assert_array_equal(scores, trained.policy(observations))
+    np.testing.assert_allclose(loaded(observations[0]), scores[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_resumed_ends_with_the_bits_of_one_never_stopped(tmp_path):
+    sizes = {**SMALL, "steps": 1_280, "eval_every": 640}
+    whole = jaxmec.train("mlp-pathwise", directory=tmp_path / "whole", **sizes)
+    jaxmec.train("mlp-pathwise", directory=tmp_path / "part", **{**sizes, "steps": 640})
+    resumed = jaxmec.train("mlp-pathwise", directory=tmp_path / "part", resume=True, **sizes)
+    for a, b in zip(
+        jax.tree.leaves(whole.state.learner), jax.tree.leaves(resumed.state.learner), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_agents_and_configurations_that_do_not_fit_are_refused():
+    env, params = make()
+    with pytest.raises(TypeError, match="SAC learns from transitions"):
+        pathwise.init(SAC(), env, params, CONFIG, jax.random.key(0))
+    with pytest.raises(TypeError, match="give its training a PathwiseConfig"):
+        jaxmec.train(
+            AGENT,
+            env="MultiServerOffloading-v0",
+            config=TrainConfig(steps=300, prefill=200, batch_size=8, buffer_size=300),
+            progress=False,
+            env_options={name: OPTIONS[name] for name in ("action", "features")},
+        )
+    with pytest.raises(ValueError, match="window is 0"):
+        PathwiseConfig(window=0)
+
+
+@pytest.mark.slow
+def test_twenty_seeds_stay_finite():
+    sizes = {**SMALL, "seeds": 20, "denoising_steps": 5, "learning_rate": 1e-2}
+    result = jaxmec.train("ddrl-amsa-pathwise", **sizes)
+    for name, values in result.history.training.items():
+        assert np.all(np.isfinite(values[:, 1:])), name
+    assert not np.any(result.history.training["unusable_gradients"][:, 1:])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.state.learner.actor))

@@ -1,0 +1,113 @@
+"""Learning through the simulator: below the published "Optimal" with what a station knows.
+
+Trains S seeds, plays test episodes that no training, validation or tuning has seen, and
+writes every seed's mean make-span over that of "Optimal" (greedy, with full information) on
+the same arrivals, with the mean and its 95 % interval, as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+import jaxmec
+from jaxmec.methods import find_method
+from jaxmec.statistics import t_interval
+
+TEST_SEED = 1  # of the episodes reported; development looked at others
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to train, where, and where the result goes."""
+
+    method: str = "mlp-pathwise"  # or ddrl-amsa-pathwise
+    preset: str = "amcoedge"  # which published setting; amcoedge-20 is it on 20 servers
+    information: str = "local"  # local or full
+    probability: float | None = None  # of a task at each position; the preset's if None
+    network: str = "flat"  # flat, or servers: one network shared over them
+    seeds: int = 10  # 0 .. seeds - 1
+    steps: int | None = None  # decisions to train on, a seed; the method's if None
+    window: int | None = None  # decisions in a window; the method's if None
+    counted_slots: int | None = None  # slots of a window that count; the method's if None
+    num_envs: int | None = None  # windows in an update; the method's if None
+    episodes: int = 20  # test episodes
+    together: int = 1  # seeds trained side by side; memory grows with them
+    out: Path = Path("docs/results/pathwise.json")  # an entry is added to what is there
+    name: str = ""  # of the entry; made from the options by default
+
+
+def main(options: Options) -> None:
+    """Train, test, write."""
+    setting: dict[str, Any] = {}
+    if options.probability is not None:
+        setting["probability"] = options.probability
+    changes: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("steps", "window", "counted_slots", "num_envs")
+        if getattr(options, name) is not None
+    }
+    if "steps" in changes:
+        config: Any = find_method(options.method).config
+        sizes = dataclasses.replace(config, **changes)
+        changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps)
+    optimal = jaxmec.evaluate(
+        "water-filling",
+        preset=options.preset,
+        information="full",
+        allocation_information="true",
+        episodes=options.episodes,
+        seed=TEST_SEED,
+        **setting,
+    )
+    ratios: list[float] = []
+    seconds: list[float] = []
+    for first in range(0, options.seeds, options.together):
+        began = time.perf_counter()
+        result = jaxmec.train(
+            options.method,
+            preset=options.preset,
+            seeds=range(first, min(first + options.together, options.seeds)),
+            information=options.information,
+            network=options.network,
+            progress=False,
+            **setting,
+            **changes,
+        )
+        seconds.append((time.perf_counter() - began) / len(result.seeds))
+        report = jaxmec.evaluate(result, episodes=options.episodes, seed=TEST_SEED)
+        makespans = report.values["makespan"].mean(axis=1)  # [S] s
+        ratios += (makespans / optimal.mean("makespan")).tolist()
+        print(f"seeds {result.seeds}: {ratios[-len(result.seeds) :]}, {seconds[-1]:.0f} s a seed")
+    low, high = t_interval(np.asarray(ratios))
+    entry = {
+        "ratio_to_optimal": float(np.mean(ratios)),
+        "interval_95": [low, high],
+        "seeds": [round(ratio, 5) for ratio in ratios],
+        "optimal_makespan_s": optimal.mean("makespan"),
+        "training_seconds_a_seed": round(float(np.mean(seconds)), 1),
+        "episodes": options.episodes,
+        "options": {
+            k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "name")
+        },
+        "device": str(jax.devices()[0].device_kind),
+    }
+    name = options.name or "-".join(
+        str(part) for part in (options.method, options.preset, options.information)
+    )
+    print(f"{name}: {entry['ratio_to_optimal']:.4f} [{low:.4f}, {high:.4f}] of Optimal")
+    entries = json.loads(options.out.read_text()) if options.out.exists() else {}
+    entries[name] = entry
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
