@@ -1,8 +1,10 @@
 """DDRL-AMSA on the published setting `amcoedge`, and how it compares: `make run`.
 
-Trains S seeds side by side, then plays the same episodes with every seed's policy, the
-simple schedulers and the published "Optimal", and writes a table, the figures and the
-checkpoint of the policy under --out. A run that was stopped goes on where it was.
+Trains it twice, S seeds side by side: model-free, on the terms of the papers (CWA on the true
+waits), and through the differentiable simulator, with what a station can know and nothing
+else. Then it plays the same episodes with every seed's policy, the simple schedulers and the
+published "Optimal", and writes a table, the figures and the checkpoints of the policies under
+--out. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -18,10 +21,30 @@ from rich.console import Console
 import jaxmec
 from jaxmec import plots
 from jaxmec.comparison import Comparison
-from jaxmec.methods import find_method
 
 PRESET = "amcoedge"
-SCHEDULERS = ("water-filling", "weighted-coin", "random-subset", "random", "local")
+SCHEDULERS = ("static-sets", "water-filling", "weighted-coin", "random-subset", "random", "local")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One way to train."""
+
+    label: str
+    folder: str
+    method: str
+    options: dict[str, Any]
+
+
+# On the terms of the papers: what the policy and whoever allocates see, with our settings.
+GIVEN = {
+    "information": "slot_start",
+    "features": "queues",
+    "allocate": "cwa",
+    "allocation_information": "true",
+}
+MODEL_FREE = Part("ddrl-amsa (CWA)", "model-free", "ddrl-amsa", GIVEN)
+PATHWISE = Part("ddrl-amsa-pathwise", "pathwise", "ddrl-amsa-pathwise", {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +52,10 @@ class Options:
     """Train DDRL-AMSA and compare it."""
 
     out: Path = Path("runs/ddrl-amsa")  # where everything goes
-    seeds: int = 5  # training seeds, side by side
-    steps: int = find_method("ddrl-amsa").config.steps  # decisions to train on, per seed
+    seeds: int = 5  # training seeds of the model-free part, side by side
+    steps: int = 100_000  # decisions that each of them trains on
+    pathwise_seeds: int = 3  # training seeds of the part through the simulator
+    pathwise_updates: int = 600  # gradient updates that each of them makes
     episodes: int = 20  # episodes to compare on, the same for all
     progress: bool = True  # show a progress display
 
@@ -39,25 +64,36 @@ def main(options: Options) -> None:
     """Train, compare, draw."""
     console = Console()
     started = time.perf_counter()
-    unfinished = (options.out / "checkpoints").exists()
-    if unfinished:
-        console.print(f"going on with the run in {options.out}; remove it to start afresh")
-    result = jaxmec.train(
-        "ddrl-amsa",
-        preset=PRESET,
-        seeds=options.seeds,
-        steps=options.steps,
-        directory=options.out,
-        resume=unfinished,
-        progress=options.progress,
-    )
-    trained = time.perf_counter()
+    per_update = jaxmec.METHODS[PATHWISE.method].config.update_steps  # type: ignore[union-attr]
+    sizes: dict[str, dict[str, Any]] = {
+        MODEL_FREE.folder: {"seeds": options.seeds, "steps": options.steps},
+        PATHWISE.folder: {
+            "seeds": options.pathwise_seeds,
+            "steps": options.pathwise_updates * per_update,
+            "decay_updates": options.pathwise_updates,
+            "eval_every": max(1, options.pathwise_updates // 10) * per_update,
+        },
+    }
+    trained = {}
+    for part in (PATHWISE, MODEL_FREE):
+        directory = options.out / part.folder
+        unfinished = (directory / "checkpoints").exists()
+        console.print(f"{part.label}: {'going on with' if unfinished else 'in'} {directory}")
+        trained[part.label] = jaxmec.train(
+            part.method,
+            preset=PRESET,
+            directory=directory,
+            resume=unfinished,
+            progress=options.progress,
+            name=part.label,
+            **part.options,
+            **sizes[part.folder],
+        )
+    compared = time.perf_counter()
     optimal = jaxmec.evaluate("optimal", preset=PRESET, episodes=options.episodes)
-    reports = [optimal, jaxmec.evaluate(result, episodes=options.episodes)]
-    reports += [
-        jaxmec.evaluate(name, preset=PRESET, episodes=options.episodes) for name in SCHEDULERS
-    ]
-    comparison = Comparison(reports, optimal)
+    reports = [jaxmec.evaluate(result, episodes=options.episodes) for result in trained.values()]
+    rules = [jaxmec.evaluate(name, preset=PRESET, episodes=options.episodes) for name in SCHEDULERS]
+    comparison = Comparison([optimal, *reports, *rules], optimal)
     console.print(
         comparison.table(
             f"{PRESET}: mean make-span (s), {options.episodes} episodes, the same for all"
@@ -70,35 +106,38 @@ def main(options: Options) -> None:
     )
     comparison.save(options.out / "comparison.json", device=str(jax.devices()[0]))
 
-    curve = plots.Curve(result.history.env_steps[0], result.history.evaluation["makespan"])
-    references = {report.name: report.mean("makespan") for report in (optimal, *reports[2:4])}
-    plots.save(
-        plots.learning_curves(
-            {"ddrl-amsa": curve},
+    files = []
+    for part in (PATHWISE, MODEL_FREE):
+        result = trained[part.label]
+        history = result.history
+        figure = plots.learning_curves(
+            {part.label: plots.Curve(history.env_steps[0], history.evaluation["makespan"])},
             ylabel="mean make-span (s)",
             xlabel="decisions",
-            references=references,
-        ),
-        options.out / "learning_curve",
-    )
+            references={r.name: r.mean("makespan") for r in (optimal, *rules[:3])},
+        )
+        files.append(plots.save(figure, options.out / part.folder / "learning_curve")[0])
     bars = {report.name: report.samples("makespan") for report in comparison.by_metric}
-    plots.save(
-        plots.comparison_bars(
-            bars,
-            xlabel="mean make-span (s)",
-            references={"optimal (greedy)": optimal.mean("makespan")},
-            highlight=("ddrl-amsa",),
-        ),
-        options.out / "comparison",
+    figure = plots.comparison_bars(
+        bars,
+        xlabel="mean make-span (s)",
+        references={"optimal (greedy)": optimal.mean("makespan")},
+        highlight=tuple(trained),
     )
+    files.append(plots.save(figure, options.out / "comparison")[0])
     finished = time.perf_counter()
+    for part in (PATHWISE, MODEL_FREE):
+        directory = options.out / part.folder
+        console.print(
+            f"{part.label}\n"
+            f"  policy      {directory / 'policy'}   (jaxmec.load_policy)\n"
+            f"  checkpoints {directory / 'checkpoints'}\n"
+            f"  metrics     {directory / 'metrics.jsonl'}"
+        )
     console.print(
-        f"policy      {options.out / 'policy'}   (jaxmec.load_policy)\n"
-        f"checkpoints {options.out}\n"
-        f"metrics     {options.out / 'metrics.jsonl'}\n"
         f"comparison  {options.out / 'comparison.json'}\n"
-        f"plots       {options.out / 'learning_curve.png'}, {options.out / 'comparison.png'}\n"
-        f"trained in {trained - started:.0f} s, compared in {finished - trained:.0f} s "
+        f"plots       {', '.join(map(str, files))}\n"
+        f"trained in {compared - started:.0f} s, compared in {finished - compared:.0f} s "
         f"on {jax.devices()[0].device_kind}"
     )
 
