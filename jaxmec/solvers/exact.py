@@ -21,6 +21,7 @@ from jaxmec.solvers.bounds import Cut, empty_system, relaxation, wait_may_be_cap
 from jaxmec.solvers.window import HostNetwork, Window, check_problem, greedy, play
 
 NEGLIGIBLE = 1e-7  # a fraction this small is the solver's rounding: it would add a whole wait
+LOOSELY = 1e-5  # of a mean make-span: ten times what HiGHS tolerates, so no rounding decides
 TIGHTENED = 2  # rounds of narrowing the constants before the search
 # What SciPy's codes of `milp` mean here.
 STATUS = {0: "optimal", 1: "time limit", 2: "infeasible", 3: "unbounded", 4: "numerical trouble"}
@@ -195,7 +196,7 @@ class _Formulation:
         # A plan better than the incumbent leaves task k no more than this.
         low = self.shortest / unit
         self.low = low
-        self.high = np.maximum(self.total - (low.sum() - low), low) * (1 + 1e-9) + 1e-9  # [K]
+        self.high = np.maximum(self.total - (low.sum() - low), low) + self.total * LOOSELY  # [K]
         # so a server can be given no more of it than it finishes by then.
         self.most = np.minimum(1, self.high[:, None] / self.serve)  # [K, B]
         self.longest_wait = self._longest_waits()  # [K, B]
@@ -236,7 +237,7 @@ class _Formulation:
                 cost, bounds=scipy.optimize.Bounds(low, high), constraints=constraints
             )
             # Loosened by more than the solver's tolerance; without a solution, nothing is known.
-            return -result.fun + 1e-6 if result.status == 0 else np.inf
+            return -result.fun + LOOSELY if result.status == 0 else np.inf
 
         for k in range(tasks):
             self.high[k] = min(self.high[k], largest([(self.makespan[k], 1.0)]))
@@ -261,11 +262,11 @@ class _Formulation:
         tasks, servers = self.shape
         program = self.program = _Program()
         self.makespan = program.variables(tasks, low=self.low, high=self.high)
-        self.share = program.variables(tasks, servers, high=self.most)
         if self.problem == "single":  # a whole task or nothing: one variable for both
             whole = self.most >= 1 - 1e-9
             self.chosen = self.share = program.variables(tasks, servers, high=whole, binary=True)
         else:
+            self.share = program.variables(tasks, servers, high=self.most)
             self.chosen = program.variables(tasks, servers, high=1, binary=True)
         self.uplink = program.variables(tasks)  # committed before the task at its station
         self._splits()
@@ -274,8 +275,8 @@ class _Formulation:
         self._makespans()
         self._symmetry()
         self._cuts(cuts)
-        # No worse than the incumbent, a little loosely, so that it is not cut off itself.
-        program.row([(d, -1.0) for d in self.makespan], -self.total * (1 + 1e-7))
+        # No worse than the incumbent; loosely, so that no rounding cuts off what equals it.
+        program.row([(d, -1.0) for d in self.makespan], -self.total * (1 + LOOSELY))
 
     def _splits(self) -> None:
         for k in range(self.shape[0]):
@@ -420,13 +421,23 @@ class _Formulation:
         """Minimise Σ D_k."""
         cost = np.zeros(len(self.program.low))
         cost[self.makespan] = 1
-        return scipy.optimize.milp(
-            cost,
-            integrality=np.array(self.program.binary, int),
-            bounds=scipy.optimize.Bounds(self.program.low, self.program.high),
-            constraints=self.program.constraints(),
-            options={"time_limit": time_limit, "mip_rel_gap": gap, "disp": False},
-        )
+        for presolve in (True, False):
+            result = scipy.optimize.milp(
+                cost,
+                integrality=np.array(self.program.binary, int),
+                bounds=scipy.optimize.Bounds(self.program.low, self.program.high),
+                constraints=self.program.constraints(),
+                options={
+                    "time_limit": time_limit,
+                    "mip_rel_gap": gap,
+                    "presolve": presolve,
+                    "disp": False,
+                },
+            )
+            # Presolve may stumble where the limits leave little more than one point.
+            if STATUS.get(result.status) in ("optimal", "time limit"):
+                break
+        return result
 
     def plan(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[K, B] fractions, and the servers that take part, without the solver's rounding."""

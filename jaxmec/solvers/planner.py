@@ -36,7 +36,7 @@ class PlannerConfig:
     sweeps: int = 2  # of the coordinate search over all tasks, a round
     gradient_steps: int = 60  # on the shifts, a round; 0 where a task takes one server
     step_size: float = 0.05  # of the first gradient step, in mean make-spans; it decays to 0
-    shaken: float = 0.05  # share of the tasks whose set is drawn anew between rounds
+    shaken: float = 0.05  # share of the tasks whose set is drawn anew between rounds; two at least
 
     def __post_init__(self) -> None:
         for name in ("restarts", "rounds", "sweeps", "gradient_steps"):
@@ -101,11 +101,22 @@ def plan(
     queues = _start(window, network)
     first = _greedy(network, queues, rows, problem)
     tasks = jnp.maximum(jnp.sum(rows.counts), 1)
-    unit = jnp.maximum(_total(network, queues, rows, first) / tasks, 1e-9)  # s, of a greedy task
+    # One task alone would be put back by the search; two may find another way together.
+    shaken = jnp.clip(config.shaken, jnp.minimum(2 / tasks, 1), 1)
+
+    key_start, key_rounds = jax.random.split(key)
+    plans = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.restarts), first)
+    scattered = jax.vmap(_shake, in_axes=(0, 0, None, None))(
+        jax.random.split(key_start, config.restarts), plans, 0.5, problem
+    )
+    plans = _put_first(scattered, plans)
+    totals = jax.vmap(lambda plan: _total(network, queues, rows, plan))(plans)
+    unit = jnp.maximum(totals[0] / tasks, 1e-9)  # s, of a task of the greedy plan
 
     def improve(plan: Plan) -> tuple[Plan, jax.Array]:
-        for _ in range(config.sweeps):
-            plan = _sweep(network, queues, rows, plan, problem)
+        plan = jax.lax.fori_loop(
+            0, config.sweeps, lambda _, plan: _sweep(network, queues, rows, plan, problem), plan
+        )
         if problem == "multi" and config.gradient_steps:
             plan = _descend(network, queues, rows, plan, unit, config)
         return plan, _total(network, queues, rows, plan)
@@ -116,9 +127,8 @@ def plan(
         parent = jnp.argsort(totals)[jnp.arange(config.restarts) // 2]
         parents = jax.tree.map(lambda leaf: leaf[parent], plans)
         keys = jax.random.split(key, config.restarts)
-        shaken = jax.vmap(_shake, in_axes=(0, 0, None, None))(keys, parents, config.shaken, problem)
-        shaken = _put_first(shaken, parents)
-        children, values = jax.vmap(improve)(shaken)
+        seeds = jax.vmap(_shake, in_axes=(0, 0, None, None))(keys, parents, shaken, problem)
+        children, values = jax.vmap(improve)(_put_first(seeds, parents))
         # A child replaces the plan of its place where it is better than its parent.
         better = values < totals[parent]
         plans = jax.tree.map(
@@ -127,13 +137,6 @@ def plan(
         totals = jnp.where(better, values, totals[parent])
         return (plans, totals), jnp.min(totals)
 
-    key_start, key_rounds = jax.random.split(key)
-    plans = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.restarts), first)
-    scattered = jax.vmap(_shake, in_axes=(0, 0, None, None))(
-        jax.random.split(key_start, config.restarts), plans, 0.5, problem
-    )
-    plans = _put_first(scattered, plans)
-    totals = jax.vmap(lambda plan: _total(network, queues, rows, plan))(plans)
     (plans, totals), best = jax.lax.scan(
         round_, (plans, totals), jax.random.split(key_rounds, config.rounds)
     )
@@ -246,14 +249,19 @@ def _sweep(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan, pr
         candidates = _candidates(Plan(step.selected, step.shift), problem)
 
         def cost(candidate: Plan) -> jax.Array:
-            after, (makespan, _) = _decide(network, queues, _Step(*step[:3], *candidate))
-
             def follow(j: jax.Array, carry: Any) -> Any:
                 after, total = carry
-                after, (makespan, _) = _decide(network, after, at(plan, j))
+                planned = at(plan, j)
+                own = jax.tree.map(
+                    lambda new, old: jnp.where(j == k, new, old),
+                    candidate,
+                    Plan(planned.selected, planned.shift),
+                )
+                after, (makespan, _) = _decide(network, after, _Step(*planned[:3], *own))
                 return after, total + makespan
 
-            return jax.lax.fori_loop(k + 1, count, follow, (after, makespan))[1]
+            start = (queues, jnp.zeros((), network.capacity.dtype))
+            return jax.lax.fori_loop(k, count, follow, start)[1]
 
         best = jnp.argmin(jax.vmap(cost)(candidates))
         chosen = jax.tree.map(lambda leaf: leaf[best], candidates)
@@ -296,7 +304,7 @@ def _descend(
     return plan._replace(shift=best * unit)
 
 
-def _shake(key: jax.Array, plan: Plan, share: float, problem: str) -> Plan:
+def _shake(key: jax.Array, plan: Plan, share: Array, problem: str) -> Plan:
     """Draw the sets of a share of the tasks anew."""
     key_task, key_set, key_one = jax.random.split(key, 3)
     tasks, servers = plan.selected.shape

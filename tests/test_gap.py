@@ -1,0 +1,88 @@
+"""The gap: the evaluation's own tasks, a plan that plays as said, and tables that add up."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxmec
+from jaxmec import gap, solvers
+from jaxmec.cli import main
+from jaxmec.solvers import PlannerConfig, greedy, window_of
+
+QUICK = gap.Effort(planner=PlannerConfig(restarts=2, rounds=1, sweeps=1, gradient_steps=0))
+SMALL = {"slots": 2, "positions": 4, "probability": 0.5}
+
+
+def test_recorded_tasks_are_those_of_the_evaluation():
+    """Replayed as a trace, episode by episode, a scheduler does exactly as it was evaluated."""
+    env, scheduler = "MultiServerOffloading-v0", jaxmec.SCHEDULERS["water-filling-full"]
+    report = jaxmec.evaluate(scheduler, env=env, episodes=2, seed=5, **SMALL)
+    environment, params = jaxmec.make(env, action="mask", **SMALL)
+    for episode, trace in enumerate(gap.record(environment, params, 2, seed=5)):
+        assert trace.slot.shape[0] == report.values["length"][0, episode]
+        window = window_of(trace, backlog=np.zeros(5))
+        makespan = solvers.play(params.network, window, greedy(params.network, window)).mean()
+        assert makespan == pytest.approx(report.values["makespan"][0, episode], rel=1e-5)
+
+
+def test_bound_below_plan_below_the_greedy_oracle():
+    measured = gap.measure(
+        ["water-filling-full", "random-subset"], episodes=3, effort=QUICK, **SMALL
+    )
+    oracle, random = (report.values["makespan"][0] for report in measured.reports)
+    assert np.all(measured.bound <= measured.plan)
+    assert np.all(measured.plan <= oracle * (1 + 1e-4)) and np.all(measured.plan < random)
+    first, last = measured.rows
+    assert (first.name, last.name) == ("water-filling-full", "random-subset")
+    assert last.over_plan == pytest.approx(np.mean(random / measured.plan - 1))
+    assert last.over_bound == pytest.approx(np.mean(random / measured.bound - 1))
+    low, high = last.over_plan_interval
+    assert low < last.over_plan < high
+    # p · B · N tasks of ρ d on average: 0.5 · 20 · mean(ρ_n) · 3.5 Gcycles over 150 in a slot.
+    density = np.asarray(jaxmec.make("MultiServerOffloading-v0", **SMALL)[1].workload.sizes.density)
+    assert measured.load == pytest.approx(10 * density.mean() * 3.5 / 150, rel=1e-4)
+
+
+def test_the_command_sweeps_and_writes_figures(capsys, tmp_path):
+    code = main(
+        "gap local --episodes 2 --slots 1 --positions 2 --servers 2 3 "
+        "--effort.planner.restarts 1 --effort.planner.rounds 1 --effort.planner.sweeps 1 "
+        "--effort.planner.gradient-steps 0 --effort.exact-seconds 20 --json "
+        f"--out {tmp_path}".split()
+    )
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    places = json.loads(out)["places"]
+    assert [place["servers"] for place in places] == [2, 3]
+    for place in places:
+        assert place["bound_kind"] == "exact"
+        np.testing.assert_allclose(place["plan"], place["bound"], rtol=1e-4)
+        assert {row["name"] for row in place["rows"]} == {"local"}
+    assert json.loads((tmp_path / "gap.json").read_text())["places"] == places
+    assert (tmp_path / "gap.png").stat().st_size > 1000
+
+
+def test_places_are_reached_or_refused():
+    fields = gap.at_load("amcoedge", 0.6)
+    params = jaxmec.make("MultiServerOffloading-v0", preset="amcoedge", **fields)[1]
+    assert gap.load(params) == pytest.approx(0.6, rel=1e-5)
+    assert gap.with_servers("amcoedge", 7)["capacity"] == (10, 20, 30, 40, 50, 10, 20)
+    with pytest.raises(ValueError, match="loads must be above 0 and at most"):
+        gap.at_load("amcoedge", 50.0)
+    with pytest.raises(ValueError, match="sweep positions instead"):
+        gap.at_load("lad-ts", 0.5)
+    with pytest.raises(ValueError, match="servers must be at least 1, got 0"):
+        gap.with_servers("amcoedge", 0)
+    with pytest.raises(ValueError, match="window must be a positive number of slots, got 0"):
+        gap.Effort(window=0)
+    with pytest.raises(ValueError, match="CartPole-v1 has none"):
+        gap.measure([], env="CartPole-v1")
+
+
+def test_a_wrong_name_is_answered_with_the_nearest(capsys):
+    assert main(["gap", "optimum"]) == 2
+    assert "optimal" in capsys.readouterr().err
+    assert main(["gap"]) == 2
