@@ -288,6 +288,7 @@ class Service:
             lifespan=self._lifespan,
             exception_handlers={HTTPException: self._refused, Exception: self._broken},
         )
+        self.app.router.redirect_slashes = False  # a path with one too many is not found
         self._schema = json.dumps(openapi(self.config)).encode()
 
     def _use(self, scheduler: Scheduler) -> None:
