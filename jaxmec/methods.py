@@ -250,7 +250,7 @@ def _pathwise(name: str, about: str, steps: int) -> Method:
         preset="amcoedge",
         tuned=Settings(
             lambda: Pathwise(denoising_steps=steps),
-            (("action", "score"), *FAIR, ("entry_gradient", 1.5)),
+            (("action", "score"), *FAIR, ("entry_gradient", 2.0)),
             PathwiseConfig(),
         ),
     )

@@ -73,7 +73,7 @@ class Pathwise:
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
     learning_rate: float = 3e-3  # of Adam at the start, > 0
     final_learning_rate: float = 5e-5  # after decay_updates, > 0; a cosine between
-    decay_updates: int = static(default=3_000)  # updates until then, >= 1
+    decay_updates: int = static(default=1_500)  # updates until then, >= 1
     squared_decay: float = 0.99  # β_2 of Adam, in [0, 1)
     max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
     gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0

@@ -30,13 +30,13 @@ from jaxmec.training.rollout import Environment, make_spec
 class PathwiseConfig:
     """How long to train through the environment, on how much; hashable, static under ``jit``."""
 
-    steps: int = 18_000_000  # decisions, over all environments
+    steps: int = 9_000_000  # decisions, over all environments
     num_envs: int = 64  # windows side by side in an update
     window: int = 96  # decisions in a window
     counted_slots: int = 1  # slots of the window that count; what it has of later ones is left out
     validation_envs: int = 512  # windows that decide which policy is kept
     eval_every: int = 600_000  # decisions in a chunk, which an evaluation follows
-    eval_episodes: int = 4  # episodes at each evaluation point
+    eval_episodes: int = 1  # episodes at each evaluation point
     cost: str = "makespan"  # which entry of a step's info is to be made small
 
     def __post_init__(self) -> None:
