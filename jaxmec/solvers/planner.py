@@ -32,9 +32,9 @@ class PlannerConfig:
     """How hard to search; the time of a round grows with each of these."""
 
     restarts: int = 4  # plans that are kept side by side
-    rounds: int = 6  # of coordinate search and gradient steps, from the best plans so far
+    rounds: int = 8  # of coordinate search and gradient steps, from the best plans so far
     sweeps: int = 2  # of the coordinate search over all tasks, a round
-    gradient_steps: int = 60  # on the shifts, a round; 0 where a task takes one server
+    gradient_steps: int = 40  # on the shifts, a round; 0 where a task takes one server
     step_size: float = 0.05  # of the first gradient step, in mean make-spans; it decays to 0
     shaken: float = 0.05  # share of the tasks whose set is drawn anew between rounds; two at least
 
