@@ -9,7 +9,7 @@ The trainer, :mod:`jaxmec.training.pathwise`, takes the gradient; here is what t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,8 @@ class Pathwise:
         ValueError: a field outside what its comment allows; in ``init``, network "servers"
             where the observation has no parts a server or A is no multiple of B.
     """
+
+    trainer: ClassVar[str] = "pathwise"  # in jaxmec.training: it learns from no transitions
 
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
     learning_rate: float = 3e-3  # of Adam at the start, > 0
