@@ -29,12 +29,13 @@ from jaxmec.mec.offload import (
     service_time,
     waiting_time,
 )
+from jaxmec.mec.pricing import expected_flow, price
 from jaxmec.mec.workload import Arrival, Cursor, Remaining, Task, TraceWorkload, Workload
 from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, subset, top_k
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
-FEATURES = ("published", "queues", "times", "expected")
+FEATURES = ("published", "queues", "times", "expected", "priced")
 REWARDS = ("own", "charged")
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
@@ -103,10 +104,13 @@ class OffloadingParams:
 
 
 class Sent(NamedTuple):
-    """What the decisions of an episode have sent to each server so far."""
+    """What each station has sent to each server in the episode so far.
 
-    tasks: jax.Array  # [B] tasks, whole or in part
-    work: jax.Array  # [B] Gcycles
+    A row a station; the tasks of a master node count as station 0's.
+    """
+
+    tasks: jax.Array  # [B, B] tasks, whole or in part
+    work: jax.Array  # [B, B] Gcycles
 
 
 class OffloadingState(NamedTuple):
@@ -117,7 +121,7 @@ class OffloadingState(NamedTuple):
     task: Task  # the one to decide now
     cursor: Cursor
     time: jax.Array  # [] int32, decisions made in this episode
-    history: Any = ()  # Sent, where the reward is "charged"; else ()
+    history: Any = ()  # Sent, where the reward or a feature takes it; else ()
 
 
 class View(NamedTuple):
@@ -131,6 +135,7 @@ class View(NamedTuple):
     queues: QueueState  # what is seen of them
     progress: jax.Array | None  # [] n/N, how far the station is through its slot
     remaining: Remaining | None  # what the station still has to decide in its slot
+    slot: jax.Array | None = None  # [] int32, which slot of the episode it is: a clock tells
 
 
 class Privileged(NamedTuple):
@@ -162,7 +167,9 @@ class OffloadingEnvironment(environment.Environment):
                 published methods saw, the task's size, its work where a task has one server,
                 and the backlogs; "queues", all of the task and of the queues that are seen;
                 "times", also the waits and service times that follow from them; "expected",
-                also the queues ahead were all stations to do as this one has done in its slot.
+                also the queues ahead were all stations to do as this one has done in its slot;
+                "priced", also the delay that the task would cause to later ones at each server,
+                by what this station has sent there in the episode (`jaxmec.mec.price`).
             show_place: end an observation with where in the episode the task is, which is a label
                 and no quantity: (slot · B + station) · N + position.
             privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
@@ -203,6 +210,7 @@ class OffloadingEnvironment(environment.Environment):
         self.feature_set = features
         self.privileged = privileged
         self.charges = reward == "charged"
+        self.keeps_history = self.charges or features == "priced"
         self._default_params = params
         self.num_servers = params.network.num_servers
 
@@ -232,7 +240,7 @@ class OffloadingEnvironment(environment.Environment):
             task=arrival.task,
             cursor=arrival.cursor,
             time=jnp.zeros((), jnp.int32),
-            history=Sent(zeros, zeros) if self.charges else (),
+            history=self._no_history(dtype),
         )
         return self.observe_state(state, params), state
 
@@ -303,14 +311,7 @@ class OffloadingEnvironment(environment.Environment):
             task=arrival.task,
             cursor=arrival.cursor,
             time=state.time + 1,
-            history=(
-                Sent(
-                    state.history.tasks + (outcome.fraction > 0),
-                    state.history.work + outcome.fraction * state.task.work,
-                )
-                if self.charges
-                else ()
-            ),
+            history=self._with(state.history, state.task, outcome),
         )
 
     def charge(
@@ -322,27 +323,43 @@ class OffloadingEnvironment(environment.Environment):
     ) -> jax.Array:
         """[] s, about the delay that a decision will cause to later tasks, all together.
 
-        A task's work c at server i delays by x_i c/f_i every task that comes to i before the
-        queue there has drained or the episode is over. How many those are is taken from what
-        the episode has sent there so far, beside one slot of its expected work spread by
-        capacity. ``queues`` are those after the decision.
+        Σ_i x_i c times the price of server i (:func:`jaxmec.mec.pricing.price`), by what all
+        stations have sent there so far. ``queues`` are those after the decision.
 
         What a task waits for is thus counted twice, in its own delay and in what others are
         charged for; the sum is no delay, but what one decision changes of it is about what
         it changes of everybody's delay, and it is known at once.
         """
-        network, workload, cursor = params.network, params.workload, state.cursor
-        capacity = network.capacity
+        workload, cursor = params.workload, state.cursor
         stations = getattr(workload, "stations", self.num_servers)
         elapsed = cursor.slot + (cursor.station + cursor.position / workload.positions) / stations
-        moments = workload.moments()
-        expected = moments.tasks * capacity / jnp.sum(capacity)
-        tasks = (state.history.tasks + expected) / (elapsed + 1)  # a slot
-        work = (state.history.work + expected * moments.work) / (elapsed + 1)  # Gcycles a slot
-        spare = capacity * network.slot_length - work
-        drained = (queues.backlog + queues.inflight) / jnp.maximum(spare, 1e-3 * capacity)
-        slots = jnp.minimum(drained, jnp.maximum(workload.slots - elapsed, 0))
-        return jnp.sum(outcome.fraction * state.task.work / capacity * tasks * slots)
+        sent = Sent(*(jnp.sum(rows, axis=0) for rows in state.history))
+        queued = queues.backlog + queues.inflight
+        return jnp.sum(
+            outcome.fraction * state.task.work * self._price(params, queued, sent, elapsed)
+        )
+
+    def _price(
+        self, params: OffloadingParams, queued: jax.Array, sent: Sent, elapsed: jax.Array
+    ) -> jax.Array:
+        """[B] s/Gcycle, by what was sent to each server, [B], in the slots gone by."""
+        network, workload = params.network, params.workload
+        tasks, work = expected_flow(network, workload.moments(), *sent, elapsed)
+        return price(network, queued, tasks, work, workload.slots - elapsed)
+
+    def _no_history(self, dtype: Any) -> Any:
+        nothing = jnp.zeros((self.num_servers, self.num_servers), dtype)
+        return Sent(nothing, nothing) if self.keeps_history else ()
+
+    def _with(self, history: Any, task: Task, outcome: Outcome) -> Any:
+        """The history with one decision more."""
+        if not self.keeps_history:
+            return ()
+        row = jnp.maximum(task.origin, 0)
+        return Sent(
+            history.tasks.at[row].add(outcome.fraction > 0),
+            history.work.at[row].add(outcome.fraction * task.work),
+        )
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
@@ -368,7 +385,7 @@ class OffloadingEnvironment(environment.Environment):
             progress = state.cursor.position.astype(nothing.dtype) / positions
         if self.information in ("slot", "full"):
             remaining = params.workload.remaining(state.cursor)
-        return View(state.task, queues, progress, remaining)
+        return View(state.task, queues, progress, remaining, state.cursor.slot)
 
     def reveal(self, state: OffloadingState, params: OffloadingParams) -> Privileged:
         """What the simulator knows of a state, whatever the information model."""
@@ -406,21 +423,35 @@ class OffloadingEnvironment(environment.Environment):
             features["remaining_tasks"] = view.remaining.tasks / params.workload.positions
             total = jnp.sum(capacity) * scales.slot
             features["remaining_work"] = view.remaining.work / total
-        if self.feature_set in ("times", "expected"):
+        if self.feature_set in ("times", "expected", "priced"):
             wait = waiting_time(params.network, view.queues, view.task)
             features["wait"] = wait / scales.slot
             features["serve"] = service_time(params.network, view.task) / scales.slot
             features["compute"] = view.task.work / capacity / scales.slot
-        if self.feature_set == "expected":
-            alike = self.num_servers * view.queues.inflight if self.shares_slot else 0.0
-            wait = (view.queues.backlog + alike) / capacity
-            features["alike"] = wait / scales.backlog
+        if self.feature_set in ("expected", "priced"):
+            inflight = view.queues.inflight
+            alike = self.num_servers * inflight if self.shares_slot else inflight
+            queued = view.queues.backlog + alike
+            features["alike"] = queued / capacity / scales.backlog
+            if self.feature_set == "priced":
+                caused = view.task.work * self._price_seen(state, params, queued)
+                features["charge"] = caused / scales.backlog
         if self.place_is_seen:
             cursor = state.cursor
             station = cursor.slot * self.num_servers + cursor.station
             features["place"] = station * params.workload.positions + cursor.position
         dtype = jnp.result_type(view.queues.backlog)
         return {name: jnp.asarray(value, dtype) for name, value in features.items()}
+
+    def _price_seen(
+        self, state: OffloadingState, params: OffloadingParams, queued: jax.Array
+    ) -> jax.Array:
+        """[B] s/Gcycle by the station's own history, as if all stations had done as it has."""
+        workload, cursor = params.workload, state.cursor
+        stations = getattr(workload, "stations", self.num_servers)
+        row = jnp.maximum(state.task.origin, 0)
+        own = Sent(*(stations * rows[row] for rows in state.history))
+        return self._price(params, queued, own, cursor.slot + cursor.position / workload.positions)
 
     def observe_state(self, state: OffloadingState, params: OffloadingParams) -> jax.Array:
         """[observation_size] the features, one after the other."""

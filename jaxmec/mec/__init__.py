@@ -9,6 +9,7 @@ from jaxmec.mec.offload import (
     service_time,
     waiting_time,
 )
+from jaxmec.mec.pricing import expected_flow, price
 from jaxmec.mec.workload import (
     BernoulliWorkload,
     Task,
@@ -31,9 +32,11 @@ __all__ = [
     "UniformCountWorkload",
     "advance_slot",
     "cwa",
+    "expected_flow",
     "hecwa",
     "offload",
     "offload_fractions",
+    "price",
     "service_time",
     "trace_workload",
     "waiting_time",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.allocation import water_filling
 from jaxmec.mec.offload import fallback, service_time, waiting_time
+from jaxmec.mec.pricing import expected_flow, price
 from jaxmec.schedulers.base import Decide, Scheduler
 from jaxmec.selection import one_server, subset
 
@@ -125,6 +126,34 @@ def _stochastic_coordination(
     return one_server(server, speed.size), memory
 
 
+def _nothing_sent(params: OffloadingParams) -> tuple[jax.Array, jax.Array]:
+    """[B, B] tasks and [B, B] Gcycles, a row a station: what each has sent to each server."""
+    nothing = jnp.zeros((params.network.num_servers,) * 2)
+    return nothing, nothing
+
+
+def _marginal_delay(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+    """The server where the task's own delay and what it causes to later tasks are least.
+
+    Queues as for ``shortest-delay-all``; prices by what the station itself has sent in the
+    episode, times the number of stations (:func:`jaxmec.mec.pricing.price`).
+    """
+    network, workload, task = params.network, params.workload, view.task
+    stations = getattr(workload, "stations", network.num_servers)
+    row = jnp.maximum(task.origin, 0)
+    assert view.slot is not None and view.progress is not None  # as "local" has them
+    elapsed = view.slot + view.progress
+    tasks, work = memory
+    own = (stations * tasks[row], stations * work[row])
+    flow = expected_flow(network, workload.moments(), *own, elapsed)
+    queued = view.queues.backlog + network.num_servers * view.queues.inflight
+    caused = task.work * price(network, queued, *flow, workload.slots - elapsed)
+    server = jnp.argmin(_expected_delay(params, view, None) + caused)
+    chosen = one_server(server, network.num_servers)
+    memory = (tasks.at[row].add(chosen), work.at[row].add(chosen * task.work))
+    return chosen, memory
+
+
 RULES = (
     Scheduler("random", "one server, all equally likely", "single", "slot_start", _random),
     Scheduler(
@@ -205,6 +234,14 @@ RULES = (
         "single",
         "local",
         _shortest_delay(None),
+    ),
+    Scheduler(
+        "marginal-delay",
+        "the least of a task's own delay and of what it causes to later ones",
+        "single",
+        "local",
+        _marginal_delay,
+        init_memory=_nothing_sent,
     ),
     Scheduler(
         "stochastic-coordination",

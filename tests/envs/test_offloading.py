@@ -925,18 +925,17 @@ def test_k_must_be_a_number_of_servers():
 def test_what_an_observation_is_made_of():
     names = {
         features: [name for name, _ in make(MULTI, features=features)[0].feature_layout()]
-        for features in ("published", "queues", "times", "expected")
+        for features in ("published", "queues", "times", "expected", "priced")
     }
     assert names["published"] == ["size", "origin", "backlog"]
     assert names["queues"] == ["size", "work", "result", "origin", "backlog"]
     assert names["times"] == [*names["queues"], "wait", "serve", "compute"]
     assert names["expected"] == [*names["times"], "alike"]
+    assert names["priced"] == [*names["expected"], "charge"]
     env, params = make(SINGLE, preset="fdedge", features="published", show_place=True)
     layout = env.feature_layout(params)
     assert layout == (("size", 1), ("work", 1), ("origin", 10), ("backlog", 10), ("place", 1))
-    with pytest.raises(
-        ValueError, match="features must be one of published, queues, times, expected"
-    ):
+    with pytest.raises(ValueError, match="features must be one of published, queues"):
         make(MULTI, features="everything")
 
 
@@ -995,7 +994,9 @@ def test_a_decision_is_charged_for_the_delay_that_it_will_cause():
     state = state._replace(
         cursor=cursor,
         queues=state.queues.replace(backlog=backlog),
-        history=state.history._replace(tasks=jnp.array([1.0, 2.0]), work=jnp.array([2.0, 4.0])),
+        history=state.history._replace(
+            tasks=jnp.array([[1.0, 0.0], [0.0, 2.0]]), work=jnp.array([[2.0, 0.0], [0.0, 4.0]])
+        ),
     )
     # Elapsed: 1 slot and one of two stations. A slot sends 1 + 2/4 and 2 + 6/4 tasks over
     # 2.5 slots: 0.6 and 1.4 tasks, 1.2 and 2.8 Gcycles. Server 0 gains 0.2 a slot and never
@@ -1005,7 +1006,8 @@ def test_a_decision_is_charged_for_the_delay_that_it_will_cause():
         _, after, reward, _, _, info = step(state, server)
         own = float(info["makespan"])
         assert float(reward) == pytest.approx(-(own + caused) / 2.0, rel=1e-5)
-        tasks = np.array([1.0, 2.0]) + (np.arange(2) == server)
+        tasks = np.array([[1.0, 0.0], [0.0, 2.0]])
+        tasks[int(state.task.origin), server] += 1
         np.testing.assert_allclose(after.history.tasks, tasks)
         np.testing.assert_allclose(after.history.work, 2 * tasks)
 

@@ -1,0 +1,55 @@
+"""What a decision costs others: the delay that work sent to a server causes to later tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.mec.network import EdgeNetwork
+
+LEAST_SPARE = 1e-3  # of a server's capacity: a queue that hardly shrinks lasts to the end
+
+
+def price(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left: Any) -> jax.Array:
+    """[B] s a Gcycle, the delay of all later tasks that a Gcycle more at each server causes.
+
+    A Gcycle at server i delays by 1/f_i every task that comes there before its queue has
+    drained or the episode is over. With n_i tasks and w_i Gcycles a slot to come, the queue
+    drains in queued_i / (f_i Δ − w_i) slots, or not at all, and so the price is
+    n_i min(that, slots_left) / f_i. (Marginal-cost pricing; the equation is ours.)
+
+    Where the servers are overloaded the price is what tells them apart: a server of few
+    large tasks is cheap for another large one, though its queue is long, and one of many
+    small tasks is dear. Everybody's delay falls when large tasks keep to themselves.
+
+    Args:
+        network: the servers.
+        queued: [B] Gcycles at each server now.
+        tasks: [B] tasks expected to come to each server in a slot, n.
+        work: [B] Gcycles expected to come to each server in a slot, w.
+        slots_left: [] slots to the episode's end.
+    """
+    capacity = network.capacity
+    spare = capacity * network.slot_length - jnp.asarray(work)
+    drained = jnp.asarray(queued) / jnp.maximum(spare, LEAST_SPARE * capacity)
+    return tasks * jnp.minimum(drained, jnp.maximum(slots_left, 0)) / capacity
+
+
+def expected_flow(
+    network: EdgeNetwork, moments: Any, tasks: Any, work: Any, slots: Any
+) -> tuple[jax.Array, jax.Array]:
+    """[B] tasks and [B] Gcycles a slot that come to each server, by what has come so far.
+
+    The average over the ``slots`` gone by and one more, in which a slot's expected tasks
+    (:class:`jaxmec.mec.workload.Moments`) are spread by capacity.
+
+    Args:
+        network: the servers.
+        moments: of the workload, at all stations together.
+        tasks, work: [B] tasks and Gcycles that came to each server in that time.
+        slots: [] how long it was, may be 0.
+    """
+    spread = moments.tasks * network.capacity / jnp.sum(network.capacity)
+    return (tasks + spread) / (slots + 1), (work + spread * moments.work) / (slots + 1)
