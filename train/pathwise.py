@@ -35,6 +35,7 @@ class Options:
     network: str = "flat"  # flat, or servers: one network shared over them
     seeds: int = 10  # 0 .. seeds - 1
     steps: int | None = None  # decisions to train on, a seed; the method's if None
+    trials: int | None = None  # starts of which the best goes on; the method's if None
     window: int | None = None  # decisions in a window; the method's if None
     counted_slots: int | None = None  # slots of a window that count; the method's if None
     num_envs: int | None = None  # windows in an update; the method's if None
@@ -51,13 +52,18 @@ def main(options: Options) -> None:
         setting["probability"] = options.probability
     changes: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("steps", "window", "counted_slots", "num_envs")
+        for name in ("steps", "trials", "window", "counted_slots", "num_envs")
         if getattr(options, name) is not None
     }
-    if "steps" in changes:
-        config: Any = find_method(options.method).config
-        sizes = dataclasses.replace(config, **changes)
-        changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps)
+    if options.steps is not None:  # the learning rate comes down as training ends
+        row = find_method(options.method)
+        config: Any = row.config
+        sizes = dataclasses.replace(
+            config, **{name: changes[name] for name in changes if name != "trials"}
+        )
+        agent: Any = row.agent().replace(trials=changes.get("trials", row.agent().trials))  # type: ignore[attr-defined]
+        tried = agent.trials * agent.trial_updates if agent.trials > 1 else 0
+        changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps - tried)
     optimal = jaxmec.evaluate(
         "water-filling",
         preset=options.preset,

@@ -49,6 +49,8 @@ class PathwiseLearner(NamedTuple):
     cost: jax.Array  # [] of the best policy on the validation windows; infinite before any
     updates: jax.Array  # [] int32
     rate: jax.Array  # [] what the learning rate has been scaled by, halved at each fall
+    key: jax.Array  # [] of the starts after the first; constant
+    starts: jax.Array  # [] int32, how many have begun; one more once the best of them goes on
 
 
 @pytree
@@ -65,6 +67,10 @@ class Pathwise:
     norm of the whole. The policy that was best on the validation windows is kept; one that
     falls behind it by more than ``tolerance`` goes back to it, with half the learning rate.
 
+    Where the descent ends depends on where it starts: some starts learn to give a task to few
+    servers, others stay near splitting each over all. So several are tried for a while, one
+    after the other, and the best goes on.
+
     Raises:
         ValueError: a field outside what its comment allows; in ``init``, network "servers"
             where the observation has no parts a server or A is no multiple of B.
@@ -75,7 +81,9 @@ class Pathwise:
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
     learning_rate: float = 3e-3  # of Adam at the start, > 0
     final_learning_rate: float = 5e-5  # after decay_updates, > 0; a cosine between
-    decay_updates: int = static(default=1_500)  # updates until then, >= 1
+    decay_updates: int = static(default=1_500)  # updates from the trials until then, >= 1
+    trials: int = static(default=1)  # starts that are tried, >= 1; 1: the only one goes on
+    trial_updates: int = static(default=400)  # of each start, at the full learning rate, >= 1
     squared_decay: float = 0.99  # β_2 of Adam, in [0, 1)
     max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
     gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0
@@ -95,6 +103,8 @@ class Pathwise:
         checks.number("learning_rate", self.learning_rate, least=0, above=True)
         checks.number("final_learning_rate", self.final_learning_rate, least=0, above=True)
         checks.whole("decay_updates", self.decay_updates, least=1)
+        checks.whole("trials", self.trials, least=1)
+        checks.whole("trial_updates", self.trial_updates, least=1)
         checks.number("squared_decay", self.squared_decay, least=0, most=1)
         checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
         checks.number("gradient_limit", self.gradient_limit, least=0, above=True)
@@ -120,7 +130,8 @@ class Pathwise:
                 f"servers, got {spec.num_actions} in all; make the environment with "
                 "action='score'"
             )
-        parameters = self._actor(sizes).init(key, spec.observation_size)
+        key_first, key_others = jax.random.split(key)
+        parameters = self._actor(sizes).init(key_first, spec.observation_size)
         dtype = jnp.result_type(float)
         return PathwiseLearner(
             actor=parameters,
@@ -130,6 +141,8 @@ class Pathwise:
             cost=jnp.full((), jnp.inf, dtype),
             updates=jnp.zeros((), jnp.int32),
             rate=jnp.ones((), dtype),
+            key=key_others,
+            starts=jnp.ones((), jnp.int32),
         )
 
     def init_memory(self, spec: Spec) -> tuple[()]:
@@ -151,7 +164,8 @@ class Pathwise:
 
     def acting(self, learner: PathwiseLearner) -> PathwiseLearner:
         """The best policy alone."""
-        return PathwiseLearner(learner.actor, learner.sizes, (), (), (), (), ())  # type: ignore[arg-type]
+        nothing: Any = ()
+        return PathwiseLearner(learner.actor, learner.sizes, *(nothing,) * 7)
 
     def preferences(self, learner: PathwiseLearner, observation: jax.Array) -> jax.Array:
         """[A] the scores that the best policy gives, without noise."""
@@ -191,7 +205,8 @@ class Pathwise:
         usable = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(usable, g, 0), gradient)
         step, optimiser = self._optimiser().update(gradient, learner.optimiser)
-        part = jnp.minimum(learner.updates / self.decay_updates, 1)
+        begun = self.trials * self.trial_updates if self.trials > 1 else 0
+        part = jnp.clip((learner.updates - begun) / self.decay_updates, 0, 1)
         cosine = (1 + jnp.cos(jnp.pi * part)) / 2
         rate = self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
         rate = rate * learner.rate
@@ -210,15 +225,28 @@ class Pathwise:
         """Keep the trained policy if its cost on the validation windows is the least so far."""
         better = cost < learner.cost
         fallen = ~(cost <= learner.cost * (1 + self.tolerance))  # so has one whose cost is NaN
+        restart = tried = jnp.zeros((), bool)
+        if self.trials > 1:
+            due = learner.updates >= learner.starts * self.trial_updates
+            restart = due & (learner.starts < self.trials)
+            tried = due & (learner.starts == self.trials)
+            fallen &= learner.starts > self.trials  # a start is let be until its time is up
 
         def chosen(this: jax.Array, one: Any, other: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(this, a, b), one, other)
 
         actor = chosen(better, learner.candidate, learner.actor)
+        candidate = chosen(fallen | tried, actor, learner.candidate)
+        if self.trials > 1:
+            key = jax.random.fold_in(learner.key, learner.starts)
+            fresh = self._actor(learner.sizes).init(key, learner.sizes.observation_size)
+            candidate = chosen(restart, fresh, candidate)
+        begins = fallen | tried | restart
         return learner._replace(
             actor=actor,
-            candidate=chosen(fallen, actor, learner.candidate),
-            optimiser=chosen(fallen, self._optimiser().init(actor), learner.optimiser),
+            candidate=candidate,
+            optimiser=chosen(begins, self._optimiser().init(actor), learner.optimiser),
+            starts=learner.starts + (restart | tried),
             cost=jnp.where(better, cost, learner.cost),
             rate=jnp.where(fallen, learner.rate / 2, learner.rate),
         )

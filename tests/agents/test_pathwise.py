@@ -93,6 +93,34 @@ def test_the_best_is_kept_and_who_falls_behind_goes_back_to_it():
     assert better.cost == np.float32(1.9)
 
 
+def test_starts_are_tried_in_turn_and_the_best_goes_on():
+    agent = make(trials=3, trial_updates=10, tolerance=0.1)
+    judge = jax.jit(agent.judge)
+    first = fresh(agent)
+
+    early = judge(first._replace(updates=jnp.array(5)), 2.0)
+    assert same(early.candidate, first.candidate)
+    second = judge(early._replace(updates=jnp.array(10)), 1.5)
+    assert same(second.actor, first.candidate)
+    assert not same(second.candidate, first.candidate)
+    assert not np.allclose(*(jax.tree.leaves(x.candidate)[1] for x in (first, second)))
+
+    behind = judge(second._replace(updates=jnp.array(15)), 9.0)  # its time is not up
+    assert same(behind.candidate, second.candidate)
+    assert behind.rate == 1
+    third = judge(behind._replace(updates=jnp.array(20)), 1.0)
+    assert same(third.actor, second.candidate)
+    assert not same(third.candidate, second.candidate)
+    after = judge(third._replace(updates=jnp.array(30)), 1.05)
+    assert same(after.candidate, second.candidate)  # the best of the three
+    assert (after.cost, after.rate) == (1.0, 1.0)
+    lost = judge(moved(after, 1.0)._replace(updates=jnp.array(40)), 1.2)
+    assert same(lost.candidate, second.candidate)
+    assert lost.rate == 0.5
+    _, metrics = agent.improve(after._replace(updates=jnp.array(30)), ones(after))
+    assert metrics["learning_rate"] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("network", ["flat", "servers"])
 @pytest.mark.parametrize("steps", [0, 2])
 def test_judged_it_is_the_best_policy_and_exploring_the_trained_one(network, steps):
@@ -126,6 +154,8 @@ def test_what_acts_is_the_actor_alone_and_stays_it():
         ("final_learning_rate", -1.0, "above 0"),
         ("decay_updates", 0, "at least 1"),
         ("squared_decay", 1.5, "at most 1"),
+        ("trials", 0, "at least 1"),
+        ("trial_updates", 0, "at least 1"),
         ("gradient_limit", 0.0, "above 0"),
         ("max_gradient_norm", float("inf"), "finite"),
         ("tolerance", -0.1, "at least 0"),
