@@ -12,6 +12,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import tyro
@@ -20,11 +21,23 @@ import jaxmec
 from jaxmec.schedulers import SCHEDULERS
 
 REFERENCE = "water-filling-full"  # the published Optimal, for any number of servers
-# Of larger networks an episode has fewer slots, each of as many more tasks: every queue is
+# On larger networks an episode has fewer slots, each of as many more tasks: every queue is
 # empty when a slot begins, so slots are alike.
 SLOTS = {5: 60, 20: 10, 64: 4}
-BATCH = {5: 256, 20: 128, 64: 48}  # transitions in an update: a value costs O(B)
-STEPS = {5: 300_000, 20: 150_000, 64: 100_000}
+# A value costs O(B), so minibatches shrink; a slot has 15 B tasks, and the buffer should hold
+# more than one of each environment, since all begin together.
+SIZES: dict[int, dict[str, Any]] = {
+    5: {"steps": 300_000},
+    20: {"steps": 200_000, "batch_size": 128, "prefill": 20_000, "buffer_size": 80_000},
+    64: {
+        "steps": 160_000,
+        "num_envs": 32,
+        "batch_size": 48,
+        "updates_per_step": 2,
+        "prefill": 32_000,
+        "buffer_size": 64_000,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Options:
     """Train the score agent and compare it."""
 
     out: Path = Path("docs/results/score.json")  # where the numbers go
-    servers: tuple[int, ...] = (5, 20, 64)  # B
+    servers: tuple[Literal[5, 20, 64], ...] = (5, 20, 64)  # B
     seeds: int = 2  # training seeds
     scale: float = 1.0  # of the decisions trained on
     episodes: int = 20  # episodes to compare on, the same for all
@@ -45,8 +58,8 @@ def main(options: Options) -> None:
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     for servers in options.servers:
         entry = results.setdefault(str(servers), {"makespan": {}, "seeds": {}})
-        preset, slots = f"amcoedge-{servers}", SLOTS.get(servers, 10)
-        on = {
+        preset, slots, sizes = f"amcoedge-{servers}", SLOTS[servers], SIZES[servers]
+        on: dict[str, Any] = {
             "preset": preset,
             "slots": slots,
             "episodes": options.episodes,
@@ -58,7 +71,7 @@ def main(options: Options) -> None:
                 continue
             least = scheduler.information
             models = [least] if least in ("local", "full") else [least, "local"]
-            reports = [jaxmec.evaluate(name, information=model, **on) for model in models]  # type: ignore[arg-type]
+            reports = [jaxmec.evaluate(name, information=model, **on) for model in models]
             entry["makespan"][name] = min(report.mean("makespan") for report in reports)
             _write(options.out, results)
             print(f"B = {servers:3d}  {name:<26} {entry['makespan'][name]:.4f} s")
@@ -71,8 +84,7 @@ def main(options: Options) -> None:
                 preset=preset,
                 seeds=[seed],
                 slots=slots,
-                steps=int(STEPS.get(servers, 100_000) * options.scale),
-                batch_size=BATCH.get(servers, 64),
+                **(sizes | {"steps": int(sizes["steps"] * options.scale)}),
                 progress=False,
             )
             trained = time.perf_counter() - started

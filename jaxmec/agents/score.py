@@ -39,6 +39,7 @@ class ScoreLearner(NamedTuple):
     critics: Any  # [2] stacked
     target_critics: Any  # [2]
     mean_reward: jax.Array  # [] moving average, taken off every reward
+    slot_value: jax.Array  # [] moving average of V where a slot begins, taken off there
     updates: jax.Array  # [] int32, gradient updates made
     actor_optimiser: Any
     critic_optimiser: Any
@@ -81,11 +82,12 @@ class ScoreTD3:
     """
 
     discount: float = 0.95  # γ, in [0, 1]
-    actor_learning_rate: float = 3e-4  # of Adam, > 0
+    actor_learning_rate: float = 1e-3  # of Adam, > 0
     critic_learning_rate: float = 1e-3  # of Adam, > 0
     tau: float = 0.01  # share that the targets take per update, in (0, 1]
     reward_scale: float = 0.1  # what a reward counts as 1, > 0
     centring_rate: float = 1e-3  # of the mean reward that is taken off, in [0, 1]; 0: nothing is
+    slot_rate: float = 0.02  # of the average of V where slots begin, in [0, 1]; 0: none
     exploration: float = 0.2  # standard deviation of the noise on each score, >= 0
     smoothing: float = 0.2  # the same within the actor's and the critics' losses, > 0
     max_gradient_norm: float = 1.0  # longer gradients of the actor are scaled down to it, > 0
@@ -111,6 +113,7 @@ class ScoreTD3:
         checks.number("tau", self.tau, least=0, most=1, above=True)
         checks.number("reward_scale", self.reward_scale, least=0, above=True)
         checks.number("centring_rate", self.centring_rate, least=0, most=1)
+        checks.number("slot_rate", self.slot_rate, least=0, most=1)
         checks.number("exploration", self.exploration, least=0)
         checks.number("smoothing", self.smoothing, least=0, above=True)
         for name in ("max_gradient_norm", "max_critic_gradient_norm"):
@@ -155,13 +158,14 @@ class ScoreTD3:
         }
         blank = jnp.zeros(spec.observation_size)
         inputs = self._inputs(layout, blank, jnp.zeros(spec.num_actions), ())
-        critics = self._critics.init(key_critics, *inputs)
+        critics = self._critics(2).init(key_critics, *inputs)
         return ScoreLearner(
             actor=actor,
             target_actor=actor,
             critics=critics,
             target_critics=critics,
             mean_reward=jnp.zeros((), jnp.result_type(float)),
+            slot_value=jnp.zeros((), jnp.result_type(float)),
             updates=jnp.zeros((), jnp.int32),
             actor_optimiser=self._actor_optimiser.init(actor),
             critic_optimiser=self._critic_optimiser.init(critics),
@@ -191,7 +195,7 @@ class ScoreTD3:
     def acting(self, learner: ScoreLearner) -> ScoreLearner:
         """The averaged actor alone."""
         nothing: Any = ()
-        return ScoreLearner(nothing, learner.target_actor, *((nothing,) * 6), layout=learner.layout)
+        return ScoreLearner(nothing, learner.target_actor, *((nothing,) * 7), layout=learner.layout)
 
     def preferences(self, learner: ScoreLearner, observation: jax.Array) -> jax.Array:
         """[2 B] x_0 of the averaged actor's chain without noise: the scores themselves."""
@@ -220,9 +224,10 @@ class ScoreTD3:
             next_scores,
             batch.next_privileged,
         )
-        target = losses.td_target(
-            reward - mean_reward, batch.terminated, jnp.mean(target_q, axis=0), self.discount
+        next_value, slot_value = self._slot_by_slot(
+            jnp.mean(target_q, axis=0), batch, learner.slot_value
         )
+        target = losses.td_target(reward - mean_reward, batch.terminated, next_value, self.discount)
 
         def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
             q = self._q(layout, params, batch.observation, batch.action, batch.privileged)
@@ -255,6 +260,7 @@ class ScoreTD3:
             "actor_loss": actor_loss,
             "q": mean_q,
             "mean_reward": mean_reward,
+            "slot_value": slot_value,
             "score": size,
             "critic_gradient_norm": optax.tree.norm(critic_gradient),
             "actor_gradient_norm": optax.tree.norm(actor_gradient),
@@ -265,6 +271,7 @@ class ScoreTD3:
             critics=critics,
             target_critics=optax.incremental_update(critics, learner.target_critics, self.tau),
             mean_reward=mean_reward,
+            slot_value=slot_value,
             updates=learner.updates + 1,
             actor_optimiser=actor_optimiser,
             critic_optimiser=critic_optimiser,
@@ -272,20 +279,39 @@ class ScoreTD3:
         )
         return learner, metrics
 
+    def _slot_by_slot(
+        self, next_value: jax.Array, batch: Transition, slot_value: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """[M] V(s') less its own average where s' begins a slot, and that average.
+
+        Queues are long at a slot's end and short at its start, so V jumps there, and no state
+        tells which task will be the slot's last: the jump is most of the noise in a target.
+        No decision changes when slots begin, so a constant taken off there changes no
+        preference. The simulator's turn falls where a slot begins.
+        """
+        if batch.privileged == ():
+            return next_value, slot_value
+        begins = batch.next_privileged.turn < batch.privileged.turn
+        count = jnp.sum(begins)
+        mean = jnp.sum(jnp.where(begins, next_value, 0)) / jnp.maximum(count, 1)
+        rate = jnp.where(count > 0, self.slot_rate, 0)
+        slot_value += rate * (mean - slot_value)
+        return next_value - jnp.where(begins, slot_value, 0), slot_value
+
     def _gain(
         self, layout: Layout, critics: Any, batch: Transition, scores: jax.Array, key: jax.Array
     ) -> jax.Array:
-        """[M] what the actor climbs: E Q(s, scores + noise), scores [M, 2 B].
+        """[M] what the actor climbs: E Q_1(s, scores + noise), scores [M, 2 B].
 
-        Its gradient is followed through the critics, or estimated from their values alone at
-        ``candidates`` points, in opposite pairs: E[Q ξ]/σ (Williams 1992; the pairs are those
-        of Salimans et al. 2017). A server that enters the set makes the value jump, and only
-        the second sees a jump.
+        One of the critics is enough, as in TD3. The gradient is followed through it, or
+        estimated from its values alone at ``candidates`` points, in opposite pairs: E[Q ξ]/σ
+        (Williams 1992; the pairs are those of Salimans et al. 2017). A server that enters the
+        set makes the value jump, and only the second way sees a jump.
         """
+        first = jax.tree.map(lambda leaf: leaf[:1], critics)
 
         def q_of(scores: jax.Array) -> jax.Array:
-            q = self._q(layout, critics, batch.observation, scores, batch.privileged)
-            return jnp.mean(q, axis=0)
+            return self._q(layout, first, batch.observation, scores, batch.privileged)[0]
 
         if self.candidates == 0:
             noise = jax.random.normal(key, scores.shape, scores.dtype)
@@ -316,9 +342,10 @@ class ScoreTD3:
         scores: jax.Array,
         privileged: Any,
     ) -> jax.Array:
-        """[2, ...] the critics' values of scores [..., 2 B] at observations [..., S]."""
+        """[C, ...] the values that C critics give scores [..., 2 B] at observations [..., S]."""
         inputs = self._inputs(layout, observation, scores, privileged)
-        q: Any = self._critics.apply(critics, *inputs)
+        copies = jax.tree.leaves(critics)[0].shape[0]
+        q: Any = self._critics(copies).apply(critics, *inputs)
         return q[..., 0]
 
     def _inputs(
@@ -360,9 +387,8 @@ class ScoreTD3:
             bound=self.bound,
         )
 
-    @property
-    def _critics(self) -> StackedPooledMLP:
-        return StackedPooledMLP(self.critic_hidden, 1, self.activation, self.layer_norm)
+    def _critics(self, copies: int) -> StackedPooledMLP:
+        return StackedPooledMLP(self.critic_hidden, 1, self.activation, self.layer_norm, copies)
 
     @property
     def _critic_optimiser(self) -> optax.GradientTransformation:

@@ -38,7 +38,9 @@ def test_every_input_counts():
 
 
 def test_parameters_do_not_depend_on_the_number_of_servers():
-    few, many = (NETWORK.init(jax.random.key(1), *inputs(n)) for n in (3, 50))
+    few, many = (
+        jax.eval_shape(NETWORK.init, jax.random.key(1), *inputs(servers)) for servers in (3, 50)
+    )
     assert jax.tree.map(jnp.shape, few) == jax.tree.map(jnp.shape, many)
 
 
@@ -58,14 +60,13 @@ def test_copies_are_networks_of_their_own():
 
 
 def test_value_and_its_gradient_cost_in_proportion_to_the_servers():
+    def value(params, servers, shared, weight):
+        wait, serve = servers[:, 0], jnp.exp(servers[:, 1])
+        return NETWORK.apply(params, servers, shared, weight + sparse_split(wait, serve))[0]
+
     def flops(servers):
-        arguments = inputs(servers)
-        params = NETWORK.init(jax.random.key(1), *arguments)
-
-        def value(params, servers, shared, weight):
-            wait, serve = servers[:, 0], jnp.exp(servers[:, 1])
-            return NETWORK.apply(params, servers, shared, weight + sparse_split(wait, serve))[0]
-
+        arguments = jax.eval_shape(lambda: inputs(servers))
+        params = jax.eval_shape(NETWORK.init, jax.random.key(1), *arguments)
         compiled = jax.jit(jax.grad(value)).lower(params, *arguments).compile()
         return compiled.cost_analysis()["flops"]
 
