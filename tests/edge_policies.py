@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -28,20 +29,19 @@ class Case:
     preset: str | None
     options: tuple[tuple[str, Any], ...] = ()
 
+    @functools.cache  # noqa: B019 - the cases are few and live as long as the tests
     def policy(self, seed: int = 0) -> Policy:
         """The policy with random parameters; scores are of the size of trained ones."""
         setting = Setting(self.env, self.preset, 0, tuple(sorted(self.options)))
         env, params = setting.make()
         spec = make_spec(env, params)
-        learner = self.agent.init(jax.random.key(seed), spec)
+        learner = jax.jit(self.agent.init, static_argnums=1)(jax.random.key(seed), spec)
         return Policy(self.agent, learner, spec, setting, type(self.agent).__name__.lower())
 
 
 # One of each action mode, of each information model, allocation rule and kind of network.
 CASES = {
-    "one_server": Case(
-        DSAC(hidden=SMALL, judged_chains=3, denoising_steps=2, predict="noise"), SINGLE, "lad-ts"
-    ),
+    "one_server": Case(DSAC(hidden=SMALL, judged_chains=3, denoising_steps=2), SINGLE, "lad-ts"),
     "one_server_places": Case(
         DSAC(hidden=SMALL, start="last", places=64, judged_chains=0, denoising_steps=2),
         SINGLE,
@@ -84,23 +84,33 @@ CASES = {
 }
 
 
-def states(policy: Policy, steps: int, seed: int = 0) -> Any:
-    """[steps, ...] states of one environment in which random decisions are taken."""
+@functools.cache
+def visited(name: str, steps: int = 400) -> tuple[Any, np.ndarray, list[Queues], list[Task]]:
+    """A case's states and observations [steps, ...], and what the runtime is told in each."""
+    policy = CASES[name].policy()
+    seen, observed = states(policy, steps)
+    return (seen, observed, *situations(policy, seen))
+
+
+def states(policy: Policy, steps: int, seed: int = 0) -> tuple[Any, np.ndarray]:
+    """[steps, ...] states of an environment in which random decisions are taken, and what a
+    policy observes in them, [steps, S]."""
     env, params = policy.setting.make()
     space = env.action_space(params)
 
-    def step(state: Any, key: jax.Array) -> tuple[Any, Any]:
+    def step(carry: Any, key: jax.Array) -> tuple[Any, Any]:
         key_action, key_env = jax.random.split(key)
-        _, following, *_ = env.step(key_env, state, space.sample(key_action), params)
-        return following, state
+        _, state = carry
+        observation, following, *_ = env.step(key_env, state, space.sample(key_action), params)
+        return (observation, following), carry
 
     def run(key: jax.Array) -> Any:
         key_reset, key_steps = jax.random.split(key)
-        _, state = env.reset(key_reset, params)
-        state = jax.tree.map(jnp.asarray, state)
-        return jax.lax.scan(step, state, jax.random.split(key_steps, steps))[1]
+        start = jax.tree.map(jnp.asarray, env.reset(key_reset, params))
+        return jax.lax.scan(step, start, jax.random.split(key_steps, steps))[1]
 
-    return jax.jit(run)(jax.random.key(seed))
+    observations, seen = jax.jit(run)(jax.random.key(seed))
+    return seen, np.asarray(observations)
 
 
 def situations(policy: Policy, visited: Any) -> tuple[list[Queues], list[Task]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edge_policies import CASES, situations, states
+from edge_policies import visited
 from packaging.requirements import Requirement
 
 from jaxmec.deploy import onnx
@@ -103,7 +103,7 @@ def plain(part):
 
 def test_a_bundle_decides_the_same_at_the_edge(installed, bundle):
     path = bundle("subset")
-    queues, tasks = situations(CASES["subset"].policy(), states(CASES["subset"].policy(), 100))
+    _, _, queues, tasks = visited("subset")
     asked = [(plain(entry), plain(task)) for entry, task in zip(queues, tasks, strict=True)]
     code = """
 import json, sys

@@ -170,6 +170,7 @@ def test_nothing_else_is_ever_replaced(tmp_path):
     assert not is_bundle(mine)
 
 
+@pytest.mark.slow
 def test_one_step_instead_of_many(tmp_path):
     """A student of one step decides nearly as its teacher; the difference is measured."""
     case = Case(
