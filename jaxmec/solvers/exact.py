@@ -129,6 +129,7 @@ def solve_exact(
     if problem == "single" and not np.all((plan == 0) | (plan == 1)):
         raise ValueError("incumbent must name one server a task, got a task that is split")
     known = play(network, window, plan)
+    plan = plan / plan.sum(axis=1, keepdims=True)  # as `play` reads it
     program = _Formulation(network, window, problem, float(known.sum()))
     result = program.solve(time_limit, gap)
     status = STATUS.get(result.status, f"status {result.status}")

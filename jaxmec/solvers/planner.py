@@ -25,6 +25,7 @@ from jaxmec.solvers.window import Window, check_problem
 Array = Any
 
 ENUMERATED_SERVERS = 5  # up to here a set is replaced by any of the 2^B − 1, above by neighbours
+SHAKEN_TASKS = 4  # at least, on average: one alone would be put back where it was
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PlannerConfig:
     sweeps: int = 2  # of the coordinate search over all tasks, a round
     gradient_steps: int = 40  # on the shifts, a round; 0 where a task takes one server
     step_size: float = 0.05  # of the first gradient step, in mean make-spans; it decays to 0
-    shaken: float = 0.05  # share of the tasks whose set is drawn anew between rounds; two at least
+    shaken: float = 0.05  # share of the tasks whose set is drawn anew between rounds
 
     def __post_init__(self) -> None:
         for name in ("restarts", "rounds", "sweeps", "gradient_steps"):
@@ -101,8 +102,7 @@ def plan(
     queues = _start(window, network)
     first = _greedy(network, queues, rows, problem)
     tasks = jnp.maximum(jnp.sum(rows.counts), 1)
-    # One task alone would be put back by the search; two may find another way together.
-    shaken = jnp.clip(config.shaken, jnp.minimum(2 / tasks, 1), 1)
+    shaken = jnp.clip(config.shaken, jnp.minimum(SHAKEN_TASKS / tasks, 1), 1)
 
     key_start, key_rounds = jax.random.split(key)
     plans = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.restarts), first)

@@ -206,6 +206,8 @@ def play(
     if np.any(wrong):
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(f"fraction[{row}] must be a split summing to 1, got {fraction[row]}")
+    # Single precision sums to 1 within rounding: without this a plan would keep the difference.
+    fraction = fraction / np.where(counts, fraction.sum(axis=1), 1)[:, None]
     selected = fraction > 0 if selected is None else np.asarray(selected, bool)
     makespan = np.full(counts.size, np.nan)
     for k in np.flatnonzero(counts).tolist():
