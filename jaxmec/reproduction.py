@@ -170,6 +170,7 @@ CLAIMS: tuple[Claim, ...] = (
             ("weighted-coin", "the coin weighted by capacity"),
             ("stochastic-coordination", "stochastic coordination"),
             ("shortest-delay-all", "the shortest delay with B x the own work"),
+            ("marginal-delay", "marginal delay, our own rule on the same prices"),
         )
     ),
     Claim(

@@ -98,6 +98,7 @@ def test_our_settings_know_no_more_than_a_station_can(name):
             uplink=jnp.where(others, 0.3, state.queues.uplink),
         ),
         time=state.time + 5,
+        history=jax.tree.map(lambda rows: jnp.where(others[:, None], 3.0, rows), state.history),
     )
 
     @jax.jit

@@ -1,6 +1,9 @@
 """Claims against made-up measurements: yes, no, not decided, and the page that says so."""
 
 import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
 
 import measured
 import numpy as np
@@ -10,7 +13,7 @@ from jaxmec import reproduction
 from jaxmec.reproduction import CLAIMS, NO, OPEN, YES, Claim, check
 from jaxmec.studies import SIZES, STUDIES, find_study
 
-METHODS = find_study("amcoedge-methods", "short")
+METHODS = dataclasses.replace(find_study("amcoedge-methods", "short"), seeds=3)
 LEVELS = {entry.label: 0.3 for entry in METHODS.entries}
 POLES = find_study("cartpole", "short")
 
@@ -122,11 +125,12 @@ def test_every_study_names_what_there_is(name, size):
 
 
 def test_studies_of_amcoedge_share_their_common_setting():
-    for size in SIZES:
+    """All of it at full size; in short, whose sweeps train for less, what does not learn."""
+    for size, shared in (("full", 5), ("short", 3)):
         base = {cell.folder for cell in find_study("amcoedge-methods", size).cells}
         for name in ("deadline", "probability", "tasks", "capacities"):
             sweep = {cell.folder for cell in find_study(f"amcoedge-{name}", size).cells}
-            assert len(base & sweep) >= 5, (name, size)
+            assert len(base & sweep) >= shared, (name, size)
 
 
 def test_a_wrong_name_suggests_the_right_one():
@@ -161,3 +165,20 @@ def test_the_page_says_what_was_measured_where_and_what_was_not(tmp_path, monkey
     assert "| **not measured** | - | - | - | - | - | ddrl-ats is not finished |" in line
     figures = [word.split(")")[0] for word in text.split("](")[1:]]
     assert figures and all((file.parent / figure).is_file() for figure in figures)
+
+
+def test_jobs_share_out_every_cell_once_and_evenly():
+    path = Path(__file__).parents[1] / "train" / "reproduction.py"
+    spec = importlib.util.spec_from_file_location("train_reproduction", path)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    plans = [find_study(name, "short") for name in STUDIES]
+    cells = {cell.folder: cell for plan in plans for cell in plan.cells}
+    for jobs in (1, 2, 5):
+        shares = script.shares(plans, jobs)
+        assert len(shares) == jobs
+        assert sorted(folder for share in shares for folder in share) == sorted(cells)
+        loads = [sum(cells[folder].work for folder in share) for share in shares]
+        assert max(loads) - min(loads) <= max(cell.work for cell in cells.values())
+    assert script.shares(plans, 2) == script.shares(plans, 2)  # every worker counts alike

@@ -10,6 +10,7 @@ from jaxmec.envs.offloading import INFORMATION, View
 from jaxmec.mec import QueueState, Task, offload, water_filling
 from jaxmec.mec.offload import service_time, waiting_time
 from jaxmec.schedulers import SCHEDULERS, find_scheduler
+from jaxmec.schedulers.static import best_sets
 
 MULTI = "MultiServerOffloading-v0"
 
@@ -20,7 +21,7 @@ def _view(key, env, origin=0, queues=None):
     queues = queues or QueueState(
         backlog=5 * numbers[0], inflight=5 * numbers[1], uplink=0.2 * numbers[2]
     )
-    return View(Task(origin, 3.0, 0.6, 0.0), queues, jnp.zeros(()), None)
+    return View(Task(origin, 3.0, 0.6, 0.0), queues, jnp.zeros(()), None, jnp.zeros((), jnp.int32))
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -67,6 +68,75 @@ def test_a_scheduler_of_slot_start_information_cannot_tell_what_it_may_not_see(n
         selected, _ = scheduler.decide(params, view, scheduler.init_memory(params), key)
         splits.append(env.place(selected, one, params)[0].fraction)
     np.testing.assert_array_equal(*splits)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, rule in SCHEDULERS.items() if rule.information == "local"]
+)
+def test_a_scheduler_of_local_information_cannot_tell_what_the_others_did(name):
+    scheduler = SCHEDULERS[name]
+    env, params = jaxmec.make(
+        *(MULTI,),
+        information="local",
+        action="mask",
+        allocate=scheduler.allocate,
+        allocation_information="seen",
+    )
+    _, state = env.reset(jax.random.key(0), params)
+    own = jnp.arange(5) == state.task.origin
+    hidden = state._replace(
+        queues=state.queues.replace(
+            inflight=jnp.arange(5.0) + 1,
+            uplink=jnp.where(own, state.queues.uplink, 0.4),
+        ),
+        time=state.time + 7,
+    )
+    splits = []
+    for one in (state, hidden):
+        view = env.view(one, params)
+        selected, _ = scheduler.decide(
+            params, view, scheduler.init_memory(params), jax.random.key(3)
+        )
+        splits.append(env.place(selected, one, params)[0].fraction)
+    np.testing.assert_array_equal(*splits)
+
+
+def test_marginal_delay_keeps_a_large_task_off_the_server_of_many_small_ones():
+    """Two equal servers, both never drained; the first has had nine tasks of ten."""
+    _, params = jaxmec.make(
+        *("SingleServerOffloading-v0",),
+        preset="fdedge",
+        information="local",
+        capacity=(10.0, 10.0),
+        rate=(1e9, 1e9),
+        slots=20,
+    )
+    scheduler = find_scheduler("marginal-delay")
+    queues = QueueState(
+        backlog=jnp.array([100.0, 120.0]), inflight=jnp.zeros(2), uplink=jnp.zeros(2)
+    )
+    tasks, work = scheduler.init_memory(params)
+    memory = (tasks.at[0].set(jnp.array([900.0, 100.0])), work.at[0].set(jnp.array([500.0, 500.0])))
+    chosen = {}
+    for size in (0.01, 10.0):
+        view = View(Task(-1, size, size, 0.0), queues, jnp.zeros(()), None, jnp.asarray(10))
+        selected, after = scheduler.decide(params, view, memory, jax.random.key(0))
+        chosen[size] = int(jnp.argmax(selected))
+        assert float(jnp.sum(after[0] - memory[0])) == 1
+        assert float(jnp.sum(after[1] - memory[1])) == pytest.approx(size, rel=1e-3)
+    assert chosen == {0.01: 0, 10.0: 1}
+
+
+def test_the_best_fixed_sets_beat_what_they_start_from_and_keep_to_their_station():
+    options = {"slots": 3, "capacity": (10.0, 20.0, 30.0), "rate": (400.0, 425.0, 450.0)}
+    env, params = jaxmec.make(
+        MULTI, action="mask", allocate="water_filling", allocation_information="seen", **options
+    )
+    table = np.asarray(best_sets(env, params))
+    assert table.shape == (4, 3) and table.any(axis=1).all()
+    report = jaxmec.evaluate("static-sets", episodes=20, seed=5, **options)
+    everybody = jaxmec.evaluate("water-filling", episodes=20, seed=5, **options)
+    assert report.mean("makespan") < everybody.mean("makespan")
 
 
 def test_asking_for_less_than_a_rule_needs_is_an_error():
