@@ -182,8 +182,11 @@ def _train(words: Sequence[str]) -> int:
     run = parsed.run
     if run.resume and run.out is None:
         raise UsageError("--resume needs --out, the directory of the run to go on with")
+    trained = parsed.agent
+    if hasattr(trained, "k") and parsed.choices.k != trained.k:  # known to both
+        trained = dataclasses.replace(trained, k=parsed.choices.k)
     result = jaxmec.train(
-        PerStation(parsed.agent) if per_station else parsed.agent,
+        PerStation(trained) if per_station else trained,
         name=f"{row.name} (published)" if published else row.name,
         env=env,
         preset=None if env == "CartPole-v1" else parsed.where.preset,
@@ -216,7 +219,7 @@ class SingleChoices:
     """What the scheduler sees."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, times or expected (the most)
+    features: str = "queues"  # published (the least), queues, times, expected or priced
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
     privileged: bool = False  # tell the critics, while they learn, what the simulator knows
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
@@ -227,7 +230,7 @@ class MultiChoices:
     """What the scheduler sees, and who splits a task."""
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, times or expected (the most)
+    features: str = "queues"  # published (the least), queues, times, expected or priced
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
     action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
     k: int = 3  # servers that an action top_k names

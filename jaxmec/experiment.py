@@ -287,6 +287,8 @@ def train(
     each = dataclasses.replace(each, **agent_options)  # type: ignore[type-var]
     agent = agents.PerStation(each) if isinstance(agent, agents.PerStation) else each
     chosen |= {k: v for k, v in options.items() if k in of_env - of_agent - of_config}
+    if "k" in agent_options:  # how many servers top-k names is known to both
+        chosen["k"] = agent_options["k"]
     chosen |= dict(env_options or {})
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())))
     environment, params = setting.make()

@@ -154,3 +154,20 @@ def test_options_reach_the_agent_of_every_station(tmp_path):
     np.testing.assert_array_equal(policy(observations), result.policy(observations))
     assert policy(observations[0]).shape == (3,)
     np.testing.assert_array_equal(policy(observations[0]), policy(observations)[0])
+
+
+def test_k_is_known_to_the_agent_and_to_the_environment():
+    small = {"steps": 600, "num_envs": 4, "prefill": 100, "batch_size": 16, "buffer_size": 400}
+    result = jaxmec.train(
+        *("smcoedge",),
+        k=2,
+        slots=2,
+        hidden=(8,),
+        eval_every=400,
+        eval_episodes=1,
+        progress=False,
+        **small,
+    )
+    assert result.agent.k == 2 and dict(result.setting.options)["k"] == 2
+    env, _ = result.setting.make()
+    assert env.action_space().shape == (2,)

@@ -21,14 +21,14 @@ class TopKDQN(QLearning):
     The value of the j-th server chosen is drawn to r + γ times the j-th largest value of the
     next state. Fields, errors and algorithm are those of
     :class:`jaxmec.agents.q_learning.QLearning`; the environment's action is "top_k" with the
-    same ``servers``.
+    same ``k``.
     """
 
-    servers: int = static(default=3)  # k, servers that one task is split among, 1..B
+    k: int = static(default=3)  # servers that one task is split among, 1..B
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole("servers", self.servers, least=1)
+        checks.whole("k", self.k, least=1)
 
     def greedy(self, q: jax.Array) -> jax.Array:
         """[k] int32, the servers of the largest values [B], the largest first.
@@ -36,15 +36,15 @@ class TopKDQN(QLearning):
         Raises:
             ValueError: more servers than there are.
         """
-        if self.servers > q.shape[-1]:
+        if self.k > q.shape[-1]:
             raise ValueError(
-                f"servers must be at most the number of servers, {q.shape[-1]}, got {self.servers}"
+                f"k must be at most the number of servers, {q.shape[-1]}, got {self.k}"
             )
-        return jax.lax.top_k(q, self.servers)[1].astype(jnp.int32)
+        return jax.lax.top_k(q, self.k)[1].astype(jnp.int32)
 
     def random(self, key: jax.Array, num_actions: int) -> jax.Array:
         """[k] int32, any k different servers in any order."""
-        return jax.random.permutation(key, num_actions)[: self.servers].astype(jnp.int32)
+        return jax.random.permutation(key, num_actions)[: self.k].astype(jnp.int32)
 
     def taken(self, q: jax.Array, action: jax.Array) -> jax.Array:
         """[M, k] the values, of [M, B], of the servers chosen [M, k]."""

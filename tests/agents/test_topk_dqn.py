@@ -26,7 +26,7 @@ def batch():
 
 @pytest.mark.parametrize("double", [False, True])
 def test_the_jth_next_value_is_the_target_of_the_jth_server(batch, double):
-    agent = TopKDQN(servers=2, hidden=(16,), double=double, discount=0.9)
+    agent = TopKDQN(k=2, hidden=(16,), double=double, discount=0.9)
     learner, other = (agent.init(key, SPEC) for key in jax.random.split(jax.random.key(0)))
     learner = learner._replace(target_critic=other.target_critic)
     q_of = MLP((16,), 4, agent.activation, agent.layer_norm).apply
@@ -50,12 +50,12 @@ def test_the_jth_next_value_is_the_target_of_the_jth_server(batch, double):
 
 
 def test_it_acts_on_the_largest_values_the_largest_first():
-    agent = TopKDQN(servers=3, hidden=(16,))
+    agent = TopKDQN(k=3, hidden=(16,))
     np.testing.assert_array_equal(agent.greedy(jnp.array([0.1, 3.0, -1.0, 2.0])), [1, 3, 0])
 
 
 def test_exploring_it_tries_every_set_and_names_no_server_twice():
-    agent = TopKDQN(servers=2, hidden=(16,))
+    agent = TopKDQN(k=2, hidden=(16,))
     learner = agent.init(jax.random.key(0), SPEC)
     act = jax.jit(jax.vmap(lambda key: agent.act(learner, (), jnp.zeros(3), key, True)[0]))
     actions = np.sort(np.asarray(act(jax.random.split(jax.random.key(1), 2000))), axis=1)
@@ -68,7 +68,7 @@ def test_with_one_server_it_is_dqn(batch):
     from jaxmec.agents import DQN
 
     fields = {"hidden": (16,), "discount": 0.9}
-    one, plain = TopKDQN(servers=1, **fields), DQN(**fields)
+    one, plain = TopKDQN(k=1, **fields), DQN(**fields)
     learner = plain.init(jax.random.key(0), SPEC)
     ranked = batch._replace(action=batch.action[:, :1])
     single = batch._replace(action=batch.action[:, 0])
@@ -79,16 +79,14 @@ def test_with_one_server_it_is_dqn(batch):
 
 
 def test_more_servers_than_there_are_is_an_error():
-    with pytest.raises(
-        ValueError, match=r"servers must be at most the number of servers, 4, got 5"
-    ):
-        TopKDQN(servers=5).greedy(jnp.zeros(4))
-    with pytest.raises(ValueError, match="servers must be a whole number of at least 1, got 0"):
-        TopKDQN(servers=0)
+    with pytest.raises(ValueError, match="k must be at most the number of servers, 4, got 5"):
+        TopKDQN(k=5).greedy(jnp.zeros(4))
+    with pytest.raises(ValueError, match="k must be a whole number of at least 1, got 0"):
+        TopKDQN(k=0)
 
 
 def test_the_published_target_is_copied_at_its_period_alone(batch):
-    agent = TopKDQN(servers=2, hidden=(16,), tau=1.0, target_period=3)
+    agent = TopKDQN(k=2, hidden=(16,), tau=1.0, target_period=3)
     learner = agent.init(jax.random.key(0), SPEC)
     first = jax.tree.leaves(learner.target_critic)
     update = jax.jit(agent.update)
