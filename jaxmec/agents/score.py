@@ -87,7 +87,7 @@ class ScoreTD3:
     tau: float = 0.01  # share that the targets take per update, in (0, 1]
     reward_scale: float = 0.1  # what a reward counts as 1, > 0
     centring_rate: float = 1e-3  # of the mean reward that is taken off, in [0, 1]; 0: nothing is
-    slot_rate: float = 0.02  # of the average of V where slots begin, in [0, 1]; 0: none
+    slot_rate: float = 0.0  # of the average of V where slots begin, in [0, 1]; 0: none is taken
     exploration: float = 0.2  # standard deviation of the noise on each score, >= 0
     smoothing: float = 0.2  # the same within the actor's and the critics' losses, > 0
     max_gradient_norm: float = 1.0  # longer gradients of the actor are scaled down to it, > 0
