@@ -133,7 +133,41 @@ SHORT_AMCOEDGE: dict[str, Any] = {"seeds": 3, "steps_scale": 0.25, "episodes": 2
 STUDIES: dict[str, dict[str, Study]] = {
     "amcoedge-methods": {
         "full": AMCOEDGE_METHODS,
-        "short": dataclasses.replace(AMCOEDGE_METHODS, seeds=5, episodes=20),
+        # Without the critics over scores, which take longer than all the others together.
+        "short": dataclasses.replace(
+            AMCOEDGE_METHODS,
+            methods=tuple(e for e in AMCOEDGE_METHODS.methods if e.name != "ddrl-amsa-score"),
+            seeds=5,
+            episodes=20,
+        ),
+    },
+    "lad-ts-methods": {
+        "full": LAD_TS_METHODS,
+        "short": dataclasses.replace(
+            LAD_TS_METHODS,
+            methods=_ours(*SINGLE),
+            seeds=3,
+            steps_scale=0.75,
+            episodes=5,
+        ),
+    },
+    "cartpole": {
+        "full": CARTPOLE,
+        "short": dataclasses.replace(CARTPOLE, seeds=3, steps_scale=0.6, episodes=20),
+    },
+    "cartpole-ablation": {
+        "full": CARTPOLE_ABLATION,
+        "short": dataclasses.replace(
+            CARTPOLE_ABLATION,
+            methods=tuple(
+                entry
+                for entry in CARTPOLE_ABLATION.methods
+                if entry.label in ("dsac", "sac", "sac, 4 x the steps", "K = 1", "noise, none")
+            ),
+            seeds=3,
+            steps_scale=0.2,
+            episodes=20,
+        ),
     },
     "amcoedge-deadline": _sweep(
         "deadline",
@@ -183,34 +217,6 @@ STUDIES: dict[str, dict[str, Study]] = {
             reference="water-filling-full",
             sweep=sweep_over("servers", (3, 5), "amcoedge"),
             **SHORT_AMCOEDGE,
-        ),
-    },
-    "lad-ts-methods": {
-        "full": LAD_TS_METHODS,
-        "short": dataclasses.replace(
-            LAD_TS_METHODS,
-            methods=_ours(*SINGLE),
-            seeds=3,
-            steps_scale=0.75,
-            episodes=5,
-        ),
-    },
-    "cartpole": {
-        "full": CARTPOLE,
-        "short": dataclasses.replace(CARTPOLE, seeds=3, steps_scale=0.6, episodes=20),
-    },
-    "cartpole-ablation": {
-        "full": CARTPOLE_ABLATION,
-        "short": dataclasses.replace(
-            CARTPOLE_ABLATION,
-            methods=tuple(
-                entry
-                for entry in CARTPOLE_ABLATION.methods
-                if entry.label in ("dsac", "sac", "sac, 4 x the steps", "K = 1", "noise, none")
-            ),
-            seeds=3,
-            steps_scale=0.2,
-            episodes=20,
         ),
     },
 }
