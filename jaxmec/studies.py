@@ -33,7 +33,13 @@ RAND_TRUE = Entry(
     "local-plus-random", (("allocation_information", "true"),), "RandCoEdge (published)"
 )
 AMCOEDGE_RULES = _ours(
-    "static-sets", "water-filling", "local-plus-random", "random-subset", "weighted-coin"
+    "shortest-delay",
+    "shortest-delay-own",
+    "static-sets",
+    "water-filling",
+    "local-plus-random",
+    "random-subset",
+    "weighted-coin",
 )
 LAD_TS_RULES = _ours(
     "opt-ts",
