@@ -73,6 +73,8 @@ def learning_curves(
     references: Mapping[str, float] | None = None,
     xlabel: str = "environment steps",
     title: str = "",
+    log_steps: bool = False,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """One line a method: the mean over seeds, its 95 % interval shaded.
 
@@ -83,6 +85,9 @@ def learning_curves(
         references: horizontal lines in the unit of the values, by name.
         xlabel: what the steps are.
         title: above the axes; empty for none.
+        log_steps: a logarithmic axis of steps, for curves of very different lengths; what
+            was measured before the first step is left out.
+        limits: the least and the largest value shown; all of them by default.
 
     Raises:
         ValueError: no curves.
@@ -93,18 +98,21 @@ def learning_curves(
     with _styled() as (Figure, ticker):
         figure = Figure(figsize=(7.0, 4.0))
         axes = figure.add_subplot()
+        alpha = 0.2 if len(curves) <= 6 else 0.07  # many bands must not hide the lines
         for (name, curve), (dash, colour) in zip(curves.items(), _line_styles(), strict=False):
             steps = curve.steps
             finite = np.where(np.isfinite(curve.values), curve.values, np.nan)
             mean, half = mean_interval(finite)
             lone = "o" if steps.size == 1 else ""  # a line through one point shows nothing
             axes.plot(steps, mean, dash, color=colour, label=_legend_name(name), marker=lone)
-            axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
+            axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=alpha, lw=0)
         for (name, value), dash in zip((references or {}).items(), cycle(DASHES[1:]), strict=False):
             axes.axhline(value, color="black", lw=1, ls=dash, label=name)
+        if log_steps:
+            axes.set_xscale("log", nonpositive="mask")
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         axes.margins(x=0.01)
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title, ylim=limits)
         figure.legend(loc="outside right upper", title=_interval_note(curves), alignment="left")
     return figure
 

@@ -171,6 +171,7 @@ def figures(outcome: Outcome) -> dict[str, Figure]:
                     ylabel=f"{metric.title}, evaluated",
                     references=others,
                     title=str(place),
+                    **_view(learnt, others, metric.smaller_is_better, study.metric),
                 )
             drawn[f"comparison_{name}"] = plots.comparison_bars(
                 {report.name: report.samples(study.metric) for report in table.by_metric},
@@ -185,6 +186,20 @@ def figures(outcome: Outcome) -> dict[str, Figure]:
             title=study.name,
         )
     return drawn
+
+
+def _view(
+    learnt: list[Result], others: dict[str, float], smaller_is_better: bool, metric: str
+) -> dict[str, Any]:
+    """Where a cost falls by orders of magnitude, the range that the methods end in; and steps
+    on a logarithmic axis where some train ten times as long as others."""
+    ends = [float(np.nanmean(_curve(r, metric).values[:, -1])) for r in learnt]
+    lengths = [float(_curve(r, metric).steps[-1]) for r in learnt]
+    view: dict[str, Any] = {"log_steps": max(lengths) >= 10 * min(lengths)}
+    shown = [value for value in (*ends, *others.values()) if np.isfinite(value)]
+    if smaller_is_better and shown and min(shown) > 0:
+        view["limits"] = (0.85 * min(shown), 1.6 * float(np.median(shown)))
+    return view
 
 
 def _curve(result: Result, metric: str) -> plots.Curve:
