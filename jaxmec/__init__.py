@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxmec.agents import DQN, DSAC, SAC
+    from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
     from jaxmec.envs import ENVIRONMENTS, PRESETS, make, to_gymnasium
     from jaxmec.experiment import Policy, Report, TrainResult, evaluate, load_policy, train
     from jaxmec.methods import METHODS
@@ -31,8 +31,10 @@ __all__ = [
     "PRESETS",
     "SAC",
     "SCHEDULERS",
+    "PerStation",
     "Policy",
     "Report",
+    "TopKDQN",
     "TrainConfig",
     "TrainResult",
     "evaluate",
@@ -45,7 +47,7 @@ __all__ = [
 # The public names are loaded at their first use: importing gymnax starts JAX's backends and
 # matplotlib, and who imports jaxmec may still want to choose devices or join other hosts.
 _HOMES = {
-    "agents": ("DQN", "DSAC", "SAC"),
+    "agents": ("DQN", "DSAC", "SAC", "PerStation", "TopKDQN"),
     "envs": ("ENVIRONMENTS", "PRESETS", "make", "to_gymnasium"),
     "experiment": ("Policy", "Report", "TrainResult", "evaluate", "load_policy", "train"),
     "methods": ("METHODS",),
