@@ -159,7 +159,7 @@ def test_an_update_renews_the_answers_of_its_places_and_no_others(latent):
         np.any(np.asarray(after.latent.answers != learner.latent.answers), axis=1)
     )
     np.testing.assert_array_equal(moved, [2, 7])
-    np.testing.assert_allclose(np.sum(after.latent, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.sum(after.latent.answers, axis=1), 1, rtol=1e-5)
 
 
 def test_the_place_is_no_input_of_the_networks(latent):

@@ -192,7 +192,8 @@ def test_gradient_without_the_critics_slope_agrees_with_theirs(played):
         for n in (0, 64)
     )
     assert jnp.corrcoef(along, without)[0, 1] > 0.95
-    assert jnp.linalg.norm(without) == pytest.approx(jnp.linalg.norm(along), rel=0.1)
+    ratio = float(jnp.linalg.norm(without) / jnp.linalg.norm(along))
+    assert ratio == pytest.approx(1, rel=0.1)
 
 
 def test_where_a_slot_begins_its_usual_value_is_taken_off(played):
