@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from jaxmec.mec import EdgeNetwork, expected_flow, price
 from jaxmec.mec.workload import Moments
 
-
 PRICE = jax.jit(price)
 
 
