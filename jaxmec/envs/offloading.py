@@ -135,7 +135,7 @@ class View(NamedTuple):
     queues: QueueState  # what is seen of them
     progress: jax.Array | None  # [] n/N, how far the station is through its slot
     remaining: Remaining | None  # what the station still has to decide in its slot
-    slot: jax.Array | None = None  # [] int32, which slot of the episode it is: a clock tells
+    slot: jax.Array | None = None  # [] int32, which slot of the episode it is
 
 
 class Privileged(NamedTuple):
@@ -194,6 +194,11 @@ class OffloadingEnvironment(environment.Environment):
             raise ValueError(
                 "information 'slot' needs a workload whose slots are laid out, a TraceWorkload, "
                 f"got {type(params.workload).__name__}"
+            )
+        if features == "priced" and information == "slot_start":
+            raise ValueError(
+                "features 'priced' take what a station has done itself, which information "
+                "'slot_start' does not show; name local, slot or full"
             )
         self.information = information
         for field, flag in (("show_place", show_place), ("privileged", privileged)):
@@ -385,7 +390,8 @@ class OffloadingEnvironment(environment.Environment):
             progress = state.cursor.position.astype(nothing.dtype) / positions
         if self.information in ("slot", "full"):
             remaining = params.workload.remaining(state.cursor)
-        return View(state.task, queues, progress, remaining, state.cursor.slot)
+        slot = None if self.information == "slot_start" else state.cursor.slot
+        return View(state.task, queues, progress, remaining, slot)
 
     def reveal(self, state: OffloadingState, params: OffloadingParams) -> Privileged:
         """What the simulator knows of a state, whatever the information model."""

@@ -358,14 +358,16 @@ def test_an_observation_shows_what_it_should_and_nothing_else(information, what)
     observation, view, _ = look(params, state)
     other_observation, other_view, _ = look(*changed(what, params, state))
     assert same(observation, other_observation) == (what not in SEEN[information])
-    # What the schedulers and the allocation are built from, likewise.
-    assert same(view, other_view) == (what not in SEEN[information])
+    # What the schedulers and the allocation are built from, likewise; and it has a clock.
+    clock = set() if information == "slot_start" else {"slot"}
+    assert same(view, other_view) == (what not in SEEN[information] | clock)
 
 
 def test_every_field_of_the_state_was_changed_above():
     """A new field must be given its place in `changed`."""
     _, _, state = in_the_middle("full")
-    assert set(state._fields) == {"queues", "sent", "task", "cursor", "time"}
+    assert set(state._fields) == {"queues", "sent", "task", "cursor", "time", "history"}
+    assert state.history == ()  # kept where a reward or a feature takes it: see below
     assert set(state.cursor._fields) == {"slot", "station", "position", "last"}
     assert len(jax.tree.leaves(state.queues)) == 3
 
@@ -923,15 +925,20 @@ def test_k_must_be_a_number_of_servers():
 
 
 def test_what_an_observation_is_made_of():
-    names = {
-        features: [name for name, _ in make(MULTI, features=features)[0].feature_layout()]
-        for features in ("published", "queues", "times", "expected", "priced")
-    }
-    assert names["published"] == ["size", "origin", "backlog"]
-    assert names["queues"] == ["size", "work", "result", "origin", "backlog"]
-    assert names["times"] == [*names["queues"], "wait", "serve", "compute"]
-    assert names["expected"] == [*names["times"], "alike"]
-    assert names["priced"] == [*names["expected"], "charge"]
+    def made_of(features, information="slot_start"):
+        env, _ = make(MULTI, features=features, information=information)
+        return [name for name, _ in env.feature_layout()]
+
+    queues = ["size", "work", "result", "origin", "backlog"]
+    times, expected = ["wait", "serve", "compute"], ["wait", "serve", "compute", "alike"]
+    own = ["inflight", "uplink", "progress"]
+    assert made_of("published") == ["size", "origin", "backlog"]
+    assert made_of("queues") == queues
+    assert made_of("times") == queues + times
+    assert made_of("expected") == queues + expected
+    assert made_of("priced", "local") == [*queues, *own, *expected, "charge"]
+    with pytest.raises(ValueError, match="'priced' take what a station has done itself"):
+        made_of("priced")
     env, params = make(SINGLE, preset="fdedge", features="published", show_place=True)
     layout = env.feature_layout(params)
     assert layout == (("size", 1), ("work", 1), ("origin", 10), ("backlog", 10), ("place", 1))
@@ -970,6 +977,23 @@ def test_the_place_numbers_the_positions_of_an_episode():
     assert seen == sorted(set(seen))
     with pytest.raises(ValueError, match="show_place counts at most"):
         make(SINGLE, preset="lad-ts", show_place=True, slots=100_000)
+
+
+def test_the_price_is_by_the_own_history_and_nobody_elses():
+    env, params = make(SINGLE, preset="lad-ts", information="local", features="priced")
+    _, state = env.reset(jax.random.key(0), params)
+    # With queues everywhere, for a price of nothing is nothing whatever the history.
+    queues = state.queues.replace(backlog=jnp.full(20, 50.0))
+    state = state._replace(queues=queues)
+    own = np.arange(20) == int(state.task.origin)
+    observe = jax.jit(lambda state: env.observe_state(state, params))
+
+    def after(rows):
+        more = jax.tree.map(lambda sent: sent + 3.0 * rows[:, None], state.history)
+        return np.asarray(observe(state._replace(history=more)))
+
+    np.testing.assert_array_equal(after(~own), observe(state))
+    assert np.any(after(own) != observe(state))
 
 
 def test_a_decision_is_charged_for_the_delay_that_it_will_cause():
