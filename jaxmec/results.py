@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from jaxmec.comparison import (
 )
 from jaxmec.statistics import interquartile_interval, interquartile_mean
 from jaxmec.study import Outcome, Place, Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 INTERVALS = (
     "Intervals are of 95 %, over training seeds, or over episodes for what does not learn; "
@@ -142,11 +139,11 @@ def _ratios(outcome: Outcome) -> dict[str, list[np.ndarray]]:
     return {label: ratios[label] for label in order if label in ratios}
 
 
-def figures(outcome: Outcome) -> dict[str, Figure]:
+def figures(outcome: Outcome) -> dict[str, plots.Figure]:
     """The figures of a study, by file name: what a sweep shows, or curves, bars, profiles."""
     study = outcome.study
     metric = METRICS[study.metric]
-    drawn: dict[str, Figure] = {}
+    drawn: dict[str, plots.Figure] = {}
     if study.sweep is not None:
         for preset in study.presets or (outcome.study.places[0].preset,):
             for name in (study.metric, "failed"):
