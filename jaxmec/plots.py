@@ -96,7 +96,7 @@ def learning_curves(
     if not curves:
         raise ValueError("curves is empty; expected at least one")
     with _styled() as (Figure, ticker):
-        figure = Figure(figsize=(7.0, 4.0))
+        figure = Figure(figsize=(7.0, _height([*curves, *(references or {})])))
         axes = figure.add_subplot()
         alpha = 0.2 if len(curves) <= 6 else 0.07  # many bands must not hide the lines
         for (name, curve), (dash, colour) in zip(curves.items(), _line_styles(), strict=False):
@@ -143,7 +143,7 @@ def sweep_curves(
     gap = np.diff(places).min() if places.size > 1 else 1.0
     shifts = np.linspace(-0.15, 0.15, len(curves)) * gap if len(curves) > 1 else [0.0]
     with _styled() as (Figure, _):
-        figure = Figure(figsize=(7.5, max(4.0, 1.2 + 0.22 * len(curves))))
+        figure = Figure(figsize=(7.5, _height(curves)))
         axes = figure.add_subplot()
         for (name, curve), (dash, colour), mark, shift in zip(
             curves.items(), _line_styles(), cycle("osD^v"), shifts, strict=False
@@ -198,7 +198,7 @@ def performance_profiles(
         everything = np.concatenate([np.ravel(values) for values in arrays.values()])
         thresholds = np.linspace(np.nanmin(everything), np.nanpercentile(everything, 99), 201)
     with _styled() as (Figure, _):
-        figure = Figure(figsize=(7.5, max(4.0, 1.2 + 0.22 * len(arrays))))
+        figure = Figure(figsize=(7.5, _height(arrays)))
         axes = figure.add_subplot()
         for (name, values), (dash, colour) in zip(arrays.items(), _line_styles(), strict=False):
             mean, half = mean_interval(performance_profile(values, thresholds))
@@ -332,6 +332,12 @@ def _line_styles() -> Iterator[tuple[str, str]]:
 def _legend_name(name: str) -> str:
     """A name broken into lines, where it is long: the axes need their room."""
     return textwrap.fill(name, 30)
+
+
+def _height(names: Collection[str]) -> float:
+    """Inches that a figure needs for a legend of those names beside it."""
+    lines = sum(_legend_name(name).count("\n") + 1 for name in names)
+    return max(4.0, 1.2 + 0.22 * lines)
 
 
 def _interval_note(curves: Mapping[str, Curve]) -> str:
