@@ -124,7 +124,7 @@ def test_a_policy_meets_only_environments_it_fits(cartpole, amsa):
     with pytest.raises(ValueError, match="trained on CartPole-v1"):
         jaxmec.evaluate(cartpole, env=MULTI)
     with pytest.raises(ValueError, match="observations"):
-        jaxmec.evaluate(amsa, information="local", episodes=1)
+        jaxmec.evaluate(amsa, information="slot_start", episodes=1)
 
 
 def test_a_run_resumed_ends_with_the_same_policy(tmp_path):
