@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from gymnax.environments import spaces
 
 from jaxmec.agents.base import Spec, Transition
 from jaxmec.struct import pytree
@@ -33,6 +34,9 @@ class Walk:
 
     def observation_space(self, params: WalkParams) -> Any:
         return jax.ShapeDtypeStruct((2,), jnp.float32)
+
+    def action_space(self, params: WalkParams) -> spaces.Discrete:
+        return spaces.Discrete(self.num_actions)
 
     def observe(self, state: WalkState) -> jax.Array:
         return jnp.stack([state.time.astype(jnp.float32), state.position])
