@@ -112,7 +112,8 @@ def test_temperature_stays_where_its_rate_is_zero(make, batch):
 def test_exploring_draws_from_the_policy(batch):
     agent = SAC(hidden=(16,))
     learner = agent.init(jax.random.key(0), SPEC)
-    learner = learner._replace(actor=jax.tree.map(lambda x: 4 * x, learner.actor))
+    actor = jax.tree.map(lambda x: 4 * x, learner.actor)
+    learner = learner._replace(actor=actor, judged_actor=actor)
     observation = batch.observation[0]
     keys = jax.random.split(jax.random.key(1), 20_000)
     draw = jax.jit(jax.vmap(lambda key: agent.act(learner, (), observation, key, True)[0]))
