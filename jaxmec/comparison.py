@@ -122,7 +122,7 @@ class Comparison:
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headers and lines, as text that fits a terminal."""
         metric = METRICS[self.metric]
-        headers = ["method", "sees", "waits", "seeds", metric.title, "± 95 %",
+        headers = ["method", "sees", "waits", "seeds", metric.title.removeprefix("mean "), "± 95 %",
                    f"/ {self.reference.name}", "failed"]  # fmt: skip
         lines = [
             [
@@ -145,8 +145,8 @@ class Comparison:
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, header in enumerate(headers):
             justify: Any = "left" if index < 3 else "right"
-            # A method's name is what a reader looks for: it is not broken.
-            table.add_column(header, justify=justify, overflow="fold", no_wrap=index == 0)
+            # Names are what a reader looks for: they are not broken.
+            table.add_column(header, justify=justify, overflow="fold", no_wrap=index < 2)
         for line in lines:
             table.add_row(*line)
         return table

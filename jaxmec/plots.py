@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Okabe and Ito, "Color universal design" (2008), told apart with any colour vision. Their
 # yellow is left out, too faint on white, and black is kept for references.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", "-.", ":")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (9, 3)), (0, (6, 2, 1, 2, 1, 2)))
 FORMATS = ("png", "svg", "pdf")
 
 _STYLE: Any = {

@@ -54,7 +54,7 @@ class Options:
     out: Path = Path("runs/ddrl-amsa")  # where everything goes
     seeds: int = 5  # training seeds of the model-free part, side by side
     steps: int = 100_000  # decisions that each of them trains on
-    pathwise_seeds: int = 2  # training seeds of the part through the simulator
+    pathwise_seeds: int = 3  # training seeds of the part through the simulator
     pathwise_updates: int = 500  # gradient updates that each of them makes
     episodes: int = 20  # episodes to compare on, the same for all
     progress: bool = True  # show a progress display
