@@ -275,9 +275,9 @@ class Cell:
         """How much there is to do, about in gradient updates of one step of denoising."""
         if self.config is None:
             return 10.0 * self.episodes
-        if isinstance(self.config, PathwiseConfig):  # about 100 decisions cost such an update
+        if isinstance(self.config, PathwiseConfig):  # about 300 decisions cost such an update
             denoising = max(1, self.identity["denoising_steps"])
-            return self.seeds * self.config.total_steps / 100 * denoising
+            return self.seeds * self.config.total_steps / 300 * denoising
         vectorised = (self.config.total_steps - self.config.prefill_steps) / self.config.num_envs
         denoising = self.identity["denoising_steps"]
         return self.seeds * vectorised * self.config.updates_per_step * denoising

@@ -167,18 +167,63 @@ def test_the_page_says_what_was_measured_where_and_what_was_not(tmp_path, monkey
     assert figures and all((file.parent / figure).is_file() for figure in figures)
 
 
-def test_jobs_share_out_every_cell_once_and_evenly():
+@pytest.fixture
+def script(monkeypatch):
     path = Path(__file__).parents[1] / "train" / "reproduction.py"
     spec = importlib.util.spec_from_file_location("train_reproduction", path)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_missing_cells_are_handed_out_once_the_largest_first(script, tmp_path, monkeypatch):
     plans = [find_study(name, "short") for name in STUDIES]
     cells = {cell.folder: cell for plan in plans for cell in plan.cells}
-    for jobs in (1, 2, 5):
-        shares = script.shares(plans, jobs)
-        assert len(shares) == jobs
-        assert sorted(folder for share in shares for folder in share) == sorted(cells)
-        loads = [sum(cells[folder].work for folder in share) for share in shares]
-        assert max(loads) - min(loads) <= max(cell.work for cell in cells.values())
-    assert script.shares(plans, 2) == script.shares(plans, 2)  # every worker counts alike
+    order = script.in_turn(plans, tmp_path)
+    assert sorted(order) == sorted(cells)
+    work = [cells[folder].work for folder in order]
+    assert work == sorted(work, reverse=True)
+    monkeypatch.setattr(script.study, "is_finished", lambda out, cell: cell.folder == order[0])
+    assert script.in_turn(plans, tmp_path) == order[1:]
+
+
+WORKER = """
+import pathlib, sys, time
+out, lazy = pathlib.Path(sys.argv[1]), sys.argv[2] == "lazy"
+while True:
+    print("next", flush=True)
+    folder = sys.stdin.readline().strip()
+    if not folder:
+        break
+    if folder == "bad":
+        print("it diverged", flush=True)
+        sys.exit(3)
+    time.sleep(0.5 if lazy else 0.05)
+    with open(out / folder, "a") as file:
+        file.write(str(lazy))
+"""
+
+
+def test_a_job_that_is_done_early_takes_what_is_left(script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "worker.py").write_text(WORKER)
+    started = []
+
+    def popen(command, **given):
+        kind = "quick" if started else "lazy"
+        command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path), kind]
+        started.append(subprocess_popen(command, **given))
+        return started[-1]
+
+    subprocess_popen = script.subprocess.Popen
+    monkeypatch.setattr(script.subprocess, "Popen", popen)
+    folders = [f"cell{i}" for i in range(8)]
+    monkeypatch.setattr(script, "in_turn", lambda plans, out: folders)
+    script.side_by_side(script.Options(jobs=2, out=tmp_path, progress=False), [])
+    by_whom = [(tmp_path / folder).read_text() for folder in folders]  # each was done once
+    assert by_whom.count("False") > by_whom.count("True") > 0
+    monkeypatch.setattr(script, "in_turn", lambda plans, out: ["bad"])
+    with pytest.raises(SystemExit) as stopped:
+        script.side_by_side(script.Options(jobs=2, out=tmp_path, progress=False), [])
+    assert stopped.value.code == 3
+    assert "it diverged" in capsys.readouterr().out

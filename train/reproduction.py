@@ -6,10 +6,12 @@ was stopped goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from rich.progress import Progress, TimeElapsedColumn
 from jaxmec import reproduction, results, study
 from jaxmec.naming import look_up
 from jaxmec.studies import SIZES, STUDIES, find_study
+
+ASKS = "next\n"  # a worker's line when it has no cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +34,22 @@ class Options:
     page: Path = Path("docs/reproduction.md")  # the figures go to results/ beside it
     studies: tuple[str, ...] = tuple(STUDIES)  # to run; the page takes what there is of all
     jobs: int = 1  # processes side by side, which share out the cells
-    worker: int | None = None  # which of them this is; set by the first one
+    worker: bool = False  # whether this is one of them; set by the first one
     progress: bool = True  # show a bar
 
 
-def shares(plans: list[study.Study], jobs: int) -> list[set[str]]:
-    """The cells of all studies, by folder, shared out so that the jobs have equal work."""
+def in_turn(plans: list[study.Study], out: Path) -> list[str]:
+    """Folders of the cells that are missing, each once, the most work first.
+
+    Handed out in this order, the jobs end together.
+    """
     work = {cell.folder: cell.work for plan in plans for cell in plan.cells}
-    loads, folders = [0.0] * jobs, [set[str]() for _ in range(jobs)]
-    for folder in sorted(work, key=lambda folder: (-work[folder], folder)):
-        least = loads.index(min(loads))
-        loads[least] += work[folder]
-        folders[least].add(folder)
-    return folders
+    missing = {c.folder for plan in plans for c in plan.cells if not study.is_finished(out, c)}
+    return sorted(missing, key=lambda folder: (-work[folder], folder))
 
 
 def side_by_side(options: Options, plans: list[study.Study]) -> None:
-    """Run the jobs as processes of their own, and wait for them.
+    """Run the jobs as processes of their own, each given a cell whenever it has none.
 
     Raises:
         SystemExit: one of them failed, or was stopped; the same command goes on.
@@ -56,13 +59,35 @@ def side_by_side(options: Options, plans: list[study.Study]) -> None:
     if cores == 1:  # one thread each: two that share a core only wait for one another
         flags += " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     command = [sys.executable, __file__, "--size", options.size, "--out", str(options.out)]
-    command += ["--jobs", str(options.jobs), "--studies", *options.studies, "--no-progress"]
+    command += ["--studies", *options.studies, "--no-progress", "--worker"]
     workers = [
         subprocess.Popen(
-            [*command, "--worker", str(number)], env={**os.environ, "XLA_FLAGS": flags.strip()}
+            command,
+            env={**os.environ, "XLA_FLAGS": flags.strip()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        for number in range(options.jobs)
+        for _ in range(options.jobs)
     ]
+    waiting = iter(in_turn(plans, options.out))
+    lock = threading.Lock()
+
+    def serve(worker: subprocess.Popen[str]) -> None:
+        assert worker.stdin and worker.stdout
+        for line in worker.stdout:
+            if line != ASKS:
+                print(line, end="", flush=True)  # of a method that diverged, say
+                continue
+            with lock:
+                folder = next(waiting, "")
+            with contextlib.suppress(BrokenPipeError):  # it is gone, and its code says so
+                worker.stdin.write(folder + "\n")
+                worker.stdin.flush()
+
+    threads = [threading.Thread(target=serve, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
     cells = {cell.folder: cell for plan in plans for cell in plan.cells}
     with Progress(
         *Progress.get_default_columns(), TimeElapsedColumn(), disable=not options.progress
@@ -74,10 +99,24 @@ def side_by_side(options: Options, plans: list[study.Study]) -> None:
                 bar.update(task, completed=done)
                 time.sleep(1)
         except KeyboardInterrupt:  # which the workers were sent too; they save
-            pass
+            with lock:
+                waiting = iter(())
     codes = [worker.wait() for worker in workers]
+    for thread in threads:
+        thread.join()
     if any(codes):
         raise SystemExit(max(map(abs, codes)))
+
+
+def work(options: Options, plans: list[study.Study]) -> None:
+    """Ask for a cell, measure it, until there is none."""
+    while True:
+        print(ASKS, end="", flush=True)
+        folder = sys.stdin.readline().strip()
+        if not folder:
+            return
+        plan = next(plan for plan in plans if any(c.folder == folder for c in plan.cells))
+        study.run(plan, options.out, progress=False, only={folder})
 
 
 def main(options: Options) -> None:
@@ -86,10 +125,8 @@ def main(options: Options) -> None:
     plans = [find_study(name, options.size) for name in options.studies]
     for plan in plans:
         assert plan.cells, plan.name  # a wrong name anywhere is an error before hours of work
-    if options.worker is not None:
-        mine = shares(plans, options.jobs)[options.worker]
-        for plan in plans:
-            study.run(plan, options.out, progress=options.progress, only=mine)
+    if options.worker:
+        work(options, plans)
         return
     if options.jobs > 1:
         side_by_side(options, plans)

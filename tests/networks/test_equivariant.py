@@ -156,3 +156,42 @@ def test_layouts_that_do_not_fit_are_refused():
         EquivariantDiffusionActor(4, ())
     with pytest.raises(ValueError, match="observation_size must be 14, got 13"):
         make().init(jax.random.key(0), S - 1)
+
+
+def test_pairs_add_what_the_deciding_station_learned_of_each_server():
+    plain, paired = make(), make(pairs=True)
+    params, state, noise = drawn(paired, batch=())
+    table = np.asarray(params["params"]["of_pairs"])
+    assert table.shape == (B, B, 8)
+    others = {name: leaf for name, leaf in params["params"].items() if name != "of_pairs"}
+    state = state.at[1 : 1 + B].set(jnp.eye(B)[2])  # station 2 decides
+
+    def with_sums(extra):
+        """The plain network whose first layer gets [B, 8] more, through a bias of each server."""
+        zeroed = {"params": {**params["params"], "of_pairs": jnp.zeros((B, B, 8)).at[2].set(extra)}}
+        return paired.logits(zeroed, state, noise)
+
+    np.testing.assert_allclose(
+        with_sums(jnp.zeros((B, 8))), plain.logits({"params": others}, state, noise), rtol=1e-5
+    )
+    ours = paired.logits(params, state, noise)
+    np.testing.assert_allclose(ours, with_sums(table[2]), rtol=1e-5)  # the others' rows: nothing
+    assert np.abs(ours - with_sums(table[1])).max() > 1e-3
+
+
+def test_pairs_break_the_tie_between_servers_alike():
+    paired = make(pairs=True, steps=0)
+    params = paired.init(jax.random.key(0), S)
+    scores = np.stack(
+        [
+            paired.logits(params, jnp.ones(S).at[1 : 1 + B].set(row), jnp.zeros((0, 2 * B)))[:B]
+            for row in np.eye(B)
+        ]
+    )
+    assert np.ptp(scores, axis=1).min() > 1e-2
+    assert np.unique(scores.argmax(axis=1)).size > 1  # and not all prefer the same server
+
+
+def test_pairs_need_to_know_the_station():
+    with pytest.raises(ValueError, match=r"layout must have \('origin', 4\) for pairs"):
+        EquivariantDiffusionActor(B, (("wait", B),), pairs=True)
