@@ -132,8 +132,8 @@ class Pathwise:
         if self.network != "flat" and spec.num_actions % sizes.num_servers:
             raise ValueError(
                 f"network {self.network!r} puts out as many numbers for each of "
-                f"{sizes.num_servers} servers, got {spec.num_actions} in all; make the environment with "
-                "action='score'"
+                f"{sizes.num_servers} servers, got {spec.num_actions} in all; "
+                "make the environment with action='score'"
             )
         key_first, key_others = jax.random.split(key)
         parameters = self._actor(sizes).init(key_first, spec.observation_size)
