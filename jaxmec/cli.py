@@ -223,6 +223,7 @@ class SingleChoices:
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
     privileged: bool = False  # tell the critics, while they learn, what the simulator knows
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
+    neighbours: int | None = None  # decide among the own server and the next ones, m in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +239,7 @@ class MultiChoices:
     allocation_information: str = "true"  # true (as published) or seen
     privileged: bool = False  # tell the critics, while they learn, what the simulator knows
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
+    neighbours: int | None = None  # decide among the own server and the next ones, m in all
     entry_gradient: float = 0.0  # weight of the jumps in a score's gradient
 
 

@@ -482,6 +482,10 @@ def _evaluate_scheduler(
     if env not in envs.DEFAULT_PRESET:
         raise ValueError(f"scheduler {scheduler.name!r} schedules tasks; {env} has none")
     options = dict(options)
+    if options.pop("neighbours", None) is not None:
+        raise ValueError(
+            f"neighbours must be None for scheduler {scheduler.name!r}, which sees all servers"
+        )
     options["information"] = scheduler.allowed_information(options.get("information"))
     multi = env.startswith("Multi")
     if multi:

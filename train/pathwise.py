@@ -33,6 +33,7 @@ class Options:
     information: str = "local"  # local or full
     probability: float | None = None  # of a task at each position; the preset's if None
     network: str = "flat"  # flat, or servers: one network shared over them
+    neighbours: int | None = None  # decide among the own server and the next ones, m in all
     seeds: int = 10  # 0 .. seeds - 1
     steps: int | None = None  # decisions to train on, a seed; the method's if None
     trials: int | None = None  # starts of which the best goes on; the method's if None
@@ -83,6 +84,7 @@ def main(options: Options) -> None:
             seeds=range(first, min(first + options.together, options.seeds)),
             information=options.information,
             network=options.network,
+            neighbours=options.neighbours,
             progress=False,
             **setting,
             **changes,

@@ -22,7 +22,7 @@ from jaxmec.networks.equivariant import EquivariantDiffusionActor
 from jaxmec.networks.mlp import ACTIVATIONS
 from jaxmec.struct import pytree, static
 
-NETWORKS = ("flat", "servers", "pairs")
+NETWORKS = ("flat", "servers")
 
 
 @pytree
@@ -71,11 +71,6 @@ class Pathwise:
     servers, others stay near splitting each over all. So several are tried for a while, one
     after the other, and the best goes on.
 
-    ``network`` "servers" is one network shared over the servers, for any number of them;
-    "pairs" is the same, and each station learns something of its own about each server
-    (:class:`jaxmec.networks.EquivariantDiffusionActor`), which many servers need: stations
-    that know nothing of one another must differ in whom they prefer.
-
     Raises:
         ValueError: a field outside what its comment allows; in ``init``, network "servers"
             where the observation has no parts a server or A is no multiple of B.
@@ -93,7 +88,7 @@ class Pathwise:
     max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
     gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0
     tolerance: float = 0.03  # how much worse than the best it may become, as a share, >= 0
-    network: str = static(default="flat")  # flat; servers: shared over them; pairs: see below
+    network: str = static(default="flat")  # flat, or servers: shared over them, any B
     hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the hidden layers
     activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
     denoising_steps: int = static(default=5)  # K, denoising steps; 0: a plain network
@@ -129,11 +124,11 @@ class Pathwise:
     def init(self, key: jax.Array, spec: Spec) -> PathwiseLearner:
         """Fresh parameters; the best policy so far is the one it starts with."""
         sizes = Sizes(spec.observation_size, spec.num_actions, spec.layout)
-        if self.network != "flat" and spec.num_actions % sizes.num_servers:
+        if self.network == "servers" and spec.num_actions % sizes.num_servers:
             raise ValueError(
-                f"network {self.network!r} puts out as many numbers for each of "
-                f"{sizes.num_servers} servers, got {spec.num_actions} in all; "
-                "make the environment with action='score'"
+                f"network 'servers' puts out as many numbers for each of {sizes.num_servers} "
+                f"servers, got {spec.num_actions} in all; make the environment with "
+                "action='score'"
             )
         key_first, key_others = jax.random.split(key)
         parameters = self._actor(sizes).init(key_first, spec.observation_size)
@@ -277,7 +272,4 @@ class Pathwise:
             return DiffusionActor(num_actions=sizes.num_actions, **fields)
         servers = sizes.num_servers
         outputs = sizes.num_actions // servers
-        pairs = self.network == "pairs"
-        return EquivariantDiffusionActor(
-            servers, sizes.layout, outputs=outputs, pairs=pairs, **fields
-        )
+        return EquivariantDiffusionActor(servers, sizes.layout, outputs=outputs, **fields)

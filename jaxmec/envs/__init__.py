@@ -34,6 +34,7 @@ CHOICES = {
         "show_place",
         "privileged",
         "reward",
+        "neighbours",
     ),
     "MultiServerOffloading-v0": (
         "information",
@@ -46,6 +47,7 @@ CHOICES = {
         "privileged",
         "reward",
         "entry_gradient",
+        "neighbours",
     ),
 }
 

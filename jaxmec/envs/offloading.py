@@ -159,6 +159,7 @@ class OffloadingEnvironment(environment.Environment):
         show_place: bool = False,
         privileged: bool = False,
         reward: str = "own",
+        neighbours: int | None = None,
     ) -> None:
         """Args:
             params: the default parameters; their number of servers is the environment's.
@@ -177,10 +178,14 @@ class OffloadingEnvironment(environment.Environment):
             reward: "own", the task's make-span or the price of its failure, negated; or
                 "charged", to learn from: the make-span and the delay that the decision will
                 cause to later tasks, negated and in the preset's unit of backlog (:meth:`charge`).
+            neighbours: how many servers a station decides among, m ≤ B: its own and the next
+                m − 1 by number, after the last of which comes the first. Observations and
+                actions are then those of a network of m servers in that order, whatever B
+                is, and the same for all stations. None: all, each by its number.
 
         Raises:
-            ValueError: an unknown name, information "slot" without a trace, or an episode of
-                too many places.
+            ValueError: an unknown name, information "slot" without a trace, an episode of
+                too many places, or neighbours outside 1..B or of a master node.
         """
         super().__init__()
         for field, value, allowed in (
@@ -218,6 +223,40 @@ class OffloadingEnvironment(environment.Environment):
         self.keeps_history = self.charges or features == "priced"
         self._default_params = params
         self.num_servers = params.network.num_servers
+        if neighbours is not None:
+            whole = isinstance(neighbours, int) and not isinstance(neighbours, bool)
+            if not (whole and 1 <= neighbours <= self.num_servers):
+                raise ValueError(
+                    f"neighbours must be a whole number from 1 to the number of servers, "
+                    f"{self.num_servers}, or None, got {neighbours!r}"
+                )
+            if getattr(params.workload, "master", False):
+                raise ValueError(
+                    f"neighbours must be None where a master node has all tasks, got {neighbours}"
+                )
+        self.neighbours = neighbours
+
+    @property
+    def num_choices(self) -> int:
+        """How many servers a decision is among: m where there are neighbours, else B."""
+        return self.num_servers if self.neighbours is None else self.neighbours
+
+    def _near(self, values: jax.Array, task: Task) -> jax.Array:
+        """[m] of values [B], those of the servers that a decision is among."""
+        return values if self.neighbours is None else values[self._neighbours_of(task)]
+
+    def _everywhere(self, near: Any, task: Task, elsewhere: Any) -> jax.Array:
+        """[B] from values [m] of the servers that a decision is among."""
+        near = jnp.asarray(near)
+        if self.neighbours is None:
+            return near
+        nowhere = jnp.full(self.num_servers, elsewhere, near.dtype)
+        return nowhere.at[self._neighbours_of(task)].set(near)
+
+    def _neighbours_of(self, task: Task) -> jax.Array:
+        """[m] int, a station's own server and the next ones; those of station 0 at a master."""
+        first = jnp.maximum(task.origin, 0)
+        return (first + jnp.arange(self.num_choices)) % self.num_servers
 
     @property
     def shares_slot(self) -> bool:
@@ -396,13 +435,14 @@ class OffloadingEnvironment(environment.Environment):
     def reveal(self, state: OffloadingState, params: OffloadingParams) -> Privileged:
         """What the simulator knows of a state, whatever the information model."""
         wait = waiting_time(params.network, state.queues, state.task) / params.scales.slot
+        wait = self._near(wait, state.task)
         workload, cursor = params.workload, state.cursor
         stations = getattr(workload, "stations", self.num_servers)
         turn = (cursor.station + cursor.position / workload.positions) / stations
         return Privileged(wait, turn.astype(wait.dtype))
 
     def features(self, state: OffloadingState, params: OffloadingParams) -> dict[str, jax.Array]:
-        """The observation by name, each feature [] or [B] and of order 1.
+        """The observation by name, each feature [] or [B] and of order 1; [m] of neighbours.
 
         Times are in the preset's unit of time: queued work counts in seconds of the server
         it waits at.
@@ -446,6 +486,12 @@ class OffloadingEnvironment(environment.Environment):
             cursor = state.cursor
             station = cursor.slot * self.num_servers + cursor.station
             features["place"] = station * params.workload.positions + cursor.position
+        if self.neighbours is not None:
+            del features["origin"]  # always the first of them
+            features = {
+                name: self._near(value, view.task) if jnp.shape(value) else value
+                for name, value in features.items()
+            }
         dtype = jnp.result_type(view.queues.backlog)
         return {name: jnp.asarray(value, dtype) for name, value in features.items()}
 
@@ -466,7 +512,7 @@ class OffloadingEnvironment(environment.Environment):
     def feature_layout(self, params: OffloadingParams | None = None) -> tuple[tuple[str, int], ...]:
         """The features of an observation in their order, (name, length).
 
-        Length 1 is a number of the task or the station; B is one number a server.
+        Length 1 is a number of the task or the station; B, or m of neighbours, is one a server.
         """
         shapes = self._feature_shapes(params)
         return tuple((name, math.prod(shape)) for name, shape in shapes.items())
@@ -498,7 +544,8 @@ class OffloadingEnvironment(environment.Environment):
 class SingleServerOffloading(OffloadingEnvironment):
     """Each task goes to one edge server. The action is its index, 0..B−1.
 
-    An index outside that range means no server; see :func:`jaxmec.mec.offload.fallback`.
+    With neighbours it is 0..m−1, counted from the station's own. An index outside that range
+    means no server; see :func:`jaxmec.mec.offload.fallback`.
     """
 
     @property
@@ -508,18 +555,19 @@ class SingleServerOffloading(OffloadingEnvironment):
 
     @property
     def num_actions(self) -> int:
-        """B."""
-        return self.num_servers
+        """B, or m."""
+        return self.num_choices
 
     def action_space(self, params: OffloadingParams | None = None) -> spaces.Discrete:
         """The servers."""
-        return spaces.Discrete(self.num_servers)
+        return spaces.Discrete(self.num_choices)
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """Give the whole task to one server."""
-        chosen = one_server(action, self.num_servers)
+        chosen = one_server(action, self.num_choices)
+        chosen = self._everywhere(chosen, state.task, False)
         chosen = jnp.where(jnp.any(chosen), chosen, fallback(params.network, state.task))
         fraction = chosen.astype(state.queues.backlog.dtype)
         return apply_split(params.network, state.queues, state.task, fraction, chosen)
@@ -583,6 +631,8 @@ class MultiServerOffloading(OffloadingEnvironment):
         fraction: [B] on the simplex: the scheduler allocates itself.
         score: [2 B] real numbers: for each server an offset to its wait, in the preset's
             unit of time, and then for each a log-factor on its service time (:meth:`decode`).
+
+    With neighbours B is m here, and an index counts from the station's own server.
     """
 
     splits = True
@@ -600,9 +650,10 @@ class MultiServerOffloading(OffloadingEnvironment):
         privileged: bool = False,
         reward: str = "own",
         entry_gradient: float = 0.0,
+        neighbours: int | None = None,
     ) -> None:
         """Args:
-            params, information, features, show_place, privileged, reward: as for
+            params, information, features, show_place, privileged, reward, neighbours: as for
                 :class:`OffloadingEnvironment`.
             action: one of ``ACTIONS``.
             k: how many servers an action "top_k" names, 1..B.
@@ -616,7 +667,7 @@ class MultiServerOffloading(OffloadingEnvironment):
             ValueError: an unknown name, subsets of more than 10 servers, k outside 1..B, or a
                 weight that is negative.
         """
-        super().__init__(params, information, features, show_place, privileged, reward)
+        super().__init__(params, information, features, show_place, privileged, reward, neighbours)
         for field, value, allowed in (
             ("action", action, ACTIONS),
             ("allocate", allocate, tuple(ALLOCATIONS)),
@@ -624,15 +675,16 @@ class MultiServerOffloading(OffloadingEnvironment):
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        if action == "subset" and self.num_servers > MAX_SUBSET_SERVERS:
+        if action == "subset" and self.num_choices > MAX_SUBSET_SERVERS:
             raise ValueError(
                 f"action 'subset' names 2^B - 1 sets and takes at most {MAX_SUBSET_SERVERS} "
-                f"servers, got {self.num_servers}; use action='score', 'mask' or 'fraction'"
+                f"servers, got {self.num_choices}; use neighbours=5, say, or action='score', "
+                "'mask' or 'fraction'"
             )
-        if action == "top_k" and not (isinstance(k, int) and 1 <= k <= self.num_servers):
+        if action == "top_k" and not (isinstance(k, int) and 1 <= k <= self.num_choices):
             raise ValueError(
                 f"k must be a whole number from 1 to the number of servers, "
-                f"{self.num_servers}, got {k!r}"
+                f"{self.num_choices}, got {k!r}"
             )
         self.action = action
         self.k = k
@@ -650,29 +702,29 @@ class MultiServerOffloading(OffloadingEnvironment):
     def num_actions(self) -> int:
         """2^B − 1 subsets, 2 B scores; one number or choice a server in the other modes."""
         if self.action == "subset":
-            return 2**self.num_servers - 1
-        return 2 * self.num_servers if self.action == "score" else self.num_servers
+            return 2**self.num_choices - 1
+        return 2 * self.num_choices if self.action == "score" else self.num_choices
 
     def action_space(self, params: OffloadingParams | None = None) -> spaces.Space:
         """What the action mode says."""
         if self.action in ("subset", "local_plus_one"):
             return spaces.Discrete(self.num_actions)
         if self.action == "top_k":
-            return Ranking(self.k, self.num_servers)
+            return Ranking(self.k, self.num_choices)
         kind = {"mask": BinaryVector, "fraction": Simplex, "score": Scores}[self.action]
         return kind(self.num_actions)
 
     def decode(
         self, scores: jax.Array, state: OffloadingState, params: OffloadingParams
     ) -> jax.Array:
-        """[B] fractions that scores [2 B] = (offset, log-factor) stand for.
+        """[B] fractions that scores [2 B] = (offset, log-factor) stand for; [2 m] of neighbours.
 
-        Water-filling over all servers on wait_i + offset_i · scale and serve_i · exp(factor_i),
-        by the waits that whoever allocates sees: set and fractions at once. Zeros mean
-        plain water-filling. Differentiable almost everywhere; log-factors count within ±5,
-        and NaN as 0.
+        Water-filling over all servers, or all neighbours, on wait_i + offset_i · scale and
+        serve_i · exp(factor_i), by the waits that whoever allocates sees: set and fractions at
+        once. Zeros mean plain water-filling. Differentiable almost everywhere; log-factors
+        count within ±5, and NaN as 0.
         """
-        return water_filling(*self._scored(scores, state, params), self._everybody)
+        return water_filling(*self._scored(scores, state, params), self._scored_servers(state))
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
@@ -680,17 +732,18 @@ class MultiServerOffloading(OffloadingEnvironment):
         """Split the task among the servers that the action names."""
         network, queues, task = params.network, state.queues, state.task
         if self.action == "fraction":
-            return offload_fractions(network, queues, task, jnp.asarray(action))
+            return offload_fractions(network, queues, task, self._everywhere(action, task, 0))
         if self.action == "score":
             return self._place_scores(action, state, params)
         if self.action == "subset":
-            selected = subset(action, self.num_servers)
+            selected = subset(action, self.num_choices)
         elif self.action == "local_plus_one":
-            selected = local_plus_one(action, fallback(network, task))
+            selected = local_plus_one(action, self._near(fallback(network, task), task))
         elif self.action == "top_k":
-            selected = top_k(action, self.num_servers)
+            selected = top_k(action, self.num_choices)
         else:
             selected = jnp.asarray(action).astype(bool)
+        selected = self._everywhere(selected, task, False)
         # A set that is empty is replaced where it is traced; a step is always compiled in
         # earnest, so an eager one is given the same meaning.
         selected = jnp.where(jnp.any(selected), selected, fallback(network, task))
@@ -702,7 +755,8 @@ class MultiServerOffloading(OffloadingEnvironment):
     ) -> tuple[Outcome, QueueState]:
         """Split the task as the scores say; the gradient has the jumps too, where wanted."""
         wait, serve = self._scored(scores, state, params)
-        fraction = water_filling(wait, serve, self._everybody)
+        scored = self._scored_servers(state)
+        fraction = water_filling(wait, serve, scored)
         outcome, queues = apply_split(
             params.network, state.queues, state.task, fraction, fraction > 0
         )
@@ -710,7 +764,8 @@ class MultiServerOffloading(OffloadingEnvironment):
             return outcome, queues
         fullest = jnp.argmax(fraction)
         level = wait[fullest] + fraction[fullest] * serve[fullest]
-        jumps = entry_gradient(outcome, level - wait, ENTRY_WIDTH * params.scales.slot)
+        margin = jnp.where(scored, level - wait, -jnp.inf)
+        jumps = entry_gradient(outcome, margin, ENTRY_WIDTH * params.scales.slot)
         return outcome._replace(makespan=outcome.makespan + self.entry_gradient * jumps), queues
 
     def _scored(
@@ -718,7 +773,7 @@ class MultiServerOffloading(OffloadingEnvironment):
     ) -> tuple[jax.Array, jax.Array]:
         """[B] s waits and [B] s service times as the scores shift and stretch them."""
         scores = jnp.nan_to_num(jnp.asarray(scores))
-        offset, factor = jnp.split(scores, 2)
+        offset, factor = (self._everywhere(s, state.task, 0) for s in jnp.split(scores, 2))
         queues = self._allocated_on(state, params)
         queues = state.queues if queues is None else queues
         wait = waiting_time(params.network, queues, state.task)
@@ -726,9 +781,9 @@ class MultiServerOffloading(OffloadingEnvironment):
         factor = jnp.exp(jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR))
         return wait + offset * params.scales.slot, serve * factor
 
-    @property
-    def _everybody(self) -> jax.Array:
-        return jnp.ones(self.num_servers, bool)
+    def _scored_servers(self, state: OffloadingState) -> jax.Array:
+        """[B] bool, those that scores are of."""
+        return self._everywhere(jnp.ones(self.num_choices, bool), state.task, False)
 
     def _allocated_on(self, state: OffloadingState, params: OffloadingParams) -> QueueState | None:
         """The queues that whoever allocates believes in; None for the true ones."""

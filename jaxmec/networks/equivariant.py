@@ -26,9 +26,6 @@ from jaxmec.networks.diffusion import (
 from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT
 from jaxmec.struct import pytree, static
 
-# As large as what the features add, so that stations differ in what they prefer from the start.
-PAIRS_INIT = nn.initializers.normal(0.5)
-
 
 class ServerMLP(nn.Module):
     """Dense layers shared over the servers, joined by summaries; the output is linear.
@@ -40,7 +37,6 @@ class ServerMLP(nn.Module):
     hidden: Sequence[int]  # width of each hidden layer, at least one
     outputs: int  # numbers a server
     activation: str = "relu"  # a name in ACTIVATIONS
-    stations: int = 0  # how many have something of their own at each server; B, or 0 for none
 
     def setup(self) -> None:
         def dense(width: int, use_bias: bool = True) -> nn.Dense:
@@ -52,32 +48,14 @@ class ServerMLP(nn.Module):
         self.of_shared = dense(self.hidden[0])
         self.own = [dense(width) for width in after]
         self.pooled = [dense(width, use_bias=False) for width in after]
-        if self.stations:
-            shape = (self.stations, self.stations, self.hidden[0])
-            self.of_pairs = self.param("of_pairs", PAIRS_INIT, shape)
 
-    def __call__(
-        self,
-        servers: jax.Array,
-        shared: jax.Array,
-        noisy: jax.Array,
-        origin: jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, servers: jax.Array, shared: jax.Array, noisy: jax.Array) -> jax.Array:
         """[..., B, F], [..., G] and [..., B, outputs] -> [..., B, outputs]."""
-        return self.after_first(self.first(servers, shared, origin) + self.of_noisy(noisy))
+        return self.after_first(self.first(servers, shared) + self.of_noisy(noisy))
 
-    def first(
-        self, servers: jax.Array, shared: jax.Array, origin: jax.Array | None = None
-    ) -> jax.Array:
-        """[..., B, hidden[0]] what the observation adds to the first layer's sums.
-
-        ``origin`` [..., B] is 1 at the station that decides, and needed where stations have
-        something of their own.
-        """
-        sums = self.of_servers(servers) + self.of_shared(shared)[..., None, :]
-        if self.stations:
-            sums += jnp.einsum("...o,osh->...sh", origin, self.of_pairs)
-        return sums
+    def first(self, servers: jax.Array, shared: jax.Array) -> jax.Array:
+        """[..., B, hidden[0]] what the observation adds to the first layer's sums."""
+        return self.of_servers(servers) + self.of_shared(shared)[..., None, :]
 
     def of_x(self, noisy: jax.Array) -> jax.Array:
         """[..., B, hidden[0]] what x_k [..., B, outputs] adds to them."""
@@ -152,18 +130,12 @@ class EquivariantDiffusionActor:
     network which server is which: their speed must be among the parts, as in
     ``features="times"``.
 
-    With ``pairs`` each station learns a vector of its own for every server, which its decisions
-    add to the first layer's sums: B² · hidden[0] numbers. Stations alike then need not all
-    prefer the same servers; renumbering no longer leaves the actor what it was, and it serves
-    only the network of servers that it was trained for.
-
     Like :class:`jaxmec.networks.diffusion.DiffusionActor` it holds no parameters, and has
     its methods. With ``steps`` 0 there is no chain and no noise: the network's output at
     x = 0, bounded, is the action.
 
     Raises:
-        ValueError: a layout that is empty or names no server's part; ``pairs`` without the
-            part "origin" of length B.
+        ValueError: a layout that is empty or names no server's part.
     """
 
     num_servers: int = static()  # B
@@ -177,17 +149,12 @@ class EquivariantDiffusionActor:
     clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
     embedding_size: int = static(default=16)  # of the step's embedding, even
     bound: Any = 10.0  # c, the bound of x̂_0, thus of the scores
-    pairs: bool = static(default=False)  # whether stations learn something of their own
 
     def __post_init__(self) -> None:
         if not any(length == self.num_servers for _, length in self.layout):
             raise ValueError(
                 f"layout must have a part of length {self.num_servers}, one number a server, "
                 f"got {self.layout!r}"
-            )
-        if self.pairs and ("origin", self.num_servers) not in self.layout:
-            raise ValueError(
-                f"layout must have ('origin', {self.num_servers}) for pairs, got {self.layout!r}"
             )
 
     @property
@@ -198,8 +165,7 @@ class EquivariantDiffusionActor:
     @property
     def network(self) -> ServerMLP:
         """The network shared over the servers; its parameters are the actor's."""
-        stations = self.num_servers if self.pairs else 0
-        return ServerMLP(self.hidden, self.outputs, self.activation, stations)
+        return ServerMLP(self.hidden, self.outputs, self.activation)
 
     def init(self, key: jax.Array, observation_size: int) -> Any:
         """Fresh parameters.
@@ -212,8 +178,7 @@ class EquivariantDiffusionActor:
             raise ValueError(f"observation_size must be {expected}, got {observation_size}")
         servers, shared = self._split(jnp.zeros(observation_size))
         shared = self._with_step(shared, np.zeros(self.embedding_size))
-        noisy = jnp.zeros((self.num_servers, self.outputs))
-        return self.network.init(key, servers, shared, noisy, jnp.zeros(self.num_servers))
+        return self.network.init(key, servers, shared, jnp.zeros((self.num_servers, self.outputs)))
 
     def sample_noise(self, key: jax.Array, *batch: int) -> jax.Array:
         """[K, *batch, A] the standard normal noise that one chain of each example takes."""
@@ -230,9 +195,7 @@ class EquivariantDiffusionActor:
         of_steps = params["params"]["of_shared"]["kernel"][-self.embedding_size :]
         shifts = jnp.asarray(embedding, of_steps.dtype) @ of_steps  # [K, H]
         shared = self._with_step(shared, np.zeros(self.embedding_size))
-        fixed: Any = network.apply(  # [..., B, H]
-            params, servers, shared, self._origin(state), method="first"
-        )
+        fixed: Any = network.apply(params, servers, shared, method="first")  # [..., B, H]
 
         def denoise(x: jax.Array, k: int) -> jax.Array:
             noisy = jnp.moveaxis(x.reshape(*x.shape[:-1], self.outputs, -1), -2, -1)
@@ -260,15 +223,6 @@ class EquivariantDiffusionActor:
     def _split(self, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., B, F] the servers' parts of an observation, [..., G] all the others."""
         return split_layout(state, self.layout, self.num_servers)
-
-    def _origin(self, state: jax.Array) -> jax.Array | None:
-        """[..., B] which station it is, where the network asks."""
-        if not self.pairs:
-            return None
-        names = [name for name, _ in self.layout]
-        ends = np.cumsum([length for _, length in self.layout])
-        end = int(ends[names.index("origin")])
-        return state[..., end - self.num_servers : end]
 
     def _with_step(self, shared: jax.Array, embedding: np.ndarray) -> jax.Array:
         """[..., G + embedding_size], the embedding last."""

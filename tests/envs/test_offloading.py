@@ -1049,3 +1049,129 @@ def test_charging_changes_the_reward_and_nothing_else():
     assert (5.0 * charged.reward < own.reward - 0.1).any()
     with pytest.raises(ValueError, match="reward must be one of own, charged, got 'shared'"):
         make(SINGLE, reward="shared")
+
+
+def near_and_far(origin, m=3, **options):
+    """An environment of 6 servers with m neighbours, the same with all, and a state of both."""
+    kind = options.pop("env", MULTI)
+    setting = {
+        "preset": "amcoedge-6",
+        "information": "local",
+        "features": "times",
+        **({"allocation_information": "seen"} if kind == MULTI else {}),
+        **options,
+    }
+    near, params = make(kind, neighbours=m, **setting)
+    if setting.get("action") == "top_k":
+        setting["k"] = near.k
+    far, _ = make(kind, **setting)
+    rng = np.random.default_rng(origin)
+    _, state = far.reset(jax.random.key(1), params)
+    draw = jnp.asarray(rng.random((4, 6)), jnp.float32)
+    return (
+        near,
+        far,
+        params,
+        state._replace(
+            queues=state.queues.replace(
+                backlog=draw[0], inflight=draw[1] + draw[3], uplink=draw[2]
+            ),
+            sent=draw[3],
+            task=state.task._replace(origin=jnp.asarray(origin)),
+        ),
+    )
+
+
+@pytest.mark.parametrize("origin", [0, 3, 5])
+def test_neighbours_are_seen_in_their_order_and_nobody_else(origin):
+    near, far, params, state = near_and_far(origin, privileged=True)
+    order = [(origin + i) % 6 for i in range(3)]
+    all_of_them = far.features(state, params)
+    ours = near.features(state, params)
+    assert list(ours) == [name for name in all_of_them if name != "origin"]
+    for name, value in ours.items():
+        expected = all_of_them[name]
+        np.testing.assert_array_equal(
+            value, expected[jnp.array(order)] if expected.ndim else expected
+        )
+    assert dict(near.feature_layout(params))["wait"] == 3
+    np.testing.assert_array_equal(
+        near.reveal(state, params).wait, far.reveal(state, params).wait[jnp.array(order)]
+    )
+
+
+@pytest.mark.parametrize("origin", [0, 3, 5])
+def test_actions_name_neighbours_counted_from_the_own_server(origin):
+    order = [(origin + i) % 6 for i in range(3)]
+    near, far, params, state = near_and_far(origin, action="mask")
+
+    def split(env, action):
+        return env.place(action, state, params)[0].fraction
+
+    chosen = np.zeros(6, bool)
+    chosen[[order[0], order[2]]] = True
+    expected = split(far, chosen)
+    np.testing.assert_array_equal(split(near, np.array([True, False, True])), expected)
+    for mode, action in (("subset", 0b101 - 1), ("top_k", [2, 0]), ("local_plus_one", 2)):
+        env = near_and_far(origin, action=mode, k=2)[0]
+        np.testing.assert_array_equal(split(env, jnp.asarray(action)), expected)
+    env = near_and_far(origin, action="fraction")[0]
+    shares = np.array([0.5, 0.2, 0.3])
+    np.testing.assert_allclose(split(env, shares)[np.array(order)], shares, rtol=1e-6)
+    # Scores: water-filling among the neighbours, by what is seen.
+    env = near_and_far(origin, action="score")[0]
+    everyone = np.zeros(6, bool)
+    everyone[order] = True
+    water = near_and_far(origin, action="mask", allocate="water_filling")[1]
+    np.testing.assert_allclose(split(env, np.zeros(6)), split(water, everyone), rtol=1e-6)
+    tilted = split(env, np.array([0, 9, 9, 0, 0, 0.0]))
+    np.testing.assert_allclose(tilted, np.eye(6)[order[0]])
+    one, _, params, state = near_and_far(origin, env=SINGLE, preset="amcoedge-6")
+    np.testing.assert_array_equal(split(one, 2), np.eye(6)[order[2]])
+
+
+def test_the_gradient_of_scores_is_that_of_the_neighbours_alone():
+    """The jumps of servers that cannot enter the set do not count."""
+    near, _, params, state = near_and_far(4, action="score", entry_gradient=2.0)
+    alone, small = make(
+        MULTI, preset="amcoedge-6", capacity=tuple(np.asarray(params.network.capacity)[[4, 5, 0]]),
+        rate=tuple(np.asarray(params.network.rate)[[4, 5, 0]]),
+        action="score", information="local", features="times", allocation_information="seen",
+        entry_gradient=2.0,
+    )  # fmt: skip
+    order = jnp.array([4, 5, 0])
+    inflight = state.queues.inflight + jnp.array([9.0, 9.0, 9.0, 9.0, 0.0, 9.0])  # others', unseen
+    queues = state.queues.replace(inflight=inflight, uplink=0.05 * state.queues.uplink)
+    state = state._replace(queues=queues)
+    lone = state._replace(
+        queues=jax.tree.map(lambda q: q[order], state.queues),
+        sent=state.sent[order],
+        task=state.task._replace(origin=jnp.asarray(0)),
+    )
+    scores = jnp.asarray([0.1, 0.3, 0.3, 0.2, 0.0, -0.1])
+
+    def slope(env, params, state):
+        return jax.grad(lambda s: env.place(s, state, params)[0].makespan)(scores)
+
+    expected = slope(alone, small, lone)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(slope(near, params, state), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 7, 2.0, True, "all"])
+def test_neighbours_must_be_a_number_of_servers(value):
+    with pytest.raises(ValueError, match=rf"neighbours must be a whole number .* 6, .* {value!r}"):
+        make(MULTI, preset="amcoedge-6", neighbours=value)
+
+
+def test_a_master_node_has_no_neighbours():
+    with pytest.raises(ValueError, match="neighbours must be None where a master node"):
+        make(MULTI, preset="fdedge", neighbours=2)
+
+
+def test_neighbours_let_any_network_have_subsets():
+    env, params = make(MULTI, preset="amcoedge-64", neighbours=5, information="local")
+    assert env.num_actions == 31
+    _, state = env.reset(jax.random.key(0), params)
+    observation, *_ = jax.jit(env.step)(jax.random.key(1), state, jnp.asarray(30), params)
+    assert observation.shape == env.observation_space(params).shape

@@ -148,6 +148,11 @@ def test_asking_for_less_than_a_rule_needs_is_an_error():
     assert INFORMATION[0] == "slot_start"
 
 
+def test_a_scheduler_has_no_neighbours():
+    with pytest.raises(ValueError, match="neighbours must be None for scheduler 'random'"):
+        jaxmec.evaluate("random", episodes=1, neighbours=3)
+
+
 def test_the_enumerating_oracle_is_water_filling_on_true_queues():
     env, params = jaxmec.make(MULTI, information="full", action="mask")
 
