@@ -15,6 +15,7 @@ from jaxmec.naming import look_up
 from jaxmec.study import Entry, Study, sweep_over
 
 SIZES = ("short", "full")
+APART = ("amcoedge-many-servers",)  # too long for the half hour that the short ones have together
 
 
 def _ours(*names: str) -> tuple[Entry, ...]:
@@ -80,6 +81,32 @@ CAPACITIES = (
     (10, 20, 30, 40, 50),
     (10, 25, 40, 55, 70),
     (10, 30, 50, 70, 90),
+)
+
+# Many servers: a station decides among its own and the next four.
+NEAR = ("neighbours", 5)
+A_SLOT_OF_20 = (  # its 300 tasks in a window, and three starts
+    ("window", 340),
+    ("num_envs", 16),
+    ("trials", 3),
+    ("steps", 11_000_000),
+    ("decay_updates", 800),
+)
+MANY_SERVERS = Study(
+    name="amcoedge-many-servers",
+    about="20 servers at the load of 5: every station decides among its neighbours",
+    env="MultiServerOffloading-v0",
+    presets=("amcoedge-20",),
+    methods=(
+        *(Entry(name, (NEAR, ("steps", 250_000))) for name in MULTI),
+        *(Entry(name, (NEAR, *A_SLOT_OF_20)) for name in ("ddrl-amsa-pathwise", "mlp-pathwise")),
+    ),
+    schedulers=(
+        Entry("water-filling-full"),
+        *AMCOEDGE_RULES,
+        Entry("static-sets", (("information", "local"),), "static-sets, local"),
+    ),
+    reference="water-filling-full",
 )
 
 LAD_TS_METHODS = Study(
@@ -174,6 +201,10 @@ STUDIES: dict[str, dict[str, Study]] = {
             steps_scale=0.2,
             episodes=20,
         ),
+    },
+    "amcoedge-many-servers": {
+        "full": MANY_SERVERS,
+        "short": dataclasses.replace(MANY_SERVERS, seeds=3, episodes=5),
     },
     "amcoedge-deadline": _sweep(
         "deadline",

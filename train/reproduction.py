@@ -20,7 +20,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from jaxmec import reproduction, results, study
 from jaxmec.naming import look_up
-from jaxmec.studies import SIZES, STUDIES, find_study
+from jaxmec.studies import APART, SIZES, STUDIES, find_study
 
 ASKS = "next\n"  # a worker's line when it has no cell
 
@@ -32,7 +32,7 @@ class Options:
     size: str = "full"  # short or full
     out: Path = Path("runs/studies")  # results of all studies, which share what they can
     page: Path = Path("docs/reproduction.md")  # the figures go to results/ beside it
-    studies: tuple[str, ...] = tuple(STUDIES)  # to run; the page takes what there is of all
+    studies: tuple[str, ...] = tuple(name for name in STUDIES if name not in APART)  # to run
     jobs: int = 1  # processes side by side, which share out the cells
     worker: bool = False  # whether this is one of them; set by the first one
     progress: bool = True  # show a bar
