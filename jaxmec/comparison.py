@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,21 @@ class Comparison:
     def table(self, title: str) -> Table:
         """For a terminal."""
         headers, lines = self.cells()
+        if all(row.waits == "-" for row in self.rows):  # a task has one server: nobody allocates
+            headers, *lines = ([*cells[:2], *cells[3:]] for cells in (headers, *lines))
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, header in enumerate(headers):
-            justify: Any = "left" if index < 3 else "right"
-            # Names are what a reader looks for: they are not broken.
-            table.add_column(header, justify=justify, overflow="fold", no_wrap=index < 2)
+            left = header in ("method", "sees", "waits")
+            justify: Any = "left" if left else "right"
+            # Where a terminal is narrow a long name is broken, at its spaces, and no number;
+            # headers are where the cells below are narrower.
+            width = max((len(line[index]) for line in lines), default=0)
+            wrapped = textwrap.wrap(
+                header, max(width, 5), break_long_words=False, break_on_hyphens=False
+            )
+            table.add_column(
+                "\n".join(wrapped), justify=justify, overflow="fold", no_wrap=index > 0
+            )
         for line in lines:
             table.add_row(*line)
         return table
