@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jaxmec", "jax", "jaxlib", "gymnax", "numpy", "torch")
@@ -38,6 +40,19 @@ def turns(
             call()
             taken.append(clock() - start)
     return seconds
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Compile in earnest, whatever persistent cache there is."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # it has looked at the setting once and for all
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
