@@ -6,11 +6,6 @@ python benchmarks/env_steps.py --size small
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import tyro
 from gymnax.experimental import RolloutWrapper
+from measuring import RESULTS, begin, write
 
 import jaxmec
 
-RESULT = Path(__file__).parent / "results" / "env_steps.json"
-PACKAGES = ("jaxmec", "jax", "jaxlib", "gymnax", "numpy")
+RESULT = RESULTS / "env_steps.json"
 
 Run = Callable[[Any, jax.Array], Any]  # (carry, key) -> carry
 
@@ -207,50 +202,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on, and how busy that was already: a load near 0 is a quiet machine."""
-    device = jax.devices()[0]
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": model,
-        "cores": cores,
-        "device": f"{device.platform}: {device.device_kind}",
-        "system": platform.platform(),
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that matter."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def main(size: Literal["tiny", "small", "full"] = "small", output: Path | None = RESULT) -> None:
+def main(
+    size: Literal["tiny", "small", "full"] = "small", output: Path | None = RESULT
+) -> dict[str, Any]:
     """Measure environment steps a second, print a table and write every repetition as JSON.
 
     Args:
         size: how much to measure: seconds, about a minute, or some ten minutes.
         output: the JSON file to write; None writes nothing.
     """
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    report: dict[str, Any] = {
-        "started": started,
-        "size": {"name": size, **dataclasses.asdict(SIZES[size])},
-        "machine": machine(),
-        "versions": versions(),
-    }
+    report = begin(size, dataclasses.asdict(SIZES[size]))
     measured = cases()
     results = []
     for num_envs in SIZES[size].num_envs:
@@ -259,10 +220,8 @@ def main(size: Literal["tiny", "small", "full"] = "small", output: Path | None =
     rows = summarise(measured, results)
     print(table(rows))
     report |= {"summary": rows, "results": results}
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"every repetition: {output}")
+    write(report, output)
+    return report
 
 
 if __name__ == "__main__":
