@@ -163,6 +163,33 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *(
         Claim(
+            f"{ours}, {where}: {100 * margin:.2f} % less delay than {name}",
+            "ours", study, ours, theirs, "makespan", "less", margin,
+        )
+        for study, where, labels in (
+            ("amcoedge-methods", "5 servers", ("ddrl-amsa-pathwise",)),
+            ("amcoedge-many-servers", "20 servers", ("ddrl-amsa", "ddrl-amsa-pathwise")),
+        )
+        for ours in labels
+        for theirs, name, margin in (
+            ("drlcoedge", "DRLCoEdge", 0.1822),
+            ("smcoedge", "SMCoEdge", 0.1354),
+        )
+    ),
+    *(
+        Claim(
+            f"{ours}, 20 servers: less delay than {about}",
+            "ours", "amcoedge-many-servers", ours, theirs, "makespan", "less",
+        )
+        for ours in ("ddrl-amsa", "ddrl-amsa-pathwise")
+        for theirs, about in (
+            ("static-sets, local", "the best fixed sets, with the own queues seen"),
+            ("shortest-delay-own", "the shortest expected delay on one server"),
+            ("water-filling-full", "greedy water-filling with full information"),
+        )
+    ),
+    *(
+        Claim(
             f"DDRL-ATS: less delay than {theirs.upper()}",
             PAPER, "lad-ts-methods", "ddrl-ats", theirs, "makespan", "less",
         )
