@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -292,6 +294,15 @@ def train(
     chosen |= dict(env_options or {})
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())))
     environment, params = setting.make()
+    if isinstance(config, PathwiseConfig) and isinstance(environment, OffloadingEnvironment):
+        tasks = config.counted_slots * float(params.workload.moments().tasks)
+        if config.window < tasks:
+            warnings.warn(
+                f"window is {config.window}, and {config.counted_slots} of the slots that a "
+                f"window should hold have {tasks:.0f} tasks: later ones are never trained on; "
+                f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}",
+                stacklevel=2,
+            )
     run = runner.run(
         agent,
         environment,

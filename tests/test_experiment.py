@@ -138,3 +138,10 @@ def test_a_run_resumed_ends_with_the_same_policy(tmp_path):
         np.testing.assert_array_equal(a, b)
     assert (tmp_path / "part" / "policy").is_dir()
     shutil.rmtree(tmp_path / "part")
+
+
+def test_a_window_shorter_than_a_slot_is_warned_of():
+    small = {"steps": 64, "num_envs": 2, "eval_every": 64, "validation_envs": 2, "progress": False}
+    setting = {"preset": "amcoedge-20", "neighbours": 5, "slots": 2, "hidden": (4,)}
+    with pytest.warns(UserWarning, match=r"window is 32, and 1 of .* 300 tasks.* about 342"):
+        jaxmec.train("mlp-pathwise", window=32, **small, **setting)
