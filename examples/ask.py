@@ -33,6 +33,9 @@ def main() -> None:
             "remaining_tasks": 3,
             "remaining_work": 1.5,  # Gcycles
             "place": 0,
+            "slot": 0,
+            "sent_tasks": [0.0] * servers,
+            "sent_work": [0.0] * servers,  # Gcycles
         }
         task = {"origin": 0, "size": 3.0, "work": 0.6}  # Mbit, Gcycles
         decision = client.decide(task, queues)

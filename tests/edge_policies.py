@@ -48,7 +48,16 @@ CASES = {
         "lad-ts",
         (("show_place", True), ("features", "published")),
     ),
-    "master": Case(SAC(hidden=SMALL), SINGLE, "fdedge", (("information", "local"),)),
+    "master": Case(
+        SAC(hidden=SMALL), SINGLE, "fdedge", (("information", "local"), ("features", "priced"))
+    ),
+    # DDRL-ATS as it is trained.
+    "priced": Case(
+        DSAC(hidden=(8,), network="servers", judged_chains=0, denoising_steps=2),
+        SINGLE,
+        "lad-ts",
+        (("information", "local"), ("features", "priced"), ("reward", "charged")),
+    ),
     "subset": Case(
         DSAC(hidden=SMALL, judged_chains=0),
         MULTI,
@@ -62,7 +71,7 @@ CASES = {
         DQN(hidden=SMALL, layer_norm=True),
         MULTI,
         "smcoedge",
-        (("action", "local_plus_one"), ("information", "full"), ("features", "times")),
+        (("action", "local_plus_one"), ("information", "full"), ("features", "priced")),
     ),
     "top_k": Case(
         TopKDQN(hidden=SMALL),
@@ -110,7 +119,30 @@ def states(policy: Policy, steps: int, seed: int = 0) -> tuple[Any, np.ndarray]:
         return jax.lax.scan(step, start, jax.random.split(key_steps, steps))[1]
 
     observations, seen = jax.jit(run)(jax.random.key(seed))
+    if env.keeps_history:
+        # Some hundred decisions fill no episode: as if each stood anywhere in one.
+        seen = scattered(seen, int(params.workload.slots), np.random.default_rng(seed))
+        observations = jax.jit(jax.vmap(lambda state: env.observe_state(state, params)))(seen)
     return seen, np.asarray(observations)
+
+
+def scattered(seen: Any, slots: int, rng: np.random.Generator) -> Any:
+    """The states [n, ...] in random slots, after random histories and with random backlogs."""
+    slot = rng.integers(0, slots, len(seen.time))
+    history = jax.tree.map(
+        lambda rows: jnp.asarray(
+            rng.exponential(1.0 + slot[:, None, None], rows.shape), rows.dtype
+        ),
+        seen.history,
+    )
+    backlog = seen.queues.backlog * rng.exponential(2.0, seen.queues.backlog.shape)
+    backlog += rng.exponential(20.0, backlog.shape)
+    seen = seen._replace(
+        history=history, cursor=seen.cursor._replace(slot=jnp.asarray(slot, jnp.int32))
+    )
+    return jax.vmap(lambda state, row: state._replace(queues=state.queues.replace(backlog=row)))(
+        seen, jnp.asarray(backlog, jnp.float32)
+    )
 
 
 def situations(policy: Policy, visited: Any) -> tuple[list[Queues], list[Task]]:
@@ -128,6 +160,11 @@ def situations(policy: Policy, visited: Any) -> tuple[list[Queues], list[Task]]:
         "progress": cursor.position / positions,
         "place": station * positions + cursor.position,
     }
+    if visited.history:
+        row = jnp.maximum(visited.task.origin, 0)[:, None, None]
+        for name, sent in visited.history._asdict().items():
+            columns[f"sent_{name}"] = jnp.take_along_axis(sent, row, axis=1)[:, 0]
+        columns["slot"] = cursor.slot
     if views.remaining is not None:
         columns["remaining_tasks"] = views.remaining.tasks
         columns["remaining_work"] = views.remaining.work

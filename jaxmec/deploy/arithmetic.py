@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
+LEAST_SPARE = 1e-3  # of a server's capacity: a queue that hardly shrinks lasts to the end
 _sum, _max = np.add.reduce, np.maximum.reduce
 
 
@@ -47,6 +48,38 @@ def service_time(
     Mbit/s, ``capacity`` [B] in Gcycles/s.
     """
     return (remote * size + result) / rate + work / capacity
+
+
+def expected_flow(
+    capacity: Array, expected: float, mean_work: float, tasks: Array, work: Array, slots: Array
+) -> tuple[Array, Array]:
+    """[n, B] tasks and [n, B] Gcycles a slot that come to each server, by what has come so far.
+
+    Args:
+        capacity: [B] Gcycles/s.
+        expected: tasks of a slot, at all stations together.
+        mean_work: Gcycles of a task.
+        tasks, work: [n, B] tasks and Gcycles that came to each server.
+        slots: [n, 1] in so many slots, may be 0.
+    """
+    spread = expected * capacity / _sum(capacity)
+    return (tasks + spread) / (slots + 1), (work + spread * mean_work) / (slots + 1)
+
+
+def price(
+    capacity: Array, per_slot: Array, queued: Array, tasks: Array, work: Array, slots_left: Array
+) -> Array:
+    """[n, B] s/Gcycle, the delay of all later tasks that a Gcycle more at each server causes.
+
+    Args:
+        capacity: [B] Gcycles/s.
+        per_slot: [B] Gcycles, capacity times the length of a slot.
+        queued: [n, B] Gcycles at each server.
+        tasks, work: [n, B] tasks and Gcycles expected to come to each server in a slot.
+        slots_left: [n, 1] slots to the episode's end.
+    """
+    drained = queued / np.maximum(per_slot - work, LEAST_SPARE * capacity)
+    return tasks * np.minimum(drained, np.maximum(slots_left, 0)) / capacity
 
 
 def cwa(wait: Array, serve: Array, selected: Array) -> Array:

@@ -44,7 +44,7 @@ SCALES = {  # what each feature is divided by, in the unit that FEATURES in the 
     "size": "size",
     "work": "work",
     "result": "result",
-    "backlog": "backlog",
+    **dict.fromkeys(("backlog", "alike", "charge"), "backlog"),
     **dict.fromkeys(("inflight", "uplink", "remaining_work", "wait", "serve", "compute"), "slot"),
 }
 LIBRARIES = ("jaxmec", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "onnx")
@@ -183,7 +183,22 @@ def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -
             {"name": name, "length": length, "unit": unit, "scale": scale, "about": about}
         )
     size = sum(feature["length"] for feature in features)
-    return {"information": env.information, "size": size, "features": features}
+    about: dict[str, Any] = {"information": env.information, "size": size, "features": features}
+    if any(feature["name"] == "charge" for feature in features):
+        about["flow"] = describe_flow(env, params)
+    return about
+
+
+def describe_flow(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, float]:
+    """What the feature "charge" takes for granted: :class:`jaxmec.deploy.runtime.Flow`."""
+    workload = params.workload
+    moments = workload.moments()
+    return {
+        "stations": float(getattr(workload, "stations", env.num_servers)),
+        "slots": float(workload.slots),
+        "tasks": float(moments.tasks),
+        "work": float(moments.work),
+    }
 
 
 def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:

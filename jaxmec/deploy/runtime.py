@@ -54,11 +54,24 @@ FEATURES: dict[str, tuple[str, str]] = {
     "wait": ("s", "time until each server could start on the task"),
     "serve": ("s", "time of the whole task at each server, transmission included"),
     "compute": ("s", "time of the whole task's work at each server"),
+    "alike": ("s", "work at each server were all stations to do as this one has in its slot"),
+    "charge": ("s", "delay that the task would cause to later ones, by what the station sent"),
     "place": ("1", "where in the episode the task is: (slot * B + station) * N + position"),
 }
 
 
 STATION_FEATURES = ("progress", "remaining_tasks", "remaining_work", "place")
+HISTORY = ("sent_tasks", "sent_work")  # fields of Queues that a charge is reckoned from
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """What a charge takes for granted of the tasks to come."""
+
+    stations: float  # that tasks arrive at
+    slots: float  # of an episode
+    tasks: float  # expected in a slot, at all stations together
+    work: float  # Gcycles, mean of a task
 
 
 class PolicyFailed(Exception):
@@ -73,6 +86,7 @@ class Network:
     rate: Any  # [B] Mbit/s
     uplink_contention: bool = True  # whether a station's tasks wait for each other on its uplink
     max_wait: float = math.inf  # s, the longest that a queue counts
+    slot_length: float | None = None  # s; None: that of the bundle. Only a charge depends on it
 
     def __post_init__(self) -> None:
         for name in ("capacity", "rate"):
@@ -91,6 +105,11 @@ class Network:
             )
         if not self.max_wait >= 0:
             raise ValueError(f"network.max_wait must be at least 0, got {self.max_wait!r}")
+        if self.slot_length is not None and not SMALLEST <= self.slot_length <= LARGEST:
+            raise ValueError(
+                f"network.slot_length must be from {SMALLEST:g} to {LARGEST:g} s, "
+                f"got {self.slot_length!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +129,11 @@ class Queues:
     remaining_tasks: Any = None  # tasks that it has still to decide in the slot
     remaining_work: Any = None  # Gcycles, their work
     place: Any = None  # where in the episode the task is, (slot · B + station) · N + position
+    # Since the episode began: a stretch of as many slots as the manifest says, after which a
+    # station counts from 0 again.
+    slot: Any = None  # slots gone by
+    sent_tasks: Any = None  # [B] tasks that this station has sent there, whole or in part
+    sent_work: Any = None  # [B] Gcycles, their work, as far as it was sent there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +209,7 @@ class Scheduler:
                 rate=section["rate"],
                 uplink_contention=bool(section["uplink_contention"]),
                 max_wait=math.inf if limit is None else float(limit),
+                slot_length=float(section["slot_length"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _unknown(bundle, f"its network cannot be read: {error!r}") from None
@@ -223,6 +248,9 @@ class Scheduler:
             needs.add("inflight" if self.information == "full" else "sent")
         if "uplink" in names and self.network.uplink_contention:
             needs.add("uplink")
+        if "charge" in names:
+            self._flow = _read_flow(bundle, section)
+            needs |= {"slot", "progress", *HISTORY}
         # The fields of Queues without which it cannot decide.
         self.needs = frozenset(needs | (names & set(STATION_FEATURES)))
 
@@ -356,6 +384,7 @@ class Scheduler:
                 np.asarray(network.rate),
                 bool(network.uplink_contention),
                 float(network.max_wait),
+                float(network.slot_length),
             )
         if len(network.capacity) != self.num_servers:
             raise ValueError(
@@ -432,6 +461,37 @@ class _Situation:
             self.network.max_wait,
         )
 
+    @property
+    def _alike(self) -> np.ndarray:
+        """[n, B] Gcycles at each server were all stations to do as this one has in its slot."""
+        alone = self.scheduler.information in ("local", "slot")
+        factor = self.scheduler.num_servers if alone else 1
+        return self.quantities["backlog"] + factor * self.seen_inflight
+
+    @property
+    def _charge(self) -> np.ndarray:
+        """[n, B] s that the task would delay later ones, were all stations to do as this one."""
+        flow, given, network = self.scheduler._flow, self.quantities, self.network
+        length = network.slot_length
+        if length is None:
+            length = self.scheduler.network.slot_length
+        elapsed = given["slot"] + given["progress"]
+        price = arithmetic.price(
+            network.capacity,
+            network.capacity * length,
+            self._alike,
+            *arithmetic.expected_flow(
+                network.capacity,
+                flow.tasks,
+                flow.work,
+                flow.stations * given["sent_tasks"],
+                flow.stations * given["sent_work"],
+                elapsed,
+            ),
+            flow.slots - elapsed,
+        )
+        return given["work"] * price
+
     def quantity(self, name: str, length: int) -> np.ndarray:
         """[n, length] a feature in its unit, before scaling."""
         capacity = self.network.capacity
@@ -453,6 +513,10 @@ class _Situation:
             return self.serve
         if name == "compute":
             return self.quantities["work"] / capacity
+        if name == "alike":
+            return self._alike / capacity
+        if name == "charge":
+            return self._charge
         if name == "remaining_work":
             return self.quantities["remaining_work"] / capacity.sum()
         return self.quantities[name]
@@ -481,7 +545,12 @@ def _table(
         if not single:
             place["uplink"] = (width, width + servers)
             width += servers
-    for name in STATION_FEATURES:
+    for name in HISTORY:
+        if name in scheduler.needs:
+            vectors.append(name)
+            place[name] = (width, width + servers)
+            width += servers
+    for name in (*STATION_FEATURES, "slot"):
         if name in scheduler.needs:
             numbers.append(name)
     for name in numbers:
@@ -592,8 +661,17 @@ def _lengths(name: str, servers: int) -> tuple[int, ...]:
     """How long a feature may be: a number of the task or station is 1, one a server is B."""
     if name == "uplink":
         return (1, servers)
-    per_server = ("origin", "backlog", "inflight", "wait", "serve", "compute")
-    return (servers,) if name in per_server else (1,)
+    return (1,) if name in ("size", "work", "result", *STATION_FEATURES) else (servers,)
+
+
+def _read_flow(bundle: Bundle, section: dict[str, Any]) -> Flow:
+    try:
+        flow = Flow(**{name: float(number) for name, number in section["flow"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unknown(bundle, f"its observation.flow cannot be read: {error!r}") from None
+    if not all(0 < number <= LARGEST for number in dataclasses.astuple(flow)):
+        raise _unknown(bundle, f"its observation.flow has to be positive numbers: {flow}")
+    return flow
 
 
 def _one_of(bundle: Bundle, name: str, section: dict[str, Any], allowed: tuple[str, ...]) -> str:

@@ -143,6 +143,13 @@ class QueuesModel(_Model):
         default=None,
         description="where in the episode the task is, (slot * B + station) * N + position",
     )
+    slot: Amount | None = Field(default=None, description="slots of the episode gone by")
+    sent_tasks: EachServer | None = Field(
+        default=None, description="tasks that this station has sent to each server since it began"
+    )
+    sent_work: EachServer | None = Field(
+        default=None, description="Gcycles, their work, as far as it was sent there"
+    )
 
 
 class NetworkModel(_Model):
@@ -154,6 +161,7 @@ class NetworkModel(_Model):
         default=True, description="whether a station's tasks wait for each other on its uplink"
     )
     max_wait: Amount = Field(default=LARGEST, description="s, the longest that a queue counts")
+    slot_length: Rate | None = Field(default=None, description="s; by default the bundle's")
 
 
 class OneRequest(_Model):

@@ -8,6 +8,7 @@ from jaxmec import mec
 from jaxmec.deploy import arithmetic
 from jaxmec.mec.allocation import ALLOCATIONS
 from jaxmec.mec.offload import service_time, waiting_time
+from jaxmec.mec.workload import Moments
 from jaxmec.selection import subset
 
 COUNT = 4_000
@@ -78,6 +79,29 @@ def test_waits_and_service_times_agree(contention):
     serve = arithmetic.service_time(capacity, rate, *columns, 1.0 - local)
     np.testing.assert_allclose(wait, wanted_wait, rtol=1e-5)
     np.testing.assert_allclose(serve, wanted_serve, rtol=1e-5)
+
+
+def test_prices_agree():
+    rng = np.random.default_rng(2)
+    capacity = rng.uniform(10, 50, 7)
+    network = mec.EdgeNetwork(capacity=capacity, rate=np.ones(7), slot_length=0.5)
+    # Servers with and without a slot's work to spare, empty queues, and episodes that are over.
+    queued, tasks = rng.exponential(5, (2, COUNT, 7)) * (rng.random((2, COUNT, 7)) < 0.9)
+    slots, left = rng.integers(0, 60, (COUNT, 1)), rng.integers(-3, 60, (COUNT, 1))
+    work = rng.exponential(15, (COUNT, 7)) * (slots + 1)
+
+    def priced(queued, tasks, work, slots, left):
+        moments = Moments(30.0, 0.5, 0.3)
+        flow = mec.expected_flow(network, moments, tasks, work, slots)
+        return (*flow, mec.price(network, queued, *flow, left))
+
+    wanted = jax.jit(jax.vmap(priced))(queued, tasks, work, slots[:, 0], left[:, 0])
+    flow = arithmetic.expected_flow(capacity, 30.0, 0.5, tasks, work, slots)
+    got = (*flow, arithmetic.price(capacity, capacity * 0.5, queued, *flow, left))
+    for ours, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+    assert np.mean(np.asarray(wanted[1]) > capacity * 0.5) > 0.1  # overloaded
+    assert np.mean(got[2] > 0) > 0.5
 
 
 def test_subsets_are_numbered_as_in_the_environments():

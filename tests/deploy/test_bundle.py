@@ -195,7 +195,7 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
         ({"format_version": True}, "format_version must be a positive integer"),
         ({"network": None}, "network must be an object, got None"),
         ({"network": {"capacity": [1, -2], "rate": [1, 2], "uplink_contention": True,
-                      "max_wait": None}}, "network.capacity must be numbers"),
+                      "max_wait": None, "slot_length": 1}}, "network.capacity must be numbers"),
         ({"network": {}}, "its network cannot be read: KeyError"),
         ({"action": {"mode": "dance", "num_preferences": 5}}, "action.mode must be one of"),
         ({"action": {"mode": "subset", "num_preferences": 5}}, "31 was expected"),
@@ -207,6 +207,11 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
             {"name": "size", "length": 1, "scale": 0.0}]}}, "expected length 1, and a positive"),
         ({"observation": {"information": "local", "size": 7, "features": [
             {"name": "size", "length": 1, "scale": 1.0}]}}, "do not add up to 7"),
+        ({"observation": {"information": "local", "size": 5, "features": [
+            {"name": "charge", "length": 5, "scale": 1.0}]}}, "observation.flow cannot be read"),
+        ({"observation": {"information": "local", "size": 5, "features": [
+            {"name": "charge", "length": 5, "scale": 1.0}], "flow": {
+            "stations": 5, "slots": 9, "tasks": -1, "work": 1}}}, "has to be positive numbers"),
         ({"observation": {"information": "psychic", "size": 1, "features": []}}, "information"),
     ],
 )  # fmt: skip

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,43 @@ def test_a_bundle_opens_as_a_policy(bundle):
     rows = np.random.default_rng(0).uniform(size=(64, policy.spec.observation_size))
     np.testing.assert_array_equal(loaded(rows), policy(rows))
     assert loaded.setting == policy.setting
+
+
+MANY_DEVICES = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import jaxmec
+from jaxmec.deploy import export
+assert jax.device_count() == 8
+bundle, rows, target = sys.argv[1:]
+policy = jaxmec.load_policy(bundle)
+rows = np.load(rows)
+chosen = [policy(rows)]
+for devices in (2, 8):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("e",))
+    policy.learner = jax.device_put(policy.learner, NamedSharding(mesh, PartitionSpec()))
+    chosen.append(policy(rows))
+np.save(target + ".npy", chosen)
+export.export(policy, target)
+"""
+
+
+def test_a_bundle_goes_from_one_device_to_many_and_back(bundle, tmp_path):
+    """Opened on a machine of 8 devices, spread over 2 and all of them, written there again."""
+    rows = export.random_observations(
+        np.random.default_rng(3), 64, open_bundle(bundle("top_k")).manifest
+    )
+    np.save(tmp_path / "rows.npy", rows)
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    arguments = [str(bundle("top_k")), str(tmp_path / "rows.npy"), str(tmp_path / "back")]
+    subprocess.run(
+        [sys.executable, "-c", MANY_DEVICES, *arguments], env=environment, check=True, timeout=300
+    )
+    wanted = CASES["top_k"].policy()(rows)
+    for chosen in [*np.load(tmp_path / "back.npy"), jaxmec.load_policy(tmp_path / "back")(rows)]:
+        np.testing.assert_array_equal(chosen, wanted)
 
 
 def test_the_program_is_for_cpu_and_cuda_and_any_batch(bundle):

@@ -35,6 +35,8 @@ def test_decisions_are_those_of_the_environment(bundle, name):
     np.testing.assert_allclose(observation, observed, rtol=2e-5, atol=1e-5)
 
     actions = policy(observation)
+    if scheduler.mode != "score":  # no choice; its fractions are compared below
+        assert np.mean(np.asarray(actions) == np.asarray(policy(observed))) > 0.99  # but for ties
     outcome, _ = jax.jit(jax.vmap(lambda action, state: env.place(action, state, params)))(
         actions, seen
     )
@@ -47,7 +49,7 @@ def test_decisions_are_those_of_the_environment(bundle, name):
         assert set(np.flatnonzero(shares > 1e-4)) <= set(decision.servers)
     if env.information == "full" or getattr(env, "allocation_information", "true") == "true":
         ours = np.array([decision.makespan for decision in decisions])
-        if name not in ("one_server", "one_server_places", "master"):  # those see less than is so
+        if env.splits or env.information == "full":  # the others see less than is so
             np.testing.assert_allclose(ours, makespan, rtol=1e-3, atol=1e-4)
     used = np.mean((fraction > 0), axis=0)
     assert np.count_nonzero(used) >= 2  # not one server for ever

@@ -437,35 +437,42 @@ def test_policy_never_replaces_other_files(tmp_path: Path) -> None:
 
 # Devices
 
-EIGHT_DEVICES = """
+MANY_DEVICES = """
 import sys
+from pathlib import Path
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxmec.training import checkpoint
 assert jax.device_count() == 8
-mesh = jax.make_mesh((8,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
-split, same = NamedSharding(mesh, PartitionSpec("e")), NamedSharding(mesh, PartitionSpec())
+folder = Path(sys.argv[1])
 tree = {"x": jnp.zeros(16), "key": jax.random.split(jax.random.key(0), 8), "n": jnp.zeros((), int)}
-places = {"x": split, "key": split, "n": same}
-state, _ = checkpoint.restore(sys.argv[1], tree, sharding=places)
-assert state["x"].sharding == split and len(state["key"].sharding.device_set) == 8
-state = {"x": state["x"] + 1, "key": state["key"], "n": state["n"] + 1}
-assert len(state["x"].sharding.device_set) == 8
-checkpoint.save(sys.argv[2], state, step=1)
-one, _ = checkpoint.restore(sys.argv[1], tree, sharding=jax.devices()[5])
+saved = "one"
+for devices in (8, 2, 8):
+    mesh = jax.make_mesh((devices,), ("e",), axis_types=(jax.sharding.AxisType.Auto,),
+                         devices=jax.devices()[:devices])
+    split, same = NamedSharding(mesh, PartitionSpec("e")), NamedSharding(mesh, PartitionSpec())
+    places = {"x": split, "key": split, "n": same}
+    state, _ = checkpoint.restore(folder / saved, tree, sharding=places)
+    assert state["x"].sharding == split and len(state["key"].sharding.device_set) == devices
+    state = {"x": state["x"] + 1, "key": state["key"], "n": state["n"] + 1}
+    assert len(state["x"].sharding.device_set) == devices
+    saved += f"-{devices}"
+    checkpoint.save(folder / saved, state, step=1)
+one, _ = checkpoint.restore(folder / saved, tree, sharding=jax.devices()[5])
 assert one["x"].devices() == {jax.devices()[5]}
 """
 
 
-def test_one_device_to_eight_and_back(tmp_path: Path) -> None:
+def test_one_device_to_eight_to_two_and_back(tmp_path: Path) -> None:
     keys = jax.random.split(jax.random.key(9), 8)
     tree = {"x": jnp.arange(16.0), "key": keys, "n": jnp.asarray(4)}
     checkpoint.save(tmp_path / "one", tree, step=0)
     flags = "--xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "one"), str(tmp_path / "eight")]
+    command = [sys.executable, "-c", MANY_DEVICES, str(tmp_path)]
     subprocess.run(command, env=environment, check=True, timeout=300)
-    restored, _ = checkpoint.restore(tmp_path / "eight", tree)
-    expected = {"x": jnp.arange(16.0) + 1, "key": keys, "n": jnp.asarray(5)}
-    assert bits(restored) == bits(expected)
-    assert restored["x"].devices() == {jax.devices()[0]}
+    for times, saved in enumerate(("one-8", "one-8-2", "one-8-2-8"), start=1):
+        restored, _ = checkpoint.restore(tmp_path / saved, tree)
+        expected = {"x": jnp.arange(16.0) + times, "key": keys, "n": jnp.asarray(4 + times)}
+        assert bits(restored) == bits(expected)
+        assert restored["x"].devices() == {jax.devices()[0]}
