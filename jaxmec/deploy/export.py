@@ -183,10 +183,10 @@ def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -
             {"name": name, "length": length, "unit": unit, "scale": scale, "about": about}
         )
     size = sum(feature["length"] for feature in features)
-    about: dict[str, Any] = {"information": env.information, "size": size, "features": features}
+    observation = {"information": env.information, "size": size, "features": features}
     if any(feature["name"] == "charge" for feature in features):
-        about["flow"] = describe_flow(env, params)
-    return about
+        observation["flow"] = describe_flow(env, params)
+    return observation
 
 
 def describe_flow(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, float]:

@@ -379,12 +379,13 @@ class Scheduler:
         if network is None:
             network = self.network
         elif not isinstance(network, Network):
+            length = network.slot_length
             network = Network(
                 np.asarray(network.capacity),
                 np.asarray(network.rate),
                 bool(network.uplink_contention),
                 float(network.max_wait),
-                float(network.slot_length),
+                None if length is None else float(length),
             )
         if len(network.capacity) != self.num_servers:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -200,6 +201,10 @@ def test_another_network_changes_the_decision(scheduler):
     theirs = scheduler.decide(EdgeNetwork(capacity=capacity, rate=rate), GOOD, TASK)
     np.testing.assert_allclose(ours.fractions, theirs.fractions, rtol=1e-6)
     assert ours.makespan != pytest.approx(usual.makespan)
+    asked = SimpleNamespace(
+        capacity=capacity, rate=rate, uplink_contention=True, max_wait=1e12, slot_length=None
+    )  # as the service passes it on
+    assert scheduler.decide(asked, GOOD, TASK).servers == ours.servers
     with pytest.raises(ValueError, match=r"network\.capacity must have 5 entries"):
         scheduler.decide(Network([1, 2], [1, 2]), GOOD, TASK)
 
