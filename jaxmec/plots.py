@@ -123,6 +123,7 @@ def sweep_curves(
     ylabel: str,
     *,
     title: str = "",
+    within: tuple[float, float] = (-np.inf, np.inf),
 ) -> Figure:
     """One line a method against a swept quantity: means, with 95 % intervals as whiskers.
 
@@ -132,6 +133,7 @@ def sweep_curves(
             another.
         xlabel, ylabel: what is swept and what is measured, with their units.
         title: above the axes; empty for none.
+        within: what the quantity can be, as (0, 1) of a share; no whisker leaves it.
 
     Raises:
         ValueError: no curves.
@@ -149,8 +151,9 @@ def sweep_curves(
             curves.items(), _line_styles(), cycle("osD^v"), shifts, strict=False
         ):
             mean, half = mean_interval(curve.values)
+            whiskers = [np.minimum(half, mean - within[0]), np.minimum(half, within[1] - mean)]
             axes.errorbar(
-                curve.steps + shift, mean, yerr=half, label=_legend_name(name), color=colour,
+                curve.steps + shift, mean, yerr=whiskers, label=_legend_name(name), color=colour,
                 ls=dash, marker=mark, markersize=4, lw=1.2, elinewidth=1, capsize=2,
             )  # fmt: skip
         if places.size <= 10:

@@ -151,7 +151,11 @@ def figures(outcome: Outcome) -> dict[str, plots.Figure]:
                 if curves:
                     title = f"{preset}, {study.seeds} seeds, {study.episodes} episodes"
                     drawn[f"{name}_{preset}"] = plots.sweep_curves(
-                        curves, study.sweep.xlabel, METRICS[name].title, title=title
+                        curves,
+                        study.sweep.xlabel,
+                        METRICS[name].title,
+                        title=title,
+                        within=(0.0, 1.0) if name == "failed" else (-np.inf, np.inf),
                     )
     else:
         for place, table in comparisons(outcome).items():

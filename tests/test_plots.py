@@ -184,6 +184,16 @@ def test_sweep_shows_means_and_intervals_side_by_side():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("deadline (s)", "failed tasks (share)")
 
 
+def test_whiskers_of_shares_stay_among_them():
+    data = {"a": plots.Curve([1, 2], [[0.0, 0.9], [0.1, 1.0]])}
+    (axes,) = plots.sweep_curves(data, "x", "share", within=(0.0, 1.0)).axes
+    (whiskers,) = axes.containers[0].lines[2]
+    ends = np.array(whiskers.get_segments())[:, :, 1]
+    assert ends.min() == pytest.approx(0) and ends.max() == pytest.approx(1)
+    _, half = mean_interval(np.array([[0.0, 0.9], [0.1, 1.0]]))
+    assert ends[0, 1] == pytest.approx(0.05 + half[0])  # the other end is where it was
+
+
 def test_profiles_show_the_share_of_runs_at_most_there():
     scores = {"a": [[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 3.0, 9.0]]}
     (axes,) = plots.performance_profiles(scores, "ratio", thresholds=[0.5, 1.0, 3.0, 10.0]).axes
