@@ -96,6 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from jaxmec.bundle import BundleError
 
+        if isinstance(error, ImportError) and str(error.name).startswith("jaxmec."):
+            error = ImportError(
+                f"{words[0]!r} needs the whole of jaxmec; this is jaxmec-edge, for `jaxmec serve`"
+            )
         if isinstance(error, BundleError | ImportError | OSError):
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
@@ -493,6 +497,8 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if str(error.name).startswith("jaxmec."):  # a part of jaxmec, which no extra brings
+            raise
         raise ImportError(f"{error}: pip install 'jaxmec[{name}]'") from error
 
 

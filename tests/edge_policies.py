@@ -79,6 +79,25 @@ CASES = {
         "smcoedge",
         (("action", "top_k"), ("k", 3), ("allocate", "water_filling")),
     ),
+    # Decisions among a station's own server and the next two.
+    "neighbours": Case(
+        DQN(hidden=SMALL),
+        MULTI,
+        "amcoedge",
+        (("information", "local"), ("features", "times"), ("neighbours", 3)),
+    ),
+    "neighbours_score": Case(
+        ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
+        MULTI,
+        "amcoedge",
+        (("action", "score"), ("features", "times"), ("information", "local"), ("neighbours", 3)),
+    ),
+    "neighbours_priced": Case(
+        DQN(hidden=SMALL),
+        SINGLE,
+        "lad-ts",
+        (("information", "full"), ("features", "priced"), ("neighbours", 20)),
+    ),
     "score": Case(
         ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
         MULTI,

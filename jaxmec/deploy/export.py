@@ -183,7 +183,12 @@ def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -
             {"name": name, "length": length, "unit": unit, "scale": scale, "about": about}
         )
     size = sum(feature["length"] for feature in features)
-    observation = {"information": env.information, "size": size, "features": features}
+    observation = {
+        "information": env.information,
+        "neighbours": env.neighbours,
+        "size": size,
+        "features": features,
+    }
     if any(feature["name"] == "charge" for feature in features):
         observation["flow"] = describe_flow(env, params)
     return observation

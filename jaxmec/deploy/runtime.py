@@ -29,6 +29,7 @@ MASTER = -1  # the origin of a task that arrives at a node without a server
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
 LARGEST = 1e12  # a quantity above this is taken for a mistake; keeps all arithmetic finite
 SMALLEST = 1e-6  # likewise a capacity or rate below this
+LEAST_WORK = 1e-9  # Gcycles, one cycle: a task has some work
 
 ONE_SERVER, SUBSET, LOCAL_PLUS_ONE, TOP_K, SCORE = ACTION_MODES = (
     "one_server",
@@ -142,7 +143,7 @@ class Task:
 
     origin: int  # the station where it arrived, 0..B−1; −1 for a master node without a server
     size: float  # Mbit, of its input
-    work: float  # Gcycles, positive
+    work: float  # Gcycles, at least 1e-9, a cycle
     result: float = 0.0  # Mbit, of its result
 
 
@@ -219,6 +220,15 @@ class Scheduler:
 
     def _read_observation(self, bundle: Bundle) -> None:
         section = bundle.section("observation")
+        near, servers = section.get("neighbours"), self.num_servers
+        if near is not None and not (type(near) is int and 1 <= near <= servers):
+            raise _unknown(bundle, f"its observation.neighbours is {near!r} of {servers} servers")
+        # The servers that a decision is among, m of B, in the order of the policy's: a row for
+        # each station, its own first. None: all, each by its number.
+        self._neighbours = None
+        if near is not None:
+            self._neighbours = np.add.outer(np.arange(servers), np.arange(near)) % servers
+        self.num_choices = near or servers
         self.information = _one_of(bundle, "observation.information", section, INFORMATION)
         try:
             features = [
@@ -231,11 +241,11 @@ class Scheduler:
         for name, length, scale in features:
             if name not in FEATURES:
                 raise _unknown(bundle, f"its observation has a feature {name!r}")
-            if length not in _lengths(name, self.num_servers) or not 0 < scale < math.inf:
+            if length not in _lengths(name, self.num_choices) or not 0 < scale < math.inf:
                 raise _unknown(
                     bundle,
                     f"its feature {name} has length {length!r} and scale {scale!r}; expected "
-                    f"length {' or '.join(map(str, _lengths(name, self.num_servers)))}, and a "
+                    f"length {' or '.join(map(str, _lengths(name, self.num_choices)))}, and a "
                     "positive scale",
                 )
         if sum(length for _, length, _ in features) != self.observation_size:
@@ -255,10 +265,10 @@ class Scheduler:
         self.needs = frozenset(needs | (names & set(STATION_FEATURES)))
 
     def _read_action(self, bundle: Bundle) -> None:
-        section, servers = bundle.section("action"), self.num_servers
+        section, servers = bundle.section("action"), self.num_choices
         self.mode = _one_of(bundle, "action.mode", section, ACTION_MODES)
         self.num_preferences = section.get("num_preferences")
-        self._sets = self._one_hot
+        self._sets = np.eye(servers)
         if self.mode == SUBSET:
             self._sets = arithmetic.subset_table(servers).astype(np.float64)
         expected = {SUBSET: 2**servers - 1, SCORE: 2 * servers}.get(self.mode, servers)
@@ -306,16 +316,17 @@ class Scheduler:
     def decide_by_rule(
         self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]
     ) -> list[Decision]:
-        """What stands in for a policy that failed: water-filling over all servers.
+        """What stands in for a policy that failed: water-filling over all that it decides among.
 
         Where a task may have one server only, the one that would finish it first.
         """
         now = self._situation(network, queues, tasks)
-        wait, serve = now.believed_wait, now.serve
+        wait, serve, among = now.believed_wait, now.serve, self._among(now)
         if self.mode == ONE_SERVER:
-            selected = self._one_hot[(wait + serve).argmin(axis=1)]
+            finish = np.where(among, wait + serve, np.inf)
+            selected = self._one_hot[finish.argmin(axis=1)]
             return _decisions(selected, selected, wait, serve, "earliest_finish")
-        fraction = arithmetic.water_filling(wait, serve, np.ones(wait.shape, bool))
+        fraction = arithmetic.water_filling(wait, serve, among)
         return _decisions(fraction > 0, fraction, wait, serve, "water_filling")
 
     def observe(self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]) -> np.ndarray:
@@ -336,7 +347,7 @@ class Scheduler:
             raise PolicyFailed(f"the {self.form} model gave preferences that are not finite")
         wait, serve = now.believed_wait, now.serve
         if self.mode == SCORE:
-            fraction = self._decode_scores(preferences, wait, serve)
+            fraction = self._decode_scores(preferences, wait, serve, now)
             return _decisions(fraction > 0, fraction, wait, serve, "policy")
         selected = self._select(preferences, now)
         if self.mode == ONE_SERVER:
@@ -350,22 +361,41 @@ class Scheduler:
         """[n, B] 1 for each server of the set that preferences [n, A] name, else 0."""
         if self.mode == TOP_K:
             best = np.argsort(-preferences, axis=1, kind="stable")[:, : self.k]
-            return _max(self._one_hot[best], axis=1)
-        selected = self._sets[preferences.argmax(axis=1)]
+            return self._everywhere(_max(self._sets[best], axis=1), now)
+        selected = self._everywhere(self._sets[preferences.argmax(axis=1)], now)
         return np.maximum(selected, now.fallback) if self.mode == LOCAL_PLUS_ONE else selected
 
-    def _decode_scores(self, scores: np.ndarray, wait: np.ndarray, serve: np.ndarray) -> np.ndarray:
+    def _decode_scores(
+        self, scores: np.ndarray, wait: np.ndarray, serve: np.ndarray, now: _Situation
+    ) -> np.ndarray:
         """[n, B] fractions: water-filling on waits that are offset and service times scaled."""
         scores = scores.astype(np.float64)
-        offset, factor = scores[:, : self.num_servers], scores[:, self.num_servers :]
+        offset = self._everywhere(scores[:, : self.num_choices], now)
+        factor = self._everywhere(scores[:, self.num_choices :], now)
         factor = np.minimum(np.maximum(factor, -MAX_LOG_FACTOR), MAX_LOG_FACTOR)
-        everyone = np.ones(wait.shape, bool)
         return arithmetic.water_filling(
-            wait + offset * self._score_scale, serve * np.exp(factor), everyone
+            wait + offset * self._score_scale, serve * np.exp(factor), self._among(now)
         )
 
+    def _everywhere(self, near: np.ndarray, now: _Situation) -> np.ndarray:
+        """[n, B] from [n, m], numbers of the servers that a decision is among; 0 elsewhere."""
+        if now.near is None:
+            return near
+        values = np.zeros((now.count, self.num_servers))
+        np.put_along_axis(values, now.near, near, axis=1)
+        return values
+
+    def _among(self, now: _Situation) -> np.ndarray:
+        """[n, B] bool, the servers that a decision is among."""
+        return self._everywhere(np.ones((now.count, self.num_choices)), now).astype(bool)
+
     def _observe(self, now: _Situation) -> np.ndarray:
-        parts = [now.quantity(name, length) for name, length in self._features]
+        parts = []
+        for name, length in self._features:
+            part = now.quantity(name, length)
+            if now.near is not None and part.shape[1] > 1:
+                part = np.take_along_axis(part, now.near, axis=1)
+            parts.append(part)
         return (np.concatenate(parts, axis=1) / self._scales).astype(np.float32)
 
     def _situation(
@@ -413,7 +443,10 @@ class _Situation:
         self.quantities = {name: table[:, start:end] for name, (start, end) in place.items()}
         nothing = np.zeros((self.count, 1))
         given = self.quantities.get
-        self.local = scheduler._one_hot[[task.origin for task in tasks]]
+        origins = [task.origin for task in tasks]
+        self.local = scheduler._one_hot[origins]
+        table_of = scheduler._neighbours
+        self.near = None if table_of is None else table_of[origins]  # [n, m]
         self.remote = 1 - self.local
         sent, inflight = given("sent"), given("inflight")
         uplink = given("uplink", nothing)
@@ -503,9 +536,9 @@ class _Situation:
         if name == "inflight":
             return self.seen_inflight / capacity
         if name == "uplink":
-            if length == 1:
+            if self.scheduler.information != "full":
                 return self.seen_uplink
-            return np.broadcast_to(self.uplink, (self.count, length))
+            return np.broadcast_to(self.uplink, self.local.shape)
         if name == "wait":
             if self._seen_wait is None:
                 self._seen_wait = self._wait(self.seen_inflight, self.seen_uplink)
@@ -570,9 +603,9 @@ def _table(
             table.shape == (len(tasks), width)
             and _min(table, axis=None) >= 0
             and _max(table, axis=None) <= LARGEST
-            and _min(table[:, 1]) > 0
+            and _min(table[:, 1]) >= LEAST_WORK
             and scheduler.needs <= place.keys()
-            and all(_is_station(task.origin, servers) for task in tasks)
+            and all(_is_station(task.origin, scheduler) for task in tasks)
             and all(len(_listed(entry, name)) == servers for entry in queues for name in vectors)
         )
     except (TypeError, ValueError, AttributeError):
@@ -589,9 +622,10 @@ def _listed(entry: Queues, name: str) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _is_station(origin: Any, servers: int) -> bool:
+def _is_station(origin: Any, scheduler: Scheduler) -> bool:
     whole = isinstance(origin, int | np.integer) and not isinstance(origin, bool)
-    return whole and MASTER <= origin < servers
+    least = MASTER if scheduler._neighbours is None else 0  # a master node has no neighbours
+    return whole and least <= origin < scheduler.num_servers
 
 
 def _explain(
@@ -604,19 +638,22 @@ def _explain(
     """Raise the ValueError that says what is wrong with the tasks or the queues, and where."""
     servers = scheduler.num_servers
     for i, task in enumerate(tasks):
-        if not _is_station(task.origin, servers):
+        if not _is_station(task.origin, scheduler):
+            master = ", or -1 for a master node" if scheduler._neighbours is None else ""
             raise ValueError(
-                f"tasks[{i}].origin must be a station, 0 to {servers - 1}, or -1 for a master "
-                f"node, got {task.origin!r}"
+                f"tasks[{i}].origin must be a station, 0 to {servers - 1}{master}, "
+                f"got {task.origin!r}"
             )
         for name in ("size", "work", "result"):
-            _check_number(f"tasks[{i}].{name}", getattr(task, name), positive=name == "work")
+            least = LEAST_WORK if name == "work" else 0.0
+            _check_number(f"tasks[{i}].{name}", getattr(task, name), least)
     for i, entry in enumerate(queues):
         for name in sorted({*scheduler.needs, *vectors, *numbers}):
             value = getattr(entry, name)
             if value is None:
-                needed = name in scheduler.needs
-                why = "the policy was trained to see it" if needed else "other entries have it"
+                why = "other entries have it"
+                if name in scheduler.needs:
+                    why = f"the policy was trained to see {', '.join(sorted(scheduler.needs))}"
                 raise ValueError(f"queues[{i}].{name} is missing, and {why}")
             if name == "uplink" and scheduler.information == "full" and name in scheduler.needs:
                 _check_vector(f"queues[{i}].{name} (every station's)", value, servers)
@@ -627,15 +664,14 @@ def _explain(
     raise ValueError("queues must all give the same fields, as numbers or lists of them")
 
 
-def _check_number(name: str, value: Any, positive: bool = False) -> None:
+def _check_number(name: str, value: Any, least: float = 0.0) -> None:
     try:
         number = float(value)
-        good = (number > 0 if positive else number >= 0) and number <= LARGEST
+        good = least <= number <= LARGEST
     except (TypeError, ValueError):
         good = False
     if not good:
-        least = "above 0" if positive else "from 0"
-        raise ValueError(f"{name} must be a number {least} to {LARGEST:g}, got {value!r}")
+        raise ValueError(f"{name} must be a number from {least:g} to {LARGEST:g}, got {value!r}")
 
 
 def _check_vector(name: str, value: Any, servers: int) -> None:

@@ -44,7 +44,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jaxmec.bundle import MANIFEST, BundleError, PathLike
 from jaxmec.deploy import onnx
-from jaxmec.deploy.runtime import LARGEST, SMALLEST, Decision, PolicyFailed, Scheduler
+from jaxmec.deploy.runtime import LARGEST, LEAST_WORK, SMALLEST, Decision, PolicyFailed, Scheduler
 
 TOKEN_VARIABLE = "JAXMEC_TOKEN"  # the environment variable, not a token
 MAX_SERVERS = 4096
@@ -112,7 +112,7 @@ class TaskModel(_Model):
         ge=-1, lt=MAX_SERVERS, description="the station where it arrived; -1: a master node"
     )
     size: Amount = Field(description="Mbit, of its input")
-    work: Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)] = Field(
+    work: Annotated[float, Field(ge=LEAST_WORK, le=LARGEST, allow_inf_nan=False)] = Field(
         description="Gcycles"
     )
     result: Amount = Field(default=0.0, description="Mbit, of its result")

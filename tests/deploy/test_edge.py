@@ -142,10 +142,13 @@ assert cli.main(["--version"]) == 0
 assert cli.main(["serve", "--help"]) == 0
 assert cli.main(["serve", "nowhere"]) == 1
 assert cli.main(["train", "dsac"]) == 1
+assert cli.main(["export", ".", "--to", "there"]) == 1
 """
     run = at_the_edge(installed, code, bundle("top_k"), extras=["serve"])
     assert run.returncode == 0, run.stderr
     assert "there is no bundle" in run.stderr
+    for command in ("train", "export"):
+        assert f"'{command}' needs the whole of jaxmec; this is jaxmec-edge" in run.stderr
     assert "--max-body-bytes" in run.stdout
 
 

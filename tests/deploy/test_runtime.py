@@ -11,14 +11,14 @@ from edge_policies import CASES, visited
 
 from jaxmec.bundle import open_bundle
 from jaxmec.deploy import export, onnx, xla
-from jaxmec.deploy.runtime import Network, PolicyFailed, Queues, Task
+from jaxmec.deploy.runtime import LARGEST, LEAST_WORK, SMALLEST, Network, PolicyFailed, Queues, Task
 from jaxmec.mec import EdgeNetwork
 
 OBSERVATIONS = 10_000
 
 
 # What differs from the quick ones in the agent alone is left to the slow run.
-SLOW = ("one_server_places", "per_station", "top_k")
+SLOW = ("one_server_places", "per_station", "top_k", "neighbours_score", "neighbours_priced")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,10 @@ def test_decisions_are_those_of_the_environment(bundle, name):
     assert np.count_nonzero(used) >= 2  # not one server for ever
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("neighbours_")) for n in CASES],
+)
 def test_the_three_forms_agree_on_random_observations(bundle, name):
     """The same decisions, preferences within 1e-4, on 10,000 random observations."""
     path = bundle(name)
@@ -76,8 +79,11 @@ def test_the_three_forms_agree_on_random_observations(bundle, name):
     for preferences in given[:2]:
         np.testing.assert_allclose(preferences, given[2], atol=1e-4)
     if schedulers[0].mode == "score":
+        now = SimpleNamespace(near=None, count=OBSERVATIONS)  # scores are of all servers
+        if schedulers[0].num_choices < schedulers[0].num_servers:
+            now.near = schedulers[0]._neighbours[np.arange(OBSERVATIONS) % 5]
         splits = [
-            scheduler._decode_scores(preferences, wait, wait + 1)
+            scheduler._decode_scores(preferences, wait, wait + 1, now)
             for scheduler, preferences in zip(schedulers, given, strict=True)
         ]
         for split in splits[:2]:
@@ -136,7 +142,11 @@ def test_what_a_policy_needs_is_said(scheduler, bundle):
         ({"backlog": "empty"}, r"queues\[0\]\.backlog must be 5 numbers"),
         ({"backlog": [[0] * 5]}, r"queues\[0\]\.backlog must be 5 numbers"),
         ({"backlog": 3.0}, r"queues\[0\]\.backlog must be 5 numbers"),
-        ({"sent": None}, r"queues\[0\]\.sent is missing, and the policy was trained to see it"),
+        (
+            {"sent": None},
+            r"queues\[0\]\.sent is missing, and the policy was trained to see backlog, progress, "
+            "sent, uplink",
+        ),
         ({"uplink": None}, r"queues\[0\]\.uplink is missing"),
         ({"uplink": -0.1}, r"queues\[0\]\.uplink must be a number from 0"),
         ({"progress": None}, r"queues\[0\]\.progress is missing"),
@@ -159,8 +169,9 @@ def test_wrong_queues_are_named(scheduler, changes, message):
         ({"size": -1}, r"tasks\[0\]\.size must be a number from 0 to 1e\+12, got -1"),
         ({"size": None}, r"tasks\[0\]\.size must be a number"),
         ({"size": 1e13}, r"tasks\[0\]\.size must be a number"),
-        ({"work": 0}, r"tasks\[0\]\.work must be a number above 0"),
-        ({"work": math.nan}, r"tasks\[0\]\.work must be a number above 0"),
+        ({"work": 0}, r"tasks\[0\]\.work must be a number from 1e-09"),
+        ({"work": 1e-320}, r"tasks\[0\]\.work must be a number from 1e-09"),
+        ({"work": math.nan}, r"tasks\[0\]\.work must be a number from 1e-09"),
         ({"result": math.inf}, r"tasks\[0\]\.result must be a number from 0"),
     ],
 )
@@ -186,7 +197,7 @@ def test_every_uplink_is_needed_where_all_were_seen(bundle):
     scheduler = onnx.load(bundle("local_plus_one"))
     queues = Queues(
         backlog=[0] * 5, inflight=[0] * 5, uplink=0.1, progress=0.5, remaining_tasks=1,
-        remaining_work=1.0,
+        remaining_work=1.0, slot=0, sent_tasks=[0] * 5, sent_work=[0] * 5,
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"uplink \(every station's\) must be 5 numbers"):
         scheduler.decide(None, queues, TASK)
@@ -224,6 +235,41 @@ def test_a_network_that_cannot_be(arguments, message):
         Network(*arguments)
 
 
+@pytest.mark.parametrize("name", ["subset", "score", "local_plus_one", "neighbours"])
+def test_whatever_is_allowed_has_an_answer_in_numbers(bundle, name):
+    """At the bounds of everything that is let in, in every combination that chance makes."""
+    scheduler = onnx.load(bundle(name))
+    rng = np.random.default_rng(0)
+    least = {"capacity": SMALLEST, "rate": SMALLEST, "work": LEAST_WORK}
+
+    def amount(field, *shape):
+        bounds = [least.get(field, 0.0), least.get(field, 0.0), 1e-3, 1.0, 1e3, LARGEST]
+        return rng.choice(bounds, shape)
+
+    vectors = ("backlog", "inflight", "sent", "uplink", "sent_tasks", "sent_work")
+    numbers = ("progress", "remaining_tasks", "remaining_work", "place", "slot")
+    for _ in range(200):
+        network = Network(amount("capacity", 5), amount("rate", 5), True, LARGEST)
+        queues = Queues(
+            **{field: amount(field, 5) for field in vectors},
+            **{field: float(amount(field)) for field in numbers},
+        )
+        quantities = {field: float(amount(field)) for field in ("size", "work", "result")}
+        task = Task(origin=int(rng.integers(5)), **quantities)
+        (stand_in,) = scheduler.decide_by_rule(network, [queues], [task])
+        decisions = [stand_in]
+        with np.errstate(over="ignore"):  # to float32
+            try:
+                decisions.append(scheduler.decide(network, queues, task))
+            except PolicyFailed:
+                seen = scheduler.observe(network, [queues], [task])
+                assert not np.abs(seen).max() <= 1e12  # nothing that a station would see
+        for decision in decisions:
+            assert decision.fractions.sum() == pytest.approx(1), (network, queues, task)
+            assert (decision.fractions >= 0).all() and math.isfinite(decision.makespan)
+            assert decision.servers
+
+
 @pytest.mark.parametrize(
     ("preferences", "message"),
     [
@@ -253,7 +299,10 @@ def test_a_policy_that_fails_says_so_and_a_rule_stands_in(scheduler, preferences
 def test_where_a_task_has_one_server_the_rule_gives_it_one(bundle):
     scheduler = onnx.load(bundle("master"))
     backlog = np.linspace(5, 0, 10)
-    queues = Queues(backlog=backlog, sent=[0] * 10, uplink=0, progress=0)
+    queues = Queues(
+        backlog=backlog, sent=[0] * 10, uplink=0, progress=0, slot=0,
+        sent_tasks=[0] * 10, sent_work=[0] * 10,
+    )  # fmt: skip
     (decision,) = scheduler.decide_by_rule(None, [queues], [Task(-1, 20.0, 4.0)])
     network = scheduler.network
     finish = backlog / network.capacity + 20.0 / network.rate + 4.0 / network.capacity

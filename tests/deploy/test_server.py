@@ -129,6 +129,7 @@ def test_a_network_may_come_along(running):
         ({"task": {**TASK, "size": -1}, "queues": QUEUES}, 422, "task.size"),
         ({"task": {**TASK, "size": 1e300}, "queues": QUEUES}, 422, "task.size"),
         ({"task": {**TASK, "work": 0}, "queues": QUEUES}, 422, "task.work"),
+        ({"task": {**TASK, "work": 1e-320}, "queues": QUEUES}, 422, "task.work"),
         ({"task": {**TASK, "origin": 7}, "queues": QUEUES}, 422, "origin must be a station"),
         ({"task": {**TASK, "origin": 1.5}, "queues": QUEUES}, 422, "task.origin"),
         ({"task": {**TASK, "origin": True}, "queues": QUEUES}, 422, "task.origin"),
