@@ -1,4 +1,4 @@
-"""The benchmarks of updates, decisions, training and the hot path, at a size that measures nothing."""
+"""The benchmarks of learning and of decisions, at a size that measures nothing."""
 
 import importlib
 import json
