@@ -50,8 +50,9 @@ format: $(test_ready)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# ARGS="--size full" for every size; EXTRAS=plot,peers for the comparison with PyTorch.
 bench: $(run_ready)
-	set -e; for script in benchmarks/*.py; do $(PY) $$script $(ARGS); done
+	$(PY) benchmarks/run.py $(ARGS)
 
 $(VENV)/.installed-%: pyproject.toml $(wildcard constraints/*.txt) $(interpreter)
 	PIP_CONSTRAINT=$(call pins,$*) PIP_BUILD_CONSTRAINT=$(call pins,$*) \

@@ -49,16 +49,17 @@ SIZES = {
 
 
 def random_steps(env: Any, params: Any, num_envs: int, steps: int) -> Callable[[], Any]:
-    """A scan over vectorised steps with random actions.
+    """A scan over vectorised steps with uniformly random actions.
 
     What a learner would read is summed up, so that the compiler can leave none of it out.
     """
-    act = jax.vmap(env.action_space(params).sample)
+    last = env.num_actions - 1
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
         states, checksum = carry
         key_act, key_env = jax.random.split(key)
-        actions = act(jax.random.split(key_act, num_envs))
+        uniform = jax.random.uniform(key_act, (num_envs,))
+        actions = jnp.minimum((uniform * env.num_actions).astype(jnp.int32), last)
         observations, states, rewards, _, _, info = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
             jax.random.split(key_env, num_envs), states, actions, params
         )

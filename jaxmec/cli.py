@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import os
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +36,9 @@ COMMANDS = {
     "serve": "answer over HTTP where tasks go, from a bundle",
     "list": "environments, presets, agents and methods, schedulers, studies",
 }
+
+
+COMPILING = ("train", "evaluate", "compare", "gap", "export")  # what JAX compiles for
 
 
 class UsageError(Exception):
@@ -84,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "list": _list,
         }
         look_up("command", words[0], COMMANDS)
+        if words[0] in COMPILING:
+            _keep_programs()
         return command[words[0]](words[1:])
     except SystemExit as exit_:  # tyro has printed what it has to say
         return exit_.code if isinstance(exit_.code, int) else EXIT_USAGE
@@ -113,6 +121,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
         raise
+
+
+def _keep_programs() -> None:
+    """Keep compiled programs on disk, so that the same command does not compile again.
+
+    Only where JAX is still to be imported, and where JAX_COMPILATION_CACHE_DIR does not already
+    name a place; JAX_ENABLE_COMPILATION_CACHE=false keeps none. Each kind of processor has a
+    directory of its own, since a program may use instructions that another one lacks and homes
+    are shared among machines.
+    """
+    if "jax" in sys.modules:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    processor = platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        processor += "".join(sorted({x for x in lines if x.startswith(("flags", "Features"))}))
+    place = Path(home) / "jaxmec" / "programs" / hashlib.sha256(processor.encode()).hexdigest()[:12]
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place)
 
 
 def _overview() -> str:

@@ -66,3 +66,22 @@ def test_import_starts_no_backend_and_loads_no_matplotlib():
     """
     run = python(code, JAX_PLATFORMS="no_such_platform")  # starting a backend is an error
     assert run.returncode == 0, run.stderr
+
+
+def test_a_command_keeps_its_programs_in_the_users_cache_unless_told_otherwise(tmp_path):
+    code = """if True:
+        import os
+        from jaxmec import cli
+        cli.main(["evaluate", "no-such-scheduler"])
+        print("at", os.environ["JAX_COMPILATION_CACHE_DIR"])
+        import jax
+        print("at", jax.config.jax_compilation_cache_dir)
+    """
+    without = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path)}
+    for given, expected in ((without, tmp_path / "jaxmec" / "programs"), (
+        {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}, tmp_path / "own",
+    )):  # fmt: skip
+        run = python(code, **given)
+        assert run.returncode == 0, run.stderr
+        for line in run.stdout.splitlines():
+            assert line.startswith(f"at {expected}")

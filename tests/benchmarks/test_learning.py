@@ -1,4 +1,4 @@
-"""The benchmarks of learning and of decisions, at a size that measures nothing."""
+"""Updates, decisions, training and the hot path are measured, at a size that says nothing."""
 
 import importlib
 import json
@@ -22,3 +22,13 @@ def test_it_prints_a_table_and_keeps_what_it_measured(name, tmp_path, capsys):
     report = json.loads(output.read_text())
     assert {"cpu", "cores", "load_average"} <= set(report["machine"])
     assert report["versions"]["jax"]
+
+
+def test_one_table_has_all_parts(tmp_path, capsys):
+    run = importlib.import_module("run")
+    run.main(size="tiny", only=("decisions",), output=tmp_path)
+    printed = capsys.readouterr().out
+    assert "beside what" in printed and "cost in B: water-filling" in printed
+    assert (tmp_path / "decisions.json").exists()
+    with pytest.raises(ValueError, match=r"only must name parts .* got 'nothing'"):
+        run.main(only=("nothing",))
