@@ -11,7 +11,6 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = ("quickstart", "edge_scheduling", "your_own_method", "your_own_network")
-QUICK = ("quickstart",)
 
 
 def test_every_notebook_is_known():
@@ -30,9 +29,8 @@ def test_kept_without_output_and_with_a_badge(name):
     nbformat.validate(nbformat.reads(text, as_version=4))
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_from_the_first_cell_to_the_last(name, monkeypatch):
     monkeypatch.setenv("JAXMEC_NOTEBOOK_SIZE", "tiny")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)

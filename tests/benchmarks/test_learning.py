@@ -13,7 +13,12 @@ WHAT = {
 }
 
 
-@pytest.mark.parametrize("name", WHAT)
+LONG = ("decisions", "training")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in WHAT]
+)
 def test_it_prints_a_table_and_keeps_what_it_measured(name, tmp_path, capsys):
     benchmark = importlib.import_module(name)
     output = tmp_path / "new" / f"{name}.json"
