@@ -29,6 +29,7 @@ def test_it_prints_a_table_and_keeps_what_it_measured(name, tmp_path, capsys):
     assert report["versions"]["jax"]
 
 
+@pytest.mark.slow
 def test_one_table_has_all_parts(tmp_path, capsys):
     run = importlib.import_module("run")
     run.main(size="tiny", only=("decisions",), output=tmp_path)
