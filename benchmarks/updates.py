@@ -191,18 +191,21 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main(
-    size: Literal["tiny", "small", "full"] = "small", output: Path | None = RESULT
+    size: Literal["tiny", "small", "full"] = "small",
+    only: Literal["all", "agents", "compared"] = "all",
+    output: Path | None = RESULT,
 ) -> dict[str, Any]:
     """Measure updates a second, print them and keep every repetition.
 
     Args:
-        size: how much to measure: seconds, some two minutes, or half an hour.
+        size: how much to measure: seconds, some ten minutes, or an hour.
+        only: ours alone, or the comparison with PyTorch, or both.
         output: the JSON file to write; None writes nothing.
     """
     chosen = SIZES[size]
     report = begin(size, dataclasses.asdict(chosen))
     rows = []
-    for case in agents(chosen):
+    for case in agents(chosen) if only != "compared" else ():
 
         def make(updates: int, case: Case = case) -> Callable[[], Any]:
             return in_a_scan(case.agent, case.batch, updates)
@@ -211,7 +214,7 @@ def main(
         rows.append(row(case.name, updates, turns([make(updates)], chosen.repetitions)[0]))
         print(line(rows[-1]), flush=True)
     report["results"] = rows
-    report["compared"] = compare(chosen)
+    report["compared"] = compare(chosen) if only != "agents" else []
     write(report, output)
     return report
 
