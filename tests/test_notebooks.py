@@ -50,7 +50,10 @@ def test_badges_open_the_notebook_itself_and_install_from_where_it_lies():
 
 @pytest.mark.parametrize(
     "name",
-    ["quickstart", *(pytest.param(n, marks=pytest.mark.slow) for n in FIGURES if n != "quickstart")],
+    [
+        "quickstart",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in FIGURES if n != "quickstart"),
+    ],
 )
 def test_runs_whole(name, monkeypatch):
     monkeypatch.setenv("JAXMEC_NOTEBOOK_SIZE", "tiny")
