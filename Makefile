@@ -1,6 +1,7 @@
 # make run    the main job: trains DDRL-AMSA, compares it, saves checkpoint, metrics and plots
 # make reproduce   runs every study at its short size and writes docs/reproduction.md
 # make test   everything that must pass before a change lands
+# make docs   the documentation site, into build/site
 #
 # Both make .venv first and install the pinned versions into it. Choose an interpreter with
 # PYTHON=python3.13, extras with EXTRAS=plot,gpu, and arguments of the job with ARGS=...
@@ -18,9 +19,10 @@ interpreter := $(VENV)/.python-$(version)
 # One stamp for each set of extras, so that nothing is installed twice.
 run_ready := $(VENV)/.installed-$(EXTRAS)
 test_ready := $(VENV)/.installed-$(EXTRAS),test
+docs_ready := $(VENV)/.installed-docs
 slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers
 
-.PHONY: run reproduce test test-slow lint format bench constraints clean
+.PHONY: run reproduce test test-slow lint format docs bench constraints clean
 .DELETE_ON_ERROR:
 
 run: $(run_ready)
@@ -50,6 +52,11 @@ format: $(test_ready)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# A warning is an error: a link to nothing, a name that does not exist.
+docs: export JAX_PLATFORMS ?= cpu
+docs: $(docs_ready)
+	$(PY) -m mkdocs build --strict
+
 # ARGS="--size full" for every size; EXTRAS=plot,peers for the comparison with PyTorch.
 bench: $(run_ready)
 	$(PY) benchmarks/run.py $(ARGS)
@@ -76,10 +83,10 @@ $(interpreter):
 # The newest versions that fit pyproject.toml, on every supported Python and platform.
 constraints: $(interpreter)
 	$(PY) -m pip install --quiet uv
-	$(call lock,cpu) --extra plot --extra notebook --extra test
-	$(call lock,gpu) --extra plot --extra notebook --extra test --extra gpu --extra gpu-cuda12 \
+	$(call lock,cpu) --extra plot --extra notebook --extra docs --extra test
+	$(call lock,gpu) --extra plot --extra notebook --extra docs --extra test --extra gpu --extra gpu-cuda12 \
 		--constraints constraints/cpu.txt
-	$(call lock,peers) --extra plot --extra notebook --extra test --extra peers \
+	$(call lock,peers) --extra plot --extra notebook --extra docs --extra test --extra peers \
 		--constraints constraints/cpu.txt
 
 lock = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
