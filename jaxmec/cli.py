@@ -255,6 +255,7 @@ class SingleChoices:
     privileged: bool = False  # tell the critics, while they learn, what the simulator knows
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
     neighbours: int | None = None  # decide among the own server and the next ones, m in all
+    action: str = "index"  # index, or score, as the agent's kind asks
 
 
 @dataclasses.dataclass(frozen=True)

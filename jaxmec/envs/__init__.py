@@ -35,6 +35,7 @@ CHOICES = {
         "privileged",
         "reward",
         "neighbours",
+        "action",
     ),
     "MultiServerOffloading-v0": (
         "information",

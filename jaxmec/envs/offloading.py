@@ -29,7 +29,7 @@ from jaxmec.mec.offload import (
     service_time,
     waiting_time,
 )
-from jaxmec.mec.pricing import expected_flow, price
+from jaxmec.mec.pricing import expected_flow, outlook, price
 from jaxmec.mec.workload import Arrival, Cursor, Remaining, Task, TraceWorkload, Workload
 from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, subset, top_k
 from jaxmec.struct import is_concrete, pytree
@@ -38,7 +38,9 @@ INFORMATION = ("slot_start", "local", "slot", "full")
 FEATURES = ("published", "queues", "times", "expected", "priced")
 REWARDS = ("own", "charged")
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
+SINGLE_ACTIONS = ("index", "score")
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
+LARGEST_SCORE = 1e30  # what an infinite score of one server counts as
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
 ENTRY_WIDTH = 0.3  # preset's unit of time: how near the set a server's jump counts in a gradient
 
@@ -383,6 +385,29 @@ class OffloadingEnvironment(environment.Environment):
             outcome.fraction * state.task.work * self._price(params, queued, sent, elapsed)
         )
 
+    def outlook(self, state: OffloadingState, params: OffloadingParams) -> jax.Array:
+        """[] s, about the delay that what is queued now will cause to tasks yet to come.
+
+        The value of a state where a window of decisions ends (:func:`jaxmec.mec.pricing.outlook`),
+        by what all stations have sent to each server so far, which is taken as given: its gradient
+        is that of the queues.
+
+        Raises:
+            ValueError: an environment that keeps no history of what was sent.
+        """
+        if not self.keeps_history:
+            raise ValueError(
+                "the outlook of a state takes what was sent in the episode, which is kept with "
+                f"features='priced' or reward='charged', got features={self.feature_set!r}"
+            )
+        network, workload, cursor = params.network, params.workload, state.cursor
+        stations = getattr(workload, "stations", self.num_servers)
+        elapsed = cursor.slot + (cursor.station + cursor.position / workload.positions) / stations
+        sent = [jax.lax.stop_gradient(jnp.sum(rows, axis=0)) for rows in state.history]
+        tasks, work = expected_flow(network, workload.moments(), *sent, elapsed)
+        queued = state.queues.backlog + state.queues.inflight
+        return outlook(network, queued, tasks, work, workload.slots - elapsed)
+
     def _price(
         self, params: OffloadingParams, queued: jax.Array, sent: Sent, elapsed: jax.Array
     ) -> jax.Array:
@@ -542,11 +567,42 @@ class OffloadingEnvironment(environment.Environment):
 
 
 class SingleServerOffloading(OffloadingEnvironment):
-    """Each task goes to one edge server. The action is its index, 0..B−1.
+    """Each task goes to one edge server.
 
-    With neighbours it is 0..m−1, counted from the station's own. An index outside that range
-    means no server; see :func:`jaxmec.mec.offload.fallback`.
+    Action modes:
+        index: the server's, 0..B−1. An index outside that range means no server; see
+            :func:`jaxmec.mec.offload.fallback`.
+        score: [B] real numbers; the server of the largest takes the task. Its derivative is that
+            of a task spread by the softmax of the scores, at costs that are those of the server
+            taken ("straight through", Bengio et al. 2013), so that a policy can be trained on it
+            while every decision stays a whole one.
+
+    With neighbours B is m here, and an index counts from the station's own server.
     """
+
+    def __init__(
+        self,
+        params: OffloadingParams,
+        information: str = "slot_start",
+        features: str = "queues",
+        show_place: bool = False,
+        privileged: bool = False,
+        reward: str = "own",
+        neighbours: int | None = None,
+        action: str = "index",
+    ) -> None:
+        """Args:
+            params, information, features, show_place, privileged, reward, neighbours: as for
+                :class:`OffloadingEnvironment`.
+            action: one of ``SINGLE_ACTIONS``.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        super().__init__(params, information, features, show_place, privileged, reward, neighbours)
+        if action not in SINGLE_ACTIONS:
+            raise ValueError(f"action must be one of {', '.join(SINGLE_ACTIONS)}, got {action!r}")
+        self.action = action
 
     @property
     def name(self) -> str:
@@ -558,19 +614,39 @@ class SingleServerOffloading(OffloadingEnvironment):
         """B, or m."""
         return self.num_choices
 
-    def action_space(self, params: OffloadingParams | None = None) -> spaces.Discrete:
-        """The servers."""
+    def action_space(self, params: OffloadingParams | None = None) -> spaces.Space:
+        """The servers, or a score for each."""
+        if self.action == "score":
+            return Scores(self.num_choices)
         return spaces.Discrete(self.num_choices)
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """Give the whole task to one server."""
+        if self.action == "score":
+            return self._place_scores(action, state, params)
         chosen = one_server(action, self.num_choices)
         chosen = self._everywhere(chosen, state.task, False)
         chosen = jnp.where(jnp.any(chosen), chosen, fallback(params.network, state.task))
         fraction = chosen.astype(state.queues.backlog.dtype)
         return apply_split(params.network, state.queues, state.task, fraction, chosen)
+
+    def _place_scores(
+        self, scores: Any, state: OffloadingState, params: OffloadingParams
+    ) -> tuple[Outcome, QueueState]:
+        """The server of the largest score; NaN counts as the least."""
+        scores = jnp.nan_to_num(
+            jnp.asarray(scores), nan=-LARGEST_SCORE, posinf=LARGEST_SCORE, neginf=-LARGEST_SCORE
+        )
+        chosen = one_server(jnp.argmax(scores), self.num_choices)
+        spread = jax.nn.softmax(scores)
+        fraction = chosen + (spread - jax.lax.stop_gradient(spread))  # chosen, and its derivative
+        chosen = self._everywhere(chosen, state.task, False)
+        fraction = self._everywhere(fraction, state.task, 0)
+        outcome, queues = apply_split(params.network, state.queues, state.task, fraction, chosen)
+        makespan = jnp.sum(fraction * (outcome.wait + outcome.serve))
+        return outcome._replace(makespan=makespan), queues
 
 
 class BinaryVector(spaces.Box):
@@ -608,7 +684,7 @@ class Ranking(spaces.Box):
 
 
 class Scores(spaces.Box):
-    """[2 B] real numbers of order 1."""
+    """[2 B] real numbers of order 1, or [B] where a task takes one server."""
 
     def __init__(self, size: int) -> None:
         limit = float(jnp.finfo(jnp.float32).max)

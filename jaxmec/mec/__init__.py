@@ -9,7 +9,7 @@ from jaxmec.mec.offload import (
     service_time,
     waiting_time,
 )
-from jaxmec.mec.pricing import expected_flow, price
+from jaxmec.mec.pricing import expected_flow, outlook, price
 from jaxmec.mec.workload import (
     BernoulliWorkload,
     Task,
@@ -36,6 +36,7 @@ __all__ = [
     "hecwa",
     "offload",
     "offload_fractions",
+    "outlook",
     "price",
     "service_time",
     "trace_workload",

@@ -37,6 +37,27 @@ def price(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left: 
     return tasks * jnp.minimum(drained, jnp.maximum(slots_left, 0)) / capacity
 
 
+def outlook(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left: Any) -> jax.Array:
+    """[] s, the delay of all later tasks that what is queued now will cause.
+
+    The integral of :func:`price` over each queue as it was filled. With s_i = f_i Δ − w_i to
+    spare in a slot and l slots left, server i costs n_i queued_i² / (2 s_i f_i) where its queue
+    drains in time, queued_i ≤ l s_i, and n_i (l queued_i − l² s_i / 2) / f_i where it lasts to the
+    episode's end. It is what a window of decisions leaves behind, as :func:`price` is what one
+    more Gcycle would.
+
+    Args:
+        network, queued, tasks, work, slots_left: as for :func:`price`.
+    """
+    capacity = network.capacity
+    queued, left = jnp.asarray(queued), jnp.maximum(slots_left, 0)
+    spare = capacity * network.slot_length - jnp.asarray(work)
+    spare = jnp.maximum(spare, LEAST_SPARE * capacity)
+    drains = queued <= left * spare
+    area = jnp.where(drains, queued**2 / (2 * spare), left * queued - left**2 * spare / 2)
+    return jnp.sum(tasks * area / capacity)
+
+
 def expected_flow(
     network: EdgeNetwork, moments: Any, tasks: Any, work: Any, slots: Any
 ) -> tuple[jax.Array, jax.Array]:

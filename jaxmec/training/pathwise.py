@@ -1,10 +1,12 @@
 """Training through a differentiable environment: the same pieces as in ``training.loop``.
 
 The cost of a window of decisions is differentiated through everything in it: the policy, what
-an action means, the queues, and what later decisions make of them. A window starts with an
-episode; it is played in ``num_envs`` environments side by side for each update, on arrivals
-never seen before. The validation windows are the same at every chunk's end; they tell the
-best policy, and are neither trained on nor reported.
+an action means, the queues, and what later decisions make of them. A window is played in
+``num_envs`` environments side by side for each update, on arrivals never seen before. It starts
+with an episode; or, where queues outlive their slot (``carried``), where the environment's last
+one ended, and then what it leaves queued counts with what the environment says that it will cost
+(``env.outlook``, in the place of a critic). Validation is the same at every chunk's end: so many
+windows, or episodes. It tells the best policy, and is neither trained on nor reported.
 
 Everything is pure, may be vmapped over keys, and keeps its keys as ``training.loop`` does.
 """
@@ -12,7 +14,6 @@ Everything is pure, may be vmapped over keys, and keeps its keys as ``training.l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.loop import History
 from jaxmec.training.rollout import Environment, make_spec
 
+PLACES, SPREAD = 2**31, 2**31 + 1  # beyond any count of updates: draws of carried windows' starts
+
 
 @dataclass(frozen=True)
 class PathwiseConfig:
@@ -34,7 +37,8 @@ class PathwiseConfig:
     num_envs: int = 64  # windows side by side in an update
     window: int = 96  # decisions in a window
     counted_slots: int = 1  # slots of the window that count; what it has of later ones is left out
-    validation_envs: int = 512  # windows that decide which policy is kept
+    carried: bool = False  # a window goes on where the last one ended; all of its slots count
+    validation_envs: int = 512  # windows that decide which policy is kept; if carried, episodes
     eval_every: int = 600_000  # decisions in a chunk, which an evaluation follows
     eval_episodes: int = 1  # episodes at each evaluation point
     cost: str = "makespan"  # which entry of a step's info is to be made small
@@ -42,10 +46,12 @@ class PathwiseConfig:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if name == "cost":
+            if name in ("cost", "carried"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a positive integer")
+        if not isinstance(self.carried, bool):
+            raise ValueError(f"carried is {self.carried!r}; expected True or False")
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 
@@ -89,15 +95,17 @@ class PathwiseState(NamedTuple):
     key_validation: jax.Array  # [] of the validation windows; constant
     env_steps: jax.Array  # [] int32, decisions over all environments
     updates: jax.Array  # [] int32
+    places: Any = ()  # [E] (observation, environment's state) where windows go on, if carried
 
 
 def init(
     agent: PathwiseAgent, env: Environment, params: Any, config: PathwiseConfig, key: jax.Array
 ) -> PathwiseState:
-    """A fresh learner.
+    """A fresh learner; environments at their start, if windows are carried on.
 
     Raises:
         TypeError: an agent that learns from transitions.
+        ValueError: windows to be carried on in an environment that cannot tell its outlook.
     """
     if not hasattr(agent, "improve"):
         raise TypeError(
@@ -105,6 +113,15 @@ def init(
             "give its training a TrainConfig instead of a PathwiseConfig"
         )
     key_learner, key_train, key_evaluation, key_validation = jax.random.split(key, 4)
+    places: Any = ()
+    if config.carried:
+        if not hasattr(env, "outlook"):
+            raise ValueError(
+                f"carried is True; expected False, since {type(env).__name__} has no outlook"
+            )
+        keys = jax.random.split(jax.random.fold_in(key_train, PLACES), config.num_envs)
+        places = rollout.strong(jax.vmap(env.reset, in_axes=(0, None))(keys, params))
+        jax.eval_shape(jax.vmap(env.outlook, in_axes=(0, None)), places[1], params)
     return PathwiseState(
         learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
         key=key_train,
@@ -112,6 +129,7 @@ def init(
         key_validation=key_validation,
         env_steps=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
+        places=places,
     )
 
 
@@ -122,8 +140,30 @@ def prefill(
     config: PathwiseConfig,
     state: PathwiseState,
 ) -> PathwiseState:
-    """Nothing is collected: the state as it is."""
-    return state
+    """The state as it is; carried windows begin spread over an episode.
+
+    Environment e of E has played e/E of an episode, as long as episodes at most are, with the
+    policy that training starts with.
+    """
+    if not config.carried:
+        return state
+    learner, parameters = state.learner, agent.parameters(state.learner)
+    longest = jnp.asarray(params.max_steps_in_episode)
+    numbers = jnp.arange(config.num_envs)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.fold_in(state.key, SPREAD), numbers
+    )
+
+    def play(place: Any, key: jax.Array, number: jax.Array) -> Any:
+        def step(index: jax.Array, place: Any) -> Any:
+            observation, env_state = place
+            action = agent.decide(learner, parameters, observation, None)
+            key_env = jax.random.fold_in(key, index)
+            return rollout.strong(env.step(key_env, env_state, action, params)[:2])
+
+        return jax.lax.fori_loop(0, number * longest // config.num_envs, step, place)
+
+    return state._replace(places=jax.vmap(play)(state.places, keys, numbers))
 
 
 def train_chunk(
@@ -144,37 +184,56 @@ def train_chunk(
         key = jax.random.fold_in(state.key, state.updates)
         learner = state.learner
 
-        def total_cost(parameters: Any) -> tuple[jax.Array, jax.Array]:
-            return windows_cost(
+        def total_cost(parameters: Any) -> tuple[jax.Array, Any]:
+            if config.carried:
+                ahead, cost, places = carried_cost(
+                    agent, env, params, config, learner, parameters, key, state.places
+                )
+                return cost + ahead, (cost, config.update_steps, places)
+            cost, decisions = windows_cost(
                 agent, env, params, config, learner, parameters, key, config.num_envs, True
             )
+            return cost, (cost, decisions, ())
 
-        gradient, (cost, decisions) = _gradient(total_cost)(agent.parameters(learner))
+        gradient, (cost, decisions, places) = jax.grad(total_cost, has_aux=True)(
+            agent.parameters(learner)
+        )
         gradient = jax.tree.map(lambda g: g / decisions, gradient)
         learner, metrics = agent.improve(learner, gradient)
         state = state._replace(
             learner=learner,
             env_steps=state.env_steps + config.update_steps,
             updates=state.updates + 1,
+            places=places,
         )
         return state, {**metrics, "cost": cost / decisions}
 
     length = config.chunk_steps // config.update_steps
     state, metrics = jax.lax.scan(update, state, length=length)
-    total, decisions = windows_cost(
-        agent,
-        env,
-        params,
-        config,
-        state.learner,
-        agent.parameters(state.learner),
-        state.key_validation,
-        config.validation_envs,
-        False,
-    )
-    learner = agent.judge(state.learner, total / decisions)
+    cost = _validate(agent, env, params, config, state)
+    learner = agent.judge(state.learner, cost)
     metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-    return state._replace(learner=learner), {**metrics, "validation": total / decisions}
+    return state._replace(learner=learner), {**metrics, "validation": cost}
+
+
+def _validate(
+    agent: PathwiseAgent, env: Environment, params: Any, config: PathwiseConfig, state: Any
+) -> jax.Array:
+    """[] the mean cost of the trained policy on the validation windows, or episodes."""
+    learner, parameters = state.learner, agent.parameters(state.learner)
+    key, count = state.key_validation, config.validation_envs
+    if not config.carried:
+        total, decisions = windows_cost(
+            agent, env, params, config, learner, parameters, key, count, False
+        )
+        return total / decisions
+
+    def policy(key: jax.Array, observation: jax.Array, state: Any, memory: Any) -> Any:
+        del key, state
+        return agent.decide(learner, parameters, observation, None), memory
+
+    memory = agent.init_memory(make_spec(env, params))
+    return jnp.mean(evaluate(policy, memory, env, params, count, key)[config.cost])
 
 
 def evaluation_point(
@@ -252,28 +311,78 @@ def windows_cost(
 
     def of_window(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_reset, key_env, key_act = jax.random.split(key, 3)
-        observation, state = env.reset(key_reset, params)
-
-        def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-            observation, state, over = carry
-            observation, state = bounded_gradient((observation, state), agent.gradient_limit)
-            key = jax.random.fold_in(key_act, index) if explore else None
-            action = agent.decide(learner, parameters, observation, key)
-            action = bounded_gradient(action, agent.gradient_limit)
-            observation, state, _, terminated, truncated, info = env.step(
-                jax.random.fold_in(key_env, index), state, action, params
-            )
-            counts = ~over & (info.get("slot", 0) < config.counted_slots)
-            cost = jnp.where(counts, info[config.cost], 0)
-            carry = rollout.strong((observation, state, over | terminated | truncated))
-            return carry, (cost, counts)
-
-        start = rollout.strong((observation, state, jnp.zeros((), bool)))
-        _, (cost, counts) = jax.lax.scan(step, start, jnp.arange(config.window))
-        return jnp.sum(cost), jnp.sum(counts)
+        place = env.reset(key_reset, params)
+        keys = (key_env, key_act if explore else None)
+        cost, slot, over, _ = _play(agent, env, params, config, learner, parameters, place, *keys)
+        counts = ~over & (slot < config.counted_slots)
+        return jnp.sum(jnp.where(counts, cost, 0)), jnp.sum(counts)
 
     cost, decisions = jax.vmap(of_window)(jax.random.split(key, num_envs))
     return jnp.sum(cost), jnp.maximum(jnp.sum(decisions), 1)
+
+
+def carried_cost(
+    agent: PathwiseAgent,
+    env: Environment,
+    params: Any,
+    config: PathwiseConfig,
+    learner: Learner,
+    parameters: Any,
+    key: jax.Array,
+    places: Any,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """What so many windows cost that go on from ``places`` [E], with the policy's noise.
+
+    Returns:
+        The summed outlook where they end and the summed cost of their decisions, both [] and
+        differentiable in ``parameters``, and the places where they end [E].
+    """
+
+    def of_window(key: jax.Array, place: Any) -> tuple[jax.Array, jax.Array, Any]:
+        key_env, key_act = jax.random.split(key)
+        cost, _, _, place = _play(
+            agent, env, params, config, learner, parameters, place, key_env, key_act
+        )
+        return env.outlook(place[1], params), jnp.sum(cost), place  # type: ignore[attr-defined]
+
+    keys = jax.random.split(key, config.num_envs)
+    ahead, cost, places = jax.vmap(of_window)(keys, places)
+    return jnp.sum(ahead), jnp.sum(cost), jax.lax.stop_gradient(places)
+
+
+def _play(
+    agent: PathwiseAgent,
+    env: Environment,
+    params: Any,
+    config: PathwiseConfig,
+    learner: Learner,
+    parameters: Any,
+    place: Any,
+    key_env: jax.Array,
+    key_act: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """One window of W decisions from a place (observation, environment's state).
+
+    Returns:
+        [W] costs; [W] the slot of each decision; [W] whether the first episode was over before
+        it; the place after the last.
+    """
+
+    def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[jax.Array, ...]]:
+        observation, state, over = carry
+        observation, state = bounded_gradient((observation, state), agent.gradient_limit)
+        key = None if key_act is None else jax.random.fold_in(key_act, index)
+        action = agent.decide(learner, parameters, observation, key)
+        action = bounded_gradient(action, agent.gradient_limit)
+        observation, state, _, terminated, truncated, info = env.step(
+            jax.random.fold_in(key_env, index), state, action, params
+        )
+        seen = (info[config.cost], info.get("slot", jnp.zeros((), jnp.int32)), over)
+        return rollout.strong((observation, state, over | terminated | truncated)), seen
+
+    start = rollout.strong((*place, jnp.zeros((), bool)))
+    (observation, state, _), seen = jax.lax.scan(step, start, jnp.arange(config.window))
+    return (*seen, (observation, state))
 
 
 @jax.custom_vjp
@@ -300,13 +409,3 @@ def _backward(limit: Any, gradient: Any) -> tuple[Any, Any]:
 
 
 bounded_gradient.defvjp(_forward, _backward)
-
-
-def _gradient(function: Callable[[Any], tuple[jax.Array, jax.Array]]) -> Any:
-    """parameters -> (gradient of the first output, both outputs)."""
-
-    def both(parameters: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        outputs = function(parameters)
-        return outputs[0], outputs
-
-    return jax.grad(both, has_aux=True)
