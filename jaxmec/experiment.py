@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxmec import agents, bundle, envs
 from jaxmec.agents.base import Agent, Learner, Spec
+from jaxmec.demonstrations import Demonstrator
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset
 from jaxmec.methods import find_method
@@ -28,6 +29,7 @@ from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
 from jaxmec.training import checkpoint, runner
+from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
 from jaxmec.training.loop import History, TrainConfig
@@ -36,6 +38,7 @@ from jaxmec.training.progress import Display
 from jaxmec.training.rollout import make_spec
 
 PathLike = str | os.PathLike[str]
+Config = TrainConfig | PathwiseConfig | CloningConfig
 POLICY_FORMAT = 1
 
 
@@ -175,7 +178,7 @@ class TrainResult:
     name: str
     agent: Agent
     setting: Setting
-    config: TrainConfig | PathwiseConfig
+    config: Config
     seeds: tuple[int, ...]
     history: History  # [S, P]
     state: Any  # the training states, [S]
@@ -220,12 +223,13 @@ def train(
     preset: str | None = None,
     seeds: int | Sequence[int] = 1,
     preset_seed: int = 0,
-    config: TrainConfig | PathwiseConfig | None = None,
+    config: Config | None = None,
     directory: PathLike | None = None,
     resume: bool = False,
     progress: bool | Display = True,
     deterministic: bool = False,
     name: str | None = None,
+    start: Policy | TrainResult | PathLike | None = None,
     env_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TrainResult:
@@ -244,6 +248,8 @@ def train(
         progress: show a progress display, or the caller's own.
         deterministic: ask a GPU for operations that give the same bits every time; slower.
         name: what to call the result; by default the method's name.
+        start: a policy whose actor training begins with, instead of fresh parameters: the same
+            for all seeds, or that of each seed of a result. The networks must be the same.
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
             the agent (``discount``, ``hidden``, ...), of the environment or its preset
@@ -294,7 +300,13 @@ def train(
     chosen |= dict(env_options or {})
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())))
     environment, params = setting.make()
-    if isinstance(config, PathwiseConfig) and isinstance(environment, OffloadingEnvironment):
+    if isinstance(config, CloningConfig):
+        environment = Demonstrator(environment)
+    if (
+        isinstance(config, PathwiseConfig)
+        and not config.carried
+        and isinstance(environment, OffloadingEnvironment)
+    ):
         tasks = config.counted_slots * float(params.workload.moments().tasks)
         if config.window < tasks:
             warnings.warn(
@@ -313,15 +325,61 @@ def train(
         resume=resume,
         progress=progress,
         deterministic=deterministic,
+        start=None if start is None else _starting(start, agent, environment, params, seeds),
         metadata={"method": name, "setting": dataclasses.asdict(setting)},
     )
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    numbers = _numbers(seeds)
     result = TrainResult(
         name, agent, setting, config, numbers, run.history, run.state, run.directory
     )
     if run.directory is not None:
         result.save(run.directory / "policy")
     return result
+
+
+def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+
+
+def _starting(
+    start: Policy | TrainResult | PathLike,
+    agent: Any,
+    environment: Any,
+    params: Any,
+    seeds: int | Sequence[int],
+) -> Any:
+    """[S] the parameters of the actor that each seed begins with.
+
+    Raises:
+        TypeError: an agent without an actor that it could begin with, or a policy without one.
+        ValueError: a result of other seeds, or an actor of another shape; names the leaf.
+    """
+    if isinstance(start, TrainResult):
+        policies = start.policies
+        if start.seeds != _numbers(seeds):
+            raise ValueError(f"start has the seeds {start.seeds}; expected {_numbers(seeds)}")
+    else:
+        policy = start if isinstance(start, Policy) else load_policy(start)
+        policies = (policy,) * len(_numbers(seeds))
+    for owner in (agent, policies[0].agent):
+        if not hasattr(owner, "judged_actor"):
+            raise TypeError(f"start goes with agents over scores, got {type(owner).__name__}")
+    spec = make_spec(environment, params)
+    wanted = jax.eval_shape(
+        lambda key: agent.judged_actor(agent.init(key, spec)), jax.random.key(0)
+    )
+    actors = [policy.agent.judged_actor(policy.learner) for policy in policies]  # type: ignore[attr-defined]
+    expected, given = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, actors[0]))
+    )
+    for leaf in sorted(expected.keys() | given.keys()):
+        if expected.get(leaf) != given.get(leaf):
+            raise ValueError(
+                f"start: {policies[0].name}'s actor has {leaf} of shape {given.get(leaf)}; "
+                f"expected {expected.get(leaf)}, as of {type(agent).__name__}"
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *actors)
 
 
 def option_names(env: str) -> set[str]:

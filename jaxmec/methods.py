@@ -19,6 +19,7 @@ from typing import Any
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, ScoreTD3, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.naming import look_up
+from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 
@@ -104,7 +105,7 @@ class Settings:
 
     agent: Callable[[], Agent]
     options: Options = ()  # of `jaxmec.make`, beside the preset
-    config: TrainConfig | PathwiseConfig = CARTPOLE
+    config: TrainConfig | PathwiseConfig | CloningConfig = CARTPOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Method:
         return self.tuned.options
 
     @property
-    def config(self) -> TrainConfig | PathwiseConfig:
+    def config(self) -> TrainConfig | PathwiseConfig | CloningConfig:
         """Our sizes of the training."""
         return self.tuned.config
 
@@ -396,6 +397,18 @@ METHODS = {
             name="ddrl-amsa-pathwise",
             about="a diffusion actor that follows the simulator's own gradient, over scores",
             steps=5,
+        ),
+        Method(
+            name="ddrl-amsa-cloned",
+            about="a diffusion actor that imitates the planner, which knows its slot's tasks",
+            source="ours; Wang et al. 2023 (Diffusion-QL), for the loss",
+            env="MultiServerOffloading-v0",
+            preset="amcoedge",
+            tuned=Settings(
+                lambda: Pathwise(denoising_steps=5, decay_updates=6_000),
+                (("action", "score"), *FAIR),
+                CloningConfig(),
+            ),
         ),
         _pathwise(
             name="mlp-pathwise",

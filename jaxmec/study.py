@@ -41,6 +41,7 @@ from jaxmec.methods import find_method
 from jaxmec.naming import suggestion
 from jaxmec.schedulers import find_scheduler
 from jaxmec.training import checkpoint, runner
+from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import PlanDisplay
@@ -48,7 +49,7 @@ from jaxmec.training.progress import PlanDisplay
 RESULT_FILE = "result.json"
 RESULT_FORMAT = 1
 Fields = tuple[tuple[str, Any], ...]
-Config = TrainConfig | PathwiseConfig
+Config = TrainConfig | PathwiseConfig | CloningConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +279,8 @@ class Cell:
         if isinstance(self.config, PathwiseConfig):  # about 300 decisions cost such an update
             denoising = max(1, self.identity["denoising_steps"])
             return self.seeds * self.config.total_steps / 300 * denoising
+        if isinstance(self.config, CloningConfig):  # a plan costs as much as some hundred updates
+            return self.seeds * (self.config.total_steps / 512 + 200 * self.config.windows)
         vectorised = (self.config.total_steps - self.config.prefill_steps) / self.config.num_envs
         denoising = self.identity["denoising_steps"]
         return self.seeds * vectorised * self.config.updates_per_step * denoising
@@ -472,7 +475,7 @@ def scaled_training(config: Config, scale: float) -> Config:
     shorter prefill too."""
     if scale == 1:
         return config
-    if isinstance(config, PathwiseConfig):
+    if not isinstance(config, TrainConfig):
         every = max(1, math.ceil(config.eval_every * scale))
         steps = max(every, math.ceil(config.steps * scale))
         return dataclasses.replace(config, steps=steps, eval_every=every)

@@ -221,6 +221,46 @@ class Pathwise:
         )
         return learner, metrics
 
+    def imitate(
+        self, learner: PathwiseLearner, observations: jax.Array, actions: jax.Array, key: jax.Array
+    ) -> tuple[PathwiseLearner, Metrics]:
+        """One step of Adam towards giving ``actions`` [M, A] at ``observations`` [M, S].
+
+        Along the gradient of the actor's diffusion loss (:meth:`imitation_loss`), nothing else.
+        """
+
+        def loss(parameters: Any) -> jax.Array:
+            moved = learner._replace(candidate=parameters)
+            return jnp.mean(self.imitation_loss(moved, observations, actions, key))
+
+        value, gradient = jax.value_and_grad(loss)(learner.candidate)
+        learner, metrics = self.improve(learner, gradient)
+        return learner, {**metrics, "imitation_loss": value}
+
+    def imitation_loss(
+        self, learner: PathwiseLearner, observations: jax.Array, actions: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """[M] how far the trained policy is from giving ``actions`` [M, A]."""
+        keys = jax.random.split(key, observations.shape[0])
+        each = jax.vmap(self._actor(learner.sizes).imitation_loss, in_axes=(None, 0, 0, 0))
+        return each(learner.candidate, observations, actions, keys)
+
+    def judged_actor(self, learner: PathwiseLearner) -> Any:
+        """The parameters of the actor by which the policy is judged."""
+        return learner.actor
+
+    def started(self, learner: PathwiseLearner, actor: Any) -> PathwiseLearner:
+        """A fresh learner, with the parameters of another policy's actor in place of its own.
+
+        Raises:
+            ValueError: several trials, whose later starts are drawn.
+        """
+        if self.trials > 1:
+            raise ValueError(
+                f"trials must be 1 where training starts from a policy, got {self.trials}"
+            )
+        return learner._replace(actor=actor, candidate=actor)
+
     def judge(self, learner: PathwiseLearner, cost: jax.Array) -> PathwiseLearner:
         """Keep the trained policy if its cost on the validation windows is the least so far."""
         better = cost < learner.cost

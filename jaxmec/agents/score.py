@@ -172,6 +172,14 @@ class ScoreTD3:
             layout=layout,
         )
 
+    def judged_actor(self, learner: ScoreLearner) -> Any:
+        """The parameters of the actor by which the policy is judged."""
+        return learner.target_actor
+
+    def started(self, learner: ScoreLearner, actor: Any) -> ScoreLearner:
+        """A fresh learner, with the parameters of another policy's actor in place of its own."""
+        return learner._replace(actor=actor, target_actor=actor)
+
     def init_memory(self, spec: Spec) -> tuple[()]:
         """Nothing is remembered."""
         return ()

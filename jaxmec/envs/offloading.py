@@ -42,6 +42,7 @@ SINGLE_ACTIONS = ("index", "score")
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
 LARGEST_SCORE = 1e30  # what an infinite score of one server counts as
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
+SPARE = 0.1  # preset's unit of time: how far outside the set an encoded server is left
 ENTRY_WIDTH = 0.3  # preset's unit of time: how near the set a server's jump counts in a gradient
 
 
@@ -403,7 +404,7 @@ class OffloadingEnvironment(environment.Environment):
         network, workload, cursor = params.network, params.workload, state.cursor
         stations = getattr(workload, "stations", self.num_servers)
         elapsed = cursor.slot + (cursor.station + cursor.position / workload.positions) / stations
-        sent = [jax.lax.stop_gradient(jnp.sum(rows, axis=0)) for rows in state.history]
+        sent = Sent(*(jax.lax.stop_gradient(jnp.sum(rows, axis=0)) for rows in state.history))
         tasks, work = expected_flow(network, workload.moments(), *sent, elapsed)
         queued = state.queues.backlog + state.queues.inflight
         return outlook(network, queued, tasks, work, workload.slots - elapsed)
@@ -648,6 +649,13 @@ class SingleServerOffloading(OffloadingEnvironment):
         makespan = jnp.sum(fraction * (outcome.wait + outcome.serve))
         return outcome._replace(makespan=makespan), queues
 
+    def encode(
+        self, fraction: jax.Array, state: OffloadingState, params: OffloadingParams
+    ) -> jax.Array:
+        """[B] scores that stand for the server with the largest fraction; [m] of neighbours."""
+        near = self._near(jnp.asarray(fraction), state.task)
+        return jnp.where(jnp.arange(self.num_choices) == jnp.argmax(near), 1.0, -1.0)
+
 
 class BinaryVector(spaces.Box):
     """[B] zeros and ones."""
@@ -801,6 +809,27 @@ class MultiServerOffloading(OffloadingEnvironment):
         count within ±5, and NaN as 0.
         """
         return water_filling(*self._scored(scores, state, params), self._scored_servers(state))
+
+    def encode(
+        self, fraction: jax.Array, state: OffloadingState, params: OffloadingParams
+    ) -> jax.Array:
+        """[2 B] scores that :meth:`decode` takes for fractions [B]; [2 m] of neighbours.
+
+        With L the latest wait_i + x_i serve_i of the set, by the waits that whoever allocates
+        sees, a participant's offset is L − x_i serve_i − wait_i, so that all finish at L, and
+        any other server's max(L − wait_i, 0) and ``SPARE`` more, so that it stays out. The
+        log-factors are 0.
+        """
+        fraction = jnp.asarray(fraction)
+        zeros = jnp.zeros(2 * self.num_choices, fraction.dtype)
+        wait, serve = self._scored(zeros, state, params)
+        inside = fraction > 0
+        finish = wait + fraction * serve
+        level = jnp.max(jnp.where(inside, finish, 0))
+        spare = SPARE * params.scales.slot
+        offset = jnp.where(inside, level - finish, jnp.maximum(level - wait, 0) + spare)
+        offset = self._near(offset / params.scales.slot, state.task)
+        return jnp.concatenate([offset, jnp.zeros_like(offset)])
 
     def place(
         self, action: Any, state: OffloadingState, params: OffloadingParams

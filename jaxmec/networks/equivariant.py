@@ -9,7 +9,7 @@ servers, here their mean and their maximum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxmec.networks.diffusion import (
     clip_prediction,
+    denoising_loss,
     noise_schedule,
     reverse_chain,
     step_embedding,
@@ -185,24 +186,8 @@ class EquivariantDiffusionActor:
         return jax.random.normal(key, (self.steps, *batch, self.num_actions))
 
     def logits(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
-        """[..., A] x_0 for observations [..., S], from ``noise`` [K, ..., A].
-
-        What the observation adds to the first layer is the same at every step and computed
-        once, but for the step's embedding.
-        """
-        network, (servers, shared) = self.network, self._split(state)
-        embedding = step_embedding(max(self.steps, 1), self.embedding_size)
-        of_steps = params["params"]["of_shared"]["kernel"][-self.embedding_size :]
-        shifts = jnp.asarray(embedding, of_steps.dtype) @ of_steps  # [K, H]
-        shared = self._with_step(shared, np.zeros(self.embedding_size))
-        fixed: Any = network.apply(params, servers, shared, method="first")  # [..., B, H]
-
-        def denoise(x: jax.Array, k: int) -> jax.Array:
-            noisy = jnp.moveaxis(x.reshape(*x.shape[:-1], self.outputs, -1), -2, -1)
-            sums: Any = fixed + network.apply(params, noisy, method="of_x") + shifts[k - 1]
-            output: Any = network.apply(params, sums, method="after_first")  # [..., B, outputs]
-            return jnp.moveaxis(output, -1, -2).reshape(x.shape)
-
+        """[..., A] x_0 for observations [..., S], from ``noise`` [K, ..., A]."""
+        denoise = self._denoiser(params, state)
         if self.steps == 0:
             zeros = jnp.zeros((*state.shape[:-1], self.num_actions), state.dtype)
             return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
@@ -219,6 +204,43 @@ class EquivariantDiffusionActor:
         """[..., A] x_0 of the chain without noise: x_K = 0 and z = 0."""
         shape = (self.steps, *state.shape[:-1], self.num_actions)
         return self.logits(params, state, jnp.zeros(shape, state.dtype))
+
+    def imitation_loss(
+        self, params: Any, state: jax.Array, target: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """[] as of :class:`jaxmec.networks.diffusion.DiffusionActor`."""
+        if self.steps == 0:
+            return jnp.mean(jnp.square(self.greedy_logits(params, state) - target))
+        return denoising_loss(
+            self._denoiser(params, state),
+            target,
+            key,
+            noise_schedule(self.schedule, self.steps),
+            predict=self.predict,
+            clip=self.clip,
+            bound=self.bound,
+        )
+
+    def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
+        """(x_k, k) -> what the network says of x_k, for observations [..., S].
+
+        What the observation adds to the first layer is the same at every step and computed
+        once, but for the step's embedding.
+        """
+        network, (servers, shared) = self.network, self._split(state)
+        embedding = step_embedding(max(self.steps, 1), self.embedding_size)
+        of_steps = params["params"]["of_shared"]["kernel"][-self.embedding_size :]
+        shifts = jnp.asarray(embedding, of_steps.dtype) @ of_steps  # [K, H]
+        shared = self._with_step(shared, np.zeros(self.embedding_size))
+        fixed: Any = network.apply(params, servers, shared, method="first")  # [..., B, H]
+
+        def denoise(x: jax.Array, k: Any) -> jax.Array:
+            noisy = jnp.moveaxis(x.reshape(*x.shape[:-1], self.outputs, -1), -2, -1)
+            sums: Any = fixed + network.apply(params, noisy, method="of_x") + shifts[k - 1]
+            output: Any = network.apply(params, sums, method="after_first")  # [..., B, outputs]
+            return jnp.moveaxis(output, -1, -2).reshape(x.shape)
+
+        return denoise
 
     def _split(self, state: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., B, F] the servers' parts of an observation, [..., G] all the others."""

@@ -382,7 +382,8 @@ def _play(
 
     start = rollout.strong((*place, jnp.zeros((), bool)))
     (observation, state, _), seen = jax.lax.scan(step, start, jnp.arange(config.window))
-    return (*seen, (observation, state))
+    cost, slot, ended = seen
+    return cost, slot, ended, (observation, state)
 
 
 @jax.custom_vjp

@@ -40,12 +40,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
-from jaxmec.training import checkpoint, loop, pathwise
+from jaxmec.training import checkpoint, cloning, loop, pathwise
+from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import History, TrainConfig, TrainState
 from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
 
+Config = TrainConfig | PathwiseConfig | CloningConfig
+TRAINERS: dict[type, Any] = {TrainConfig: loop, PathwiseConfig: pathwise, CloningConfig: cloning}
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 DIVERGED = "diverged"
@@ -87,7 +90,7 @@ def run(
     agent: Agent,
     env: Environment,
     params: Any,
-    config: TrainConfig | PathwiseConfig,
+    config: Config,
     seeds: int | Sequence[int],
     *,
     directory: checkpoint.PathLike | None = None,
@@ -98,6 +101,7 @@ def run(
     checkpoint_seconds: float = 60.0,
     keep: int = 3,
     deterministic: bool = False,
+    start: Any = None,
 ) -> RunResult:
     """Train S seeds side by side in one compiled program.
 
@@ -115,6 +119,7 @@ def run(
         checkpoint_seconds: save when so much time has passed, whatever the chunks.
         keep: checkpoints kept, beside the one of the best mean evaluation return.
         deterministic: ask a GPU for the same bits every time; slower.
+        start: [S] parameters of the actor to begin with (``agent.started``); fresh ones if None.
 
     Raises:
         Interrupted: see there; its ``result`` is as far as it came.
@@ -130,6 +135,8 @@ def run(
     home = None if directory is None else Path(directory).absolute()
     _check_home(home, resume)
     identity = _describe_run(agent, env, params, config, numbers)
+    if start is not None:
+        identity["start"] = _digest(start)
     program = _Program(agent, env, config, deterministic)
     keys = jnp.stack([jax.random.key(number) for number in numbers])
     last_step = config.prefill_steps + config.num_chunks * config.chunk_steps
@@ -141,13 +148,13 @@ def run(
     ):
         if resume:
             assert home is not None
-            template = jax.eval_shape(program.begin, params, keys)
+            template = jax.eval_shape(program.begin, params, keys, start)
             state, history, seconds = _restore(home, template, identity)
             log = _Log(home, seconds, keep_until=_step(history))
             display.message(f"resuming {home} at {_step(history):,} steps")
         else:
             log = _Log(home)
-            state = program.begin(params, keys)
+            state = program.begin(params, keys, start)
             history = _with_point(None, state.env_steps, program.evaluate(params, state), {})
             log.append(history)
 
@@ -217,16 +224,19 @@ class _Program:
         self,
         agent: Agent,
         env: Environment,
-        config: TrainConfig | PathwiseConfig,
+        config: Config,
         deterministic: bool,
     ) -> None:
-        trainer: Any = pathwise if isinstance(config, PathwiseConfig) else loop
+        trainer = TRAINERS[type(config)]
         on_gpu = jax.default_backend() == "gpu"
         options = {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
         compiled = functools.partial(jax.jit, compiler_options=options)
 
-        def begin(params: Any, key: jax.Array) -> TrainState:
+        def begin(params: Any, key: jax.Array, start: Any) -> TrainState:
             state = trainer.init(agent, env, params, config, key)
+            if start is not None:
+                starting: Any = agent
+                state = state._replace(learner=starting.started(state.learner, start))
             return trainer.prefill(agent, env, params, config, state)
 
         def chunk(params: Any, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -236,7 +246,7 @@ class _Program:
             return trainer.evaluation_point(agent, env, params, config, state)
 
         over_runs = functools.partial(jax.vmap, in_axes=(None, 0))
-        self.begin = compiled(over_runs(begin))
+        self.begin = compiled(jax.vmap(begin, in_axes=(None, 0, 0)))
         self.chunk = compiled(over_runs(chunk), donate_argnums=1)
         self.evaluate = compiled(over_runs(evaluate))
 
@@ -443,7 +453,7 @@ def _describe_run(
     agent: Agent,
     env: Environment,
     params: Any,
-    config: TrainConfig | PathwiseConfig,
+    config: Config,
     seeds: tuple[int, ...],
 ) -> dict[str, Any]:
     """All that the course of a run depends on, as JSON by dotted name."""
@@ -484,6 +494,16 @@ def _describe(name: str, value: Any, described: dict[str, Any]) -> None:
         described[name] = _type_name(value)
     for part, content in parts:
         _describe(f"{name}.{part}", content, described)
+
+
+def _digest(tree: Any) -> str:
+    """SHA-256 of a tree's names and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,165 @@
+"""Learning to do as is shown: behaviour cloning, in the same pieces as ``training.loop``.
+
+An environment that can (``env.demonstrate``) shows decisions before training; the agent is then
+trained to give their actions at their observations (``agent.imitate``). Some of the windows shown
+are held back. They tell the best policy.
+
+Everything is pure, may be vmapped over keys, and keeps its keys as ``training.loop`` does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
+from jaxmec.training import pathwise, rollout
+from jaxmec.training.rollout import Environment, make_spec
+
+evaluation_point = pathwise.evaluation_point
+
+
+@dataclass(frozen=True)
+class CloningConfig:
+    """How much is shown, and how long it is learned; hashable, static under ``jit``."""
+
+    steps: int = 3_000_000  # decisions imitated, each time that it is counting
+    windows: int = 256  # slots that are shown to learn from
+    validation_windows: int = 32  # slots that decide which policy is kept
+    window: int = 96  # decisions of a slot at most; a slot's later ones are left out
+    batch_size: int = 512  # decisions in a gradient update
+    eval_every: int = 300_000  # decisions in a chunk, which an evaluation follows
+    eval_episodes: int = 1  # episodes at each evaluation point
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a positive integer")
+        if self.total_steps >= 2**31:
+            raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
+
+    @property
+    def prefill_steps(self) -> int:
+        """Demonstrations are not counted as steps."""
+        return 0
+
+    @property
+    def chunk_steps(self) -> int:
+        """Decisions of a chunk: ``eval_every`` in whole updates."""
+        return math.ceil(self.eval_every / self.batch_size) * self.batch_size
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of training, the fewest that reach ``steps``."""
+        return math.ceil(self.steps / self.chunk_steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Decisions of the whole training: ``steps`` in whole chunks."""
+        return self.num_chunks * self.chunk_steps
+
+    @property
+    def num_points(self) -> int:
+        """P, evaluation points: one before training and one after each chunk."""
+        return self.num_chunks + 1
+
+
+class Shown(NamedTuple):
+    """Decisions, all windows' one after the other; those that count come first."""
+
+    observation: jax.Array  # [n, observation_size]
+    action: jax.Array  # [n, A]
+    number: jax.Array  # [] int32, how many count
+
+
+class CloningState(NamedTuple):
+    """All that training needs to go on to the bit from where it stands."""
+
+    learner: Learner
+    shown: Shown
+    held_back: Shown
+    key: jax.Array  # [] of the training stream; constant
+    key_evaluation: jax.Array  # [] of the evaluation episodes; constant
+    env_steps: jax.Array  # [] int32, decisions imitated
+    updates: jax.Array  # [] int32
+
+
+def init(
+    agent: PathwiseAgent, env: Environment, params: Any, config: CloningConfig, key: jax.Array
+) -> CloningState:
+    """A fresh learner, and demonstrations.
+
+    Raises:
+        TypeError: an agent that cannot imitate, or an environment that cannot demonstrate.
+    """
+    if not hasattr(agent, "imitate"):
+        raise TypeError(f"{type(agent).__name__} cannot imitate; give it a TrainConfig instead")
+    if not hasattr(env, "demonstrate"):
+        raise TypeError(f"{type(env).__name__} cannot demonstrate")
+    key_learner, key_train, key_evaluation, key_shown, key_held = jax.random.split(key, 5)
+    return CloningState(
+        learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
+        shown=_show(env, params, config, key_shown, config.windows),
+        held_back=_show(env, params, config, key_held, config.validation_windows),
+        key=key_train,
+        key_evaluation=key_evaluation,
+        env_steps=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def prefill(
+    agent: PathwiseAgent, env: Environment, params: Any, config: CloningConfig, state: CloningState
+) -> CloningState:
+    """Nothing is left to collect: the state as it is."""
+    return state
+
+
+def train_chunk(
+    agent: PathwiseAgent, env: Environment, params: Any, config: CloningConfig, state: CloningState
+) -> tuple[CloningState, Metrics]:
+    """``config.chunk_steps`` decisions imitated, then the verdict of what was held back.
+
+    Returns the state and the chunk's metrics, scalars: the mean over updates of each of the
+    agent's; "validation", the loss on what was held back.
+    """
+    imitating: Any = agent
+
+    def update(state: CloningState, _: None) -> tuple[CloningState, Metrics]:
+        key_rows, key_update = jax.random.split(jax.random.fold_in(state.key, state.updates))
+        shown = state.shown
+        rows = jax.random.randint(key_rows, (config.batch_size,), 0, shown.number)
+        learner, metrics = imitating.imitate(
+            state.learner, shown.observation[rows], shown.action[rows], key_update
+        )
+        state = state._replace(
+            learner=learner,
+            env_steps=state.env_steps + config.batch_size,
+            updates=state.updates + 1,
+        )
+        return state, metrics
+
+    length = config.chunk_steps // config.batch_size
+    state, metrics = jax.lax.scan(update, state, length=length)
+    held = state.held_back
+    key = jax.random.fold_in(state.key_evaluation, pathwise.PLACES)  # the same at every chunk
+    loss = imitating.imitation_loss(state.learner, held.observation, held.action, key)
+    counts = jnp.arange(loss.shape[0]) < held.number
+    validation = jnp.sum(jnp.where(counts, loss, 0)) / held.number
+    learner = agent.judge(state.learner, validation)
+    metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+    return state._replace(learner=learner), {**metrics, "validation": validation}
+
+
+def _show(env: Any, params: Any, config: CloningConfig, key: jax.Array, windows: int) -> Shown:
+    """So many windows, one planned after the other, so that memory does not grow with them."""
+    keys = jax.random.split(key, windows)
+    shown = jax.lax.map(lambda key: env.demonstrate(key, params, config.window), keys)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), shown)
+    order = jnp.argsort(~flat.counts)  # stable: those that count first
+    return Shown(flat.observation[order], flat.action[order], jnp.sum(flat.counts))
