@@ -35,7 +35,8 @@ class Demonstrator:
     In all else it is the environment that it is made from.
 
     Raises:
-        ValueError: an environment whose actions are not scores.
+        ValueError: an environment whose actions are not scores, or that has neighbours: the plan
+            is not made for them.
     """
 
     def __init__(self, env: OffloadingEnvironment, planner: PlannerConfig = DEMONSTRATING) -> None:
@@ -44,6 +45,10 @@ class Demonstrator:
                 "the planner is imitated by scores: make an offloading environment with "
                 f"action='score', got {type(env).__name__} with "
                 f"action={getattr(env, 'action', None)!r}"
+            )
+        if env.neighbours is not None:
+            raise ValueError(
+                f"neighbours must be None where the planner is imitated, got {env.neighbours}"
             )
         vars(self).update(vars(env))  # what it is made of is what a run's identity is made of
         self.env = env

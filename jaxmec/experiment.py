@@ -354,21 +354,23 @@ def _starting(
         TypeError: an agent without an actor that it could begin with, or a policy without one.
         ValueError: a result of other seeds, or an actor of another shape; names the leaf.
     """
+    if not isinstance(start, Policy | TrainResult):
+        start = load_policy(start)
+    for owner in (agent, start.agent):
+        if not hasattr(owner, "judged_actor"):
+            raise TypeError(f"start goes with agents over scores, got {type(owner).__name__}")
     if isinstance(start, TrainResult):
         policies = start.policies
         if start.seeds != _numbers(seeds):
             raise ValueError(f"start has the seeds {start.seeds}; expected {_numbers(seeds)}")
     else:
-        policy = start if isinstance(start, Policy) else load_policy(start)
-        policies = (policy,) * len(_numbers(seeds))
-    for owner in (agent, policies[0].agent):
-        if not hasattr(owner, "judged_actor"):
-            raise TypeError(f"start goes with agents over scores, got {type(owner).__name__}")
+        policies = (start,) * len(_numbers(seeds))
     spec = make_spec(environment, params)
     wanted = jax.eval_shape(
         lambda key: agent.judged_actor(agent.init(key, spec)), jax.random.key(0)
     )
-    actors = [policy.agent.judged_actor(policy.learner) for policy in policies]  # type: ignore[attr-defined]
+    of_policy: Any = start.agent
+    actors = [of_policy.judged_actor(policy.learner) for policy in policies]
     expected, given = (
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, actors[0]))

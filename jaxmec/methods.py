@@ -119,6 +119,7 @@ class Method:
     tuned: Settings  # ours
     published: Settings | None = None  # as its authors ran it
     preset: str | None = None
+    start: str | None = None  # the method that is trained first, from whose actor this one goes on
 
     @property
     def agent(self) -> Callable[[], Agent]:
@@ -257,7 +258,7 @@ def _tuned_ts(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]
     return _tuned_sac(kind, **(fields | changes))
 
 
-def _pathwise(name: str, about: str, steps: int) -> Method:
+def _pathwise(name: str, about: str, steps: int, start: str | None = None) -> Method:
     """A method for `amcoedge` that learns through the simulator."""
     return Method(
         name=name,
@@ -270,9 +271,54 @@ def _pathwise(name: str, about: str, steps: int) -> Method:
             (("action", "score"), *FAIR, ("entry_gradient", 2.0)),
             PathwiseConfig(),
         ),
+        start=start,
     )
 
 
+def _cloned(name: str, about: str, steps: int) -> Method:
+    """A method for `amcoedge` that imitates the planner."""
+    return Method(
+        name=name,
+        about=about,
+        source="ours; Wang et al. 2023 (Diffusion-QL), for the loss",
+        env="MultiServerOffloading-v0",
+        preset="amcoedge",
+        tuned=Settings(
+            lambda: Pathwise(denoising_steps=steps, decay_updates=CLONING.updates),
+            (("action", "score"), *FAIR),
+            CLONING,
+        ),
+    )
+
+
+def _pathwise_ts(name: str, about: str, steps: int) -> Method:
+    """A method for `lad-ts` that learns through the simulator, one server a task."""
+    config = PathwiseConfig(
+        steps=4_000_000, num_envs=16, window=512, carried=True, validation_envs=2,
+        eval_every=500_000,
+    )  # fmt: skip
+    return Method(
+        name=name,
+        about=about,
+        source="ours; Bengio et al. 2013 (straight through), for the gradient of a choice",
+        env="SingleServerOffloading-v0",
+        preset="lad-ts",
+        tuned=Settings(
+            # What is queued is felt by a whole episode's tasks: gradients are large in earnest.
+            lambda: Pathwise(
+                denoising_steps=steps,
+                network="servers",
+                hidden=(32, 32),
+                gradient_limit=1e4,
+                decay_updates=config.steps // config.update_steps,
+            ),
+            (("information", "local"), ("features", "priced"), ("action", "score")),
+            config,
+        ),
+    )
+
+
+CLONING = CloningConfig()
 DDRL = "the DDRL abstract of 2024"
 AMCO = "AMCoEdge (Xu et al.), its code"
 SMCO = "SMCoEdge (Xu et al.), its code"
@@ -398,22 +444,37 @@ METHODS = {
             about="a diffusion actor that follows the simulator's own gradient, over scores",
             steps=5,
         ),
-        Method(
+        _cloned(
             name="ddrl-amsa-cloned",
             about="a diffusion actor that imitates the planner, which knows its slot's tasks",
-            source="ours; Wang et al. 2023 (Diffusion-QL), for the loss",
-            env="MultiServerOffloading-v0",
-            preset="amcoedge",
-            tuned=Settings(
-                lambda: Pathwise(denoising_steps=5, decay_updates=6_000),
-                (("action", "score"), *FAIR),
-                CloningConfig(),
-            ),
+            steps=5,
+        ),
+        _pathwise(
+            name="ddrl-amsa-taught",
+            about="ddrl-amsa-pathwise, started from ddrl-amsa-cloned",
+            steps=5,
+            start="ddrl-amsa-cloned",
+        ),
+        _pathwise_ts(
+            name="ddrl-ats-pathwise",
+            about="a diffusion actor that follows the simulator's own gradient, one server a task",
+            steps=2,
         ),
         _pathwise(
             name="mlp-pathwise",
             about="the same without diffusion: a plain network",
             steps=0,
+        ),
+        _cloned(
+            name="mlp-cloned",
+            about="a plain network that imitates the planner",
+            steps=0,
+        ),
+        _pathwise(
+            name="mlp-taught",
+            about="mlp-pathwise, started from mlp-cloned",
+            steps=0,
+            start="mlp-cloned",
         ),
     )
 }

@@ -187,7 +187,7 @@ class OffloadingEnvironment(environment.Environment):
                 is, and the same for all stations. None: all, each by its number.
 
         Raises:
-            ValueError: an unknown name, information "slot" without a trace, an episode of
+            ValueError: an unknown name, information "slot" of slots not laid out, an episode of
                 too many places, or neighbours outside 1..B or of a master node.
         """
         super().__init__()
@@ -198,10 +198,13 @@ class OffloadingEnvironment(environment.Environment):
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        if information == "slot" and not isinstance(params.workload, TraceWorkload):
+        laid_out = isinstance(params.workload, TraceWorkload) or getattr(
+            params.workload, "laid_out", False
+        )
+        if information == "slot" and not laid_out:
             raise ValueError(
-                "information 'slot' needs a workload whose slots are laid out, a TraceWorkload, "
-                f"got {type(params.workload).__name__}"
+                "information 'slot' needs a workload whose slots are laid out, a TraceWorkload or "
+                f"a preset with laid_out=True, got {type(params.workload).__name__}"
             )
         if features == "priced" and information == "slot_start":
             raise ValueError(

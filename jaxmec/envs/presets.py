@@ -34,6 +34,7 @@ class Preset:
     size: Range  # Mbit, uniform between
     discount: float  # γ of the published methods
     probability: float = 0.3  # of a task at each position, for Bernoulli arrivals
+    laid_out: bool = False  # draw a station's slot at once, as information "slot" needs
     master: bool = False  # tasks arrive at one master node that hosts no server
     density: Range | None = None  # Gcycles/Mbit, uniform between, one draw a position
     step_work: Range | None = None  # Gcycles per denoising step, one draw a position
@@ -52,8 +53,11 @@ class Preset:
             raise ValueError(f"problem must be 'multi' or 'single', got {self.problem!r}")
         if self.arrivals not in ("bernoulli", "uniform"):
             raise ValueError(f"arrivals must be 'bernoulli' or 'uniform', got {self.arrivals!r}")
-        if not isinstance(self.master, bool):
-            raise ValueError(f"master must be True or False, got {self.master!r}")
+        for name in ("master", "laid_out"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.laid_out and self.arrivals != "bernoulli":
+            raise ValueError(f"laid_out goes with arrivals 'bernoulli', got {self.arrivals!r}")
         checks.real("probability", self.probability, ndim=0, at_least=0, at_most=1)
         for name, tie in (("max_wait", "deadline"), ("uplink_cap", "slot_length")):
             if isinstance(getattr(self, name), str) and getattr(self, name) != tie:
@@ -105,6 +109,7 @@ class Preset:
                     slots=self.slots,
                     stations=stations,
                     master=self.master,
+                    laid_out=self.laid_out,
                 )
             else:
                 arrivals = UniformCountWorkload(

@@ -37,7 +37,8 @@ class Cursor(NamedTuple):
     slot: jax.Array  # [] int32, 0..T−1
     station: jax.Array  # [] int32, which station's turn it is, 0..stations−1
     position: jax.Array  # [] int32, n: which of the station's positions, 0..N−1
-    last: jax.Array  # [] int32: tasks of this station's slot (uniform count), row (trace), else 0
+    last: jax.Array  # [] int32: tasks of this station's slot (uniform count), row (trace), what
+    # this station's slot is drawn from (laid out), else 0
 
 
 class Arrival(NamedTuple):
@@ -181,6 +182,10 @@ class BernoulliWorkload:
     The gap to the next arrived position is geometric and has no memory, so one number
     drawn places the next task, across stations, slots and the episode's end; an episode
     without any task has no decision and is passed over.
+
+    With ``laid_out`` a station's slot is drawn at once and not task by task, from one number that
+    the cursor keeps. The distribution is the same and the draws are others. It costs O(N) a step,
+    and is what information "slot" asks for: what the station still has to decide is known.
     """
 
     probability: Any  # [] p, in (0, 1]
@@ -188,6 +193,7 @@ class BernoulliWorkload:
     slots: Any  # [] int, T
     stations: int = static()
     master: bool = static(default=False)
+    laid_out: bool = static(default=False)
 
     def __post_init__(self) -> None:
         value = checks.real("probability", self.probability, ndim=0, at_least=0, at_most=1)
@@ -205,13 +211,17 @@ class BernoulliWorkload:
     def first(self, key: jax.Array) -> Arrival:
         """The first task of an episode."""
         zero = jnp.zeros((), jnp.int32)
-        start = Cursor(zero, zero, zero - 1, zero)
-        arrival = self.next(key, start)
+        if self.laid_out:
+            arrival = self._next_station(key, Cursor(zero, zero - 1, zero, zero))
+        else:
+            arrival = self.next(key, Cursor(zero, zero, zero - 1, zero))
         no = jnp.zeros((), bool)
         return arrival._replace(slots=arrival.cursor.slot, new_station=~no, episode_over=no)
 
     def next(self, key: jax.Array, cursor: Cursor) -> Arrival:
         """The task after the one at ``cursor``."""
+        if self.laid_out:
+            return self._next_laid_out(key, cursor)
         arrive, size = _two_uniforms(key)
         # P(gap > g) = (1 − p)^g. The quotient is ±0 where p = 1, and bounded for tiny p.
         gap = jnp.floor(jnp.log(arrive) / jnp.log1p(-self.probability))
@@ -238,9 +248,76 @@ class BernoulliWorkload:
             over,
         )
 
-    def remaining(self, cursor: Cursor) -> None:
-        """Not known: the slot is drawn task by task."""
-        return
+    def _next_laid_out(self, key: jax.Array, cursor: Cursor) -> Arrival:
+        """The station's next task, or the first of the next station that has one."""
+        tasks, sizes = self._layout(cursor.last)
+        later = tasks & (jnp.arange(self.positions) > cursor.position)
+        same = jnp.any(later)
+        position = jnp.argmax(later).astype(jnp.int32)
+        origin = _origin(cursor.station, self.master)
+        no, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+        here = Arrival(
+            self.sizes.task(origin, position, sizes[position]),
+            cursor._replace(position=position),
+            zero,
+            no,
+            no,
+        )
+        there = self._next_station(key, cursor)
+        return jax.tree.map(lambda a, b: jnp.where(same, a, b), here, there)
+
+    def _next_station(self, key: jax.Array, cursor: Cursor) -> Arrival:
+        """The first task after the cursor's station and slot.
+
+        A station has none with probability (1 − p)^N, so the gap to one that has is geometric.
+        """
+        bits = jax.random.bits(key, (2,), jnp.uint32)
+        arrive = ((bits[0] >> 9).astype(jnp.result_type(float)) + 0.5) * 2.0**-23
+        empty = self.positions * jnp.log1p(-self.probability)  # log (1 − p)^N, −∞ where p = 1
+        gap = jnp.minimum(jnp.abs(jnp.floor(jnp.log(arrive) / empty)), MAX_POSITIONS)
+        ahead = cursor.station + 1 + gap.astype(jnp.int32)  # from the start of the cursor's slot
+        to_end = (self.slots - cursor.slot) * self.stations
+        over = ahead >= to_end
+        place = jnp.where(over, (ahead - to_end) % (self.slots * self.stations), ahead)
+        rows = place // self.stations
+        station = place - rows * self.stations
+        last = (bits[1] >> 1).astype(jnp.int32)
+        tasks, sizes = self._layout(last)
+        position = jnp.argmax(tasks).astype(jnp.int32)
+        return Arrival(
+            self.sizes.task(_origin(station, self.master), position, sizes[position]),
+            Cursor(jnp.where(over, rows, cursor.slot + rows), station, position, last),
+            jnp.where(over, self.slots - cursor.slot + rows, rows),
+            jnp.ones((), bool),
+            over,
+        )
+
+    def _layout(self, last: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[N] bool where a station's slot has a task, at least one, and [N] quantiles of sizes.
+
+        Given that there is one, the first is at g with probability p (1 − p)^g / (1 − (1 − p)^N),
+        and those after it are as ever.
+        """
+        bits = jax.random.bits(jax.random.key(last), (2, self.positions), jnp.uint32) >> 9
+        arrive, sizes = (bits.astype(jnp.result_type(float)) + 0.5) * 2.0**-23
+        log = jnp.log1p(-self.probability)
+        some = -jnp.expm1(self.positions * log)  # 1 − (1 − p)^N
+        first = jnp.floor(jnp.log1p(-arrive[0] * some) / log)
+        first = jnp.minimum(jnp.abs(first), self.positions - 1)
+        number = jnp.arange(self.positions)
+        later = jnp.roll(arrive, -1) < self.probability  # arrive[0] has placed the first
+        return (number == first) | ((number > first) & later), sizes
+
+    def remaining(self, cursor: Cursor) -> Remaining | None:
+        """What follows in the cursor's station and slot; None where it is drawn task by task."""
+        if not self.laid_out:
+            return None
+        tasks, sizes = self._layout(cursor.last)
+        number = jnp.arange(self.positions)
+        later = tasks & (number > cursor.position)
+        work = self.sizes.task(number, number, sizes).work
+        dtype = work.dtype
+        return Remaining(jnp.sum(later).astype(dtype), jnp.sum(jnp.where(later, work, 0)))
 
     def moments(self) -> Moments:
         """p tasks at each position of each station."""

@@ -44,6 +44,11 @@ class CloningConfig:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 
     @property
+    def updates(self) -> int:
+        """Gradient updates of the whole training."""
+        return self.total_steps // self.batch_size
+
+    @property
     def prefill_steps(self) -> int:
         """Demonstrations are not counted as steps."""
         return 0

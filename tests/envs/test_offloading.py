@@ -917,6 +917,95 @@ def test_scores_without_bound_or_meaning_still_give_a_split():
             assert (fraction >= 0).all() and fraction.sum() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("allocation", ["true", "seen"])
+@pytest.mark.parametrize("neighbours", [None, 3])
+def test_fractions_are_decoded_from_the_scores_that_encode_them(allocation, neighbours):
+    """Sparse ones too, whatever is queued; within float32."""
+    options = {"information": "local", "allocation_information": allocation}
+    env, params = make(MULTI, preset="amcoedge", action="score", neighbours=neighbours, **options)
+    _, state = env.reset(jax.random.key(3), params)
+    near = np.asarray(env._neighbours_of(state.task))
+    round_trip = jax.jit(lambda x, state: env.decode(env.encode(x, state, params), state, params))
+    rng = np.random.default_rng(8)
+    for _ in range(50):
+        queued = jnp.asarray(rng.random((3, 5)) * [[5], [9], [1]], jnp.float32)
+        state = state._replace(
+            queues=state.queues.replace(inflight=queued[0], backlog=queued[1], uplink=queued[2]),
+            sent=queued[0] / 2,
+        )
+        fraction = np.zeros(5)
+        chosen = rng.choice(near, size=rng.integers(1, len(near) + 1), replace=False)
+        fraction[chosen] = rng.dirichlet(np.ones(len(chosen)))
+        np.testing.assert_allclose(round_trip(fraction, state), fraction, atol=2e-5)
+
+
+def single(**options):
+    """An environment of one server a task with queues of some length, and a state of it."""
+    env, params = make(SINGLE, preset="lad-ts", information="local", **options)
+    _, state = env.reset(jax.random.key(2), params)
+    backlog = jnp.asarray(np.random.default_rng(1).uniform(0, 90, 20), jnp.float32)
+    return env, params, state._replace(queues=state.queues.replace(backlog=backlog))
+
+
+def test_the_largest_score_names_the_server():
+    env, params, state = single(action="score")
+    by_index, _, _ = single()
+    scores = np.random.default_rng(2).normal(size=20).astype(np.float32)
+    step = jax.jit(env.step)
+    for largest in (0, 7, 19):
+        scores[largest] = scores.max() + 1
+        one = step(jax.random.key(1), state, scores, params)
+        other = jax.jit(by_index.step)(jax.random.key(1), state, largest, params)
+        assert same(one, other)
+    assert env.num_actions == 20 and env.action_space(params).contains(scores)
+    for value in (np.nan, np.inf, -np.inf):
+        fraction = step(jax.random.key(1), state, np.full(20, value), params)[5]["fraction"]
+        assert sorted(np.unique(fraction)) == [0, 1] and np.sum(fraction) == 1
+
+
+def test_the_gradient_of_one_servers_scores_is_that_of_their_softmax():
+    """∂/∂s_j Σ p_i c_i = p_j (c_j − Σ p_i c_i), in the make-span and in the queues."""
+    env, params, state = single(action="score")
+    scores = jnp.asarray(np.random.default_rng(4).normal(size=20), jnp.float32)
+    weight = jnp.asarray(np.random.default_rng(5).normal(size=20), jnp.float32)
+
+    @jax.jit
+    def gradients(scores):
+        outcome, queues = env.place(scores, state, params)
+        return outcome.makespan, queues.inflight @ weight
+
+    wait = np.asarray(waiting_time(params.network, state.queues, state.task), np.float64)
+    cost = wait + np.asarray(service_time(params.network, state.task), np.float64)
+    p = np.exp(np.asarray(scores, np.float64))
+    p /= p.sum()
+    for got, of_server in zip(
+        jax.jacrev(gradients)(scores),
+        (cost, float(state.task.work) * np.asarray(weight)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, p * (of_server - p @ of_server), rtol=1e-3, atol=1e-5)
+
+
+def test_an_outlook_takes_a_history():
+    env, params, state = single(features="priced")
+    assert float(env.outlook(state, params)) > 0
+    env, params, state = single()
+    with pytest.raises(ValueError, match=r"features='priced'.*got features='queues'"):
+        env.outlook(state, params)
+
+
+def test_what_a_station_still_has_to_decide_is_seen_where_slots_are_laid_out():
+    env, params = make(MULTI, preset="amcoedge", information="slot", laid_out=True)
+    state = env.reset(jax.random.key(0), params)[1]
+    features = env.features(state, params)
+    left = params.workload.remaining(state.cursor)
+    assert float(features["remaining_tasks"]) == pytest.approx(float(left.tasks) / 50)
+    with pytest.raises(ValueError, match="laid_out=True, got BernoulliWorkload"):
+        make(MULTI, preset="amcoedge", information="slot")
+    with pytest.raises(ValueError, match="laid_out goes with arrivals 'bernoulli', got 'uniform'"):
+        make(SINGLE, preset="lad-ts", laid_out=True)
+
+
 def test_k_must_be_a_number_of_servers():
     for k in (0, 6, 2.0, "three"):
         with pytest.raises(ValueError, match=rf"k must be a whole number from 1.*5, got {k!r}"):

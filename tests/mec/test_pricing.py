@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jaxmec.mec import EdgeNetwork, expected_flow, price
+from jaxmec.mec import EdgeNetwork, expected_flow, outlook, price
 from jaxmec.mec.workload import Moments
 
 PRICE = jax.jit(price)
@@ -60,3 +60,21 @@ def test_the_flow_starts_from_what_is_expected_and_forgets_it():
     np.testing.assert_allclose(work, [4.0, 12.0])
     tasks, _ = jax.jit(expected_flow)(network, moments, np.array([700.0, 0.0]), nothing, 99)
     np.testing.assert_allclose(tasks, [7.02, 0.06], rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(0, 300), min_size=3, max_size=3),
+    st.lists(st.floats(0.2, 2.0), min_size=3, max_size=3),
+    st.floats(0, 40),
+)
+def test_the_outlook_is_the_integral_of_the_prices(queued, load, left):
+    """By the trapezoidal rule, from empty queues to what is queued, one server after the other."""
+    capacity = np.array([10.0, 20.0, 40.0])
+    network = EdgeNetwork(capacity=capacity, rate=[100.0] * 3)
+    tasks, work = np.array([30.0, 5.0, 12.0]), capacity * np.array(load)
+    fine = np.linspace(0, 1, 4001)[:, None] * np.array(queued)
+    each = jax.jit(jax.vmap(lambda q: price(network, q, tasks, work, left)))(fine)
+    expected = np.trapezoid(np.asarray(each, np.float64), fine, axis=0).sum()
+    got = float(jax.jit(outlook)(network, np.array(queued), tasks, work, left))
+    assert got == pytest.approx(expected, rel=2e-3, abs=1e-3)

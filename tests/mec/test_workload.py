@@ -24,8 +24,10 @@ def sizes(positions: int) -> TaskSizes:
     )
 
 
-def bernoulli(p=0.3, positions=50, slots=60, stations=5, master=False) -> BernoulliWorkload:
-    return BernoulliWorkload(p, sizes(positions), slots, stations, master)
+def bernoulli(
+    p=0.3, positions=50, slots=60, stations=5, master=False, laid_out=False
+) -> BernoulliWorkload:
+    return BernoulliWorkload(p, sizes(positions), slots, stations, master, laid_out)
 
 
 def uniform(positions=10, slots=6, stations=3, master=False) -> UniformCountWorkload:
@@ -61,6 +63,10 @@ WORKLOADS = {
     "bernoulli certain": lambda: bernoulli(p=1.0, slots=3, stations=2, positions=4),
     "bernoulli single": lambda: bernoulli(p=0.5, slots=1, stations=1, positions=1),
     "bernoulli master": lambda: bernoulli(slots=4, stations=1, master=True),
+    "laid out": lambda: bernoulli(slots=4, positions=20, laid_out=True),
+    "laid out rare": lambda: bernoulli(0.01, slots=3, stations=2, positions=10, laid_out=True),
+    "laid out certain": lambda: bernoulli(1.0, slots=3, stations=2, positions=4, laid_out=True),
+    "laid out master": lambda: bernoulli(slots=4, stations=1, master=True, laid_out=True),
     "uniform": uniform,
     "uniform single": lambda: uniform(positions=1, slots=1, stations=1),
     "uniform master": lambda: uniform(stations=1, master=True),
@@ -93,10 +99,11 @@ def test_the_stream_is_in_order_and_says_what_lies_between(name):
     assert np.all((a.task.size >= 2) & (a.task.size <= 5))
 
 
+@pytest.mark.parametrize("laid_out", [False, True])
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
-def test_bernoulli_arrivals_have_probability_p_at_every_position(p):
+def test_bernoulli_arrivals_have_probability_p_at_every_position(p, laid_out):
     slots, stations, positions = 3, 2, 50
-    workload = bernoulli(p, positions, slots, stations)
+    workload = bernoulli(p, positions, slots, stations, laid_out=laid_out)
     a = stream(workload, jax.random.key(2), 4000, streams=8)
     place = places(a, slots, stations, positions)
     arrived = np.zeros((8, place.max() + 1), bool)
@@ -127,10 +134,11 @@ def test_bernoulli_arrivals_have_probability_p_at_every_position(p):
     assert abs(counts.var() / variance - 1) < SIGMA * np.sqrt(2.5 / len(counts))
 
 
-def test_the_first_task_of_an_episode_is_distributed_as_its_positions():
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_the_first_task_of_an_episode_is_distributed_as_its_positions(laid_out):
     """By `first` and at the end of another episode alike: P(n) = p (1 − p)^n."""
     p, slots, stations, positions = 0.2, 2, 2, 10
-    workload = bernoulli(p, positions, slots, stations)
+    workload = bernoulli(p, positions, slots, stations, laid_out=laid_out)
     keys = jax.random.split(jax.random.key(3), 20_000)
     last = workload.first(keys[0]).cursor._replace(
         slot=jnp.int32(slots - 1), station=jnp.int32(stations - 1), position=jnp.int32(8)
@@ -147,10 +155,13 @@ def test_the_first_task_of_an_episode_is_distributed_as_its_positions():
 
     first, over, again = jax.device_get(both(keys))
     # Nothing at the one position left with 1 − p; an empty episode, 0.8^40, is passed over.
-    assert abs(over.mean() - (1 - p)) < SIGMA * np.sqrt(p * (1 - p) / len(over))
+    if laid_out:  # whether it has one was settled before
+        assert over.all() or not over.any()
+    else:
+        assert abs(over.mean() - (1 - p)) < SIGMA * np.sqrt(p * (1 - p) / len(over))
     n = np.arange(40)
     expected = p * (1 - p) ** n / (1 - (1 - p) ** 40)
-    for sample in (first, again[over]):
+    for sample in filter(len, (first, again[over])):
         observed = np.bincount(sample, minlength=40)
         statistic = np.sum((observed - len(sample) * expected) ** 2 / (len(sample) * expected))
         assert statistic < 39 + SIGMA * np.sqrt(2 * 39)
@@ -204,7 +215,7 @@ def test_uniform_counts_are_uniform():
     assert abs(correlation) < SIGMA / np.sqrt(len(counts))
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "uniform"])
+@pytest.mark.parametrize("name", ["bernoulli", "laid out", "uniform"])
 def test_sizes_are_uniform_and_independent_of_the_arrivals(name):
     workload = WORKLOADS[name]()
     a = stream(workload, jax.random.key(8), 20_000)
@@ -280,6 +291,21 @@ def test_what_remains_of_a_stations_slot():
     remaining = jax.vmap(workload.remaining)(jax.tree.map(lambda x: x[0], cursors))
     np.testing.assert_array_equal(remaining.tasks, [1, 0, 0, 1, 0, 0])
     np.testing.assert_allclose(remaining.work, [0.2, 0, 0, 0.5, 0, 0], atol=1e-7)
+
+
+def test_what_remains_of_a_slot_that_is_laid_out_is_what_comes():
+    workload = bernoulli(positions=12, slots=5, stations=3, laid_out=True)
+    a = stream(workload, jax.random.key(10), 600)
+    cursor, task = (jax.tree.map(lambda x: x[0], part) for part in (a.cursor, a.task))
+    remaining = jax.vmap(workload.remaining)(cursor)
+    turn = np.cumsum(a.new_station[0])
+    assert len(set(turn.tolist())) > 100
+    for number in range(1, turn.max()):  # the last turn is cut off
+        works = task.work[turn == number]
+        left = np.arange(len(works))[::-1]
+        np.testing.assert_array_equal(remaining.tasks[turn == number], left)
+        after = np.append(np.cumsum(works[::-1])[::-1][1:], 0)
+        np.testing.assert_allclose(remaining.work[turn == number], after, rtol=1e-4, atol=1e-5)
 
 
 def test_a_trace_without_results_and_with_one_task():

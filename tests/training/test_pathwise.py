@@ -11,7 +11,12 @@ import jaxmec
 from jaxmec.agents import SAC, Pathwise
 from jaxmec.training import pathwise
 from jaxmec.training.loop import TrainConfig
-from jaxmec.training.pathwise import PathwiseConfig, bounded_gradient, windows_cost
+from jaxmec.training.pathwise import (
+    PathwiseConfig,
+    bounded_gradient,
+    carried_cost,
+    windows_cost,
+)
 from jaxmec.training.rollout import make_spec
 
 OPTIONS = {
@@ -122,6 +127,117 @@ def test_windows_cost_what_the_environment_says_step_by_step():
     assert float(total) == pytest.approx(expected, rel=1e-4)
 
 
+CARRIED = PathwiseConfig(
+    steps=1_000, num_envs=3, window=25, carried=True, validation_envs=2, eval_every=150
+)
+LONG_QUEUES = {"features": "priced", "probability": 0.9, "capacity": (3, 4, 5)}
+
+
+def test_carried_windows_go_on_where_they_ended_and_count_what_they_leave():
+    """Two windows in a row are what one environment says step by step, over an episode's end."""
+    env, params = make(**LONG_QUEUES)
+    learner = drawn(AGENT, env, params)
+    key = jax.random.key(4)
+    state = jax.jit(lambda: pathwise.init(AGENT, env, params, CARRIED, key))()
+    window = jax.jit(
+        lambda places, key: carried_cost(
+            AGENT, env, params, CARRIED, learner, learner.candidate, key, places
+        )
+    )
+    places, over = state.places, 0
+    step = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
+    decide = jax.jit(jax.vmap(AGENT.decide, in_axes=(None, None, 0, 0)))
+    observation, env_state = places
+    for number in range(4):
+        key_window = jax.random.fold_in(key, number)
+        ahead, cost, places = window(places, key_window)
+        expected = 0.0
+        keys = [jax.random.split(k) for k in jax.random.split(key_window, 3)]
+        for index in range(25):
+            key_env, key_act = (
+                jnp.stack([jax.random.fold_in(pair[part], index) for pair in keys])
+                for part in (0, 1)
+            )
+            action = decide(learner, learner.candidate, observation, key_act)
+            observation, env_state, _, _, truncated, info = step(key_env, env_state, action, params)
+            expected += float(jnp.sum(info["makespan"]))
+            over += int(jnp.sum(truncated))
+        assert float(cost) == pytest.approx(expected, rel=1e-4)
+        outlooks = jax.vmap(env.outlook, in_axes=(0, None))(env_state, params)
+        assert float(ahead) == pytest.approx(float(jnp.sum(outlooks)), rel=1e-3)
+        for a, b in zip(
+            jax.tree.leaves(places[1].queues), jax.tree.leaves(env_state.queues), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    assert over > 0
+
+
+def test_what_a_window_leaves_behind_has_a_gradient():
+    """The slope of costs and outlook together is that of finite differences, in float64."""
+    with jax.enable_x64(True):
+        env, params = make(**LONG_QUEUES)
+        agent = Pathwise(hidden=(8,), activation="tanh", denoising_steps=0, gradient_limit=1e9)
+        learner = drawn(agent, env, params, jnp.float64)
+        places = jax.jit(
+            lambda: pathwise.init(agent, env, params, CARRIED, jax.random.key(0)).places
+        )()
+
+        def parts(parameters):
+            return jnp.stack(
+                carried_cost(
+                    agent, env, params, CARRIED, learner, parameters, jax.random.key(5), places
+                )[:2]
+            )
+
+        parts = jax.jit(parts)
+        gradients = jax.jit(jax.jacrev(parts))(learner.candidate)
+        random = np.random.default_rng(0)
+        ray = jax.tree.map(lambda p: random.normal(size=p.shape), learner.candidate)
+        ahead, behind = (
+            parts(jax.tree.map(lambda p, d, s=s: p + s * d, learner.candidate, ray))
+            for s in (1e-7, -1e-7)
+        )
+        slopes = sum(
+            jnp.tensordot(g, d, axes=d.ndim)
+            for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(ray), strict=True)
+        )
+        expected = np.asarray(ahead - behind) / 2e-7
+        assert float(slopes[1]) == pytest.approx(expected[1], rel=1e-3)
+        # The outlook takes what was sent as given, which is not all of its slope.
+        assert float(slopes[0]) == pytest.approx(expected[0], rel=0.5)
+        assert np.all(np.abs(expected) > 1e-2)
+
+
+def test_carried_training_goes_on_over_chunks_and_validates_on_whole_episodes():
+    env, params = make(**LONG_QUEUES)
+    key = jax.random.key(2)
+
+    @jax.jit
+    def run(key):
+        state = pathwise.init(AGENT, env, params, CARRIED, key)
+        start = pathwise.prefill(AGENT, env, params, CARRIED, state)
+        return start, pathwise.train_chunk(AGENT, env, params, CARRIED, start)
+
+    start, (state, metrics) = run(key)
+    # Spread over an episode: e/E of 3 x 3 x 10 positions, so 0, 30 and 60 decisions.
+    assert int(start.places[1].time[0]) == 0
+    assert len({int(time) for time in start.places[1].time}) == 3
+    assert not np.array_equal(start.places[0], state.places[0])
+    learner = state.learner
+
+    def policy(key, observation, env_state, memory):
+        return AGENT.decide(learner, learner.candidate, observation, None), memory
+
+    played = jaxmec.training.evaluate(policy, (), env, params, 2, state.key_validation)
+    assert float(metrics["validation"]) == pytest.approx(
+        float(jnp.mean(played["makespan"])), rel=1e-4
+    )
+    with pytest.raises(ValueError, match="features='priced'"):
+        pathwise.init(AGENT, *make(), CARRIED, key)
+    with pytest.raises(ValueError, match="carried is 1; expected True or False"):
+        PathwiseConfig(carried=1)
+
+
 def test_a_bounded_gradient_is_held_entry_by_entry_and_nan_is_nothing():
     def loss(x, limit):
         held = bounded_gradient({"x": x, "count": jnp.arange(3)}, limit)["x"]
@@ -187,6 +303,32 @@ def test_it_learns_what_it_is_judged_by(trained):
     assert np.all(report.ratio(rule) < 0.97)
     kept = np.nanmin(trained.history.training["validation"], axis=1)
     np.testing.assert_allclose(trained.state.learner.cost, kept, rtol=1e-6)
+
+
+def test_training_starts_from_a_policy(trained, tmp_path):
+    """With a rate of next to nothing it stays there: each seed at its own, or all at one."""
+    options = SMALL | {
+        "steps": 160, "num_envs": 4, "eval_every": 80, "validation_envs": 4,
+        "learning_rate": 1e-12, "final_learning_rate": 1e-13,
+    }  # fmt: skip
+    on = jaxmec.train("mlp-pathwise", start=trained, **options)
+    one = trained.policies[1]
+    same = jaxmec.train("mlp-pathwise", start=one.save(tmp_path / "policy"), **options)
+    for ours, theirs in ((on.policies, trained.policies), (same.policies, (one, one))):
+        for a, b in zip(ours, theirs, strict=True):
+            leaves = map(jax.tree.leaves, (a.learner.actor, b.learner.actor))
+            for x, y in zip(*leaves, strict=True):
+                np.testing.assert_allclose(x, y, atol=1e-6)
+    for error, message, changes in (
+        (ValueError, r"start has the seeds \(0, 1\); expected \(0, 1, 2\)", {"seeds": 3}),
+        (ValueError, r"start: mlp-pathwise's actor has .* of shape \(16,\); expected \(8,\)",
+         {"hidden": (8,)}),
+        (ValueError, "trials must be 1 where training starts from a policy, got 2", {"trials": 2}),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            jaxmec.train("mlp-pathwise", start=trained, **(options | changes))
+    with pytest.raises(TypeError, match="start goes with agents over scores, got DSAC"):
+        jaxmec.train("ddrl-amsa", start=trained, progress=False)
 
 
 def test_its_policy_is_saved_and_decides_as_before(trained, tmp_path):
