@@ -350,6 +350,7 @@ class Compare:
     seeds: int | None = None  # training seeds of each method
     steps_scale: float | None = None  # times each method's own training steps
     episodes: int | None = None  # episodes to compare on
+    gap_episodes: int = 0  # episodes that the planner schedules too, for the column "over plan"
     plan: bool = False  # only say what would be run
     progress: bool = True  # show a bar with the time left
 
@@ -369,7 +370,16 @@ def _compare(words: Sequence[str]) -> int:
             print(f"{state:<9} {cell}: {cell.seeds} seeds, {steps}")
         return EXIT_OK
     named = command.study in STUDIES and plan == find_study(command.study, command.size)
+    if command.gap_episodes < 0:
+        raise UsageError(f"--gap-episodes must be at least 0, got {command.gap_episodes}")
     outcome = study.run(plan, command.out, progress=command.progress)
+    if command.gap_episodes:
+        outcome = results.plan_places(
+            outcome,
+            command.out / "plans",
+            command.gap_episodes,
+            lambda text: print(text, file=sys.stderr),
+        )
     home = command.out / command.size / plan.name if named else command.out / "chosen" / plan.name
     files = results.write(outcome, home)
     console = Console()

@@ -67,6 +67,8 @@ class Row:
     ratio_interval: Interval  # paired, Student's t
     failed: float  # share of tasks that missed their deadline; NaN where there are none
     failed_interval: Interval  # bootstrap
+    gap: float  # share over the best plan known, on the episodes planned; NaN where none are
+    gap_interval: Interval  # Student's t
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,9 @@ class Comparison:
     reports: Sequence[Report]
     reference: Report
     metric: str = "makespan"
+    best_known: np.ndarray | None = (
+        None  # [n] s, the best plan's make-spans in the first n episodes
+    )
 
     @property
     def by_metric(self) -> list[Report]:
@@ -98,6 +103,7 @@ class Comparison:
         ratio = report.ratio(self.reference, self.metric)
         multi = report.setting.env.startswith("Multi")
         fails = "failed" in report.values
+        gap = self._gap(report)
         return Row(
             name=report.name,
             information=report.information or "",
@@ -118,13 +124,27 @@ class Comparison:
             failed_interval=bootstrap_interval(report.samples("failed"))
             if fails
             else (float("nan"), float("nan")),
+            gap=float(gap.mean()),
+            gap_interval=t_interval(gap),
         )
+
+    def _gap(self, report: Report) -> np.ndarray:
+        """[n] how much longer a report's make-spans are than the best plan's, as shares.
+
+        One a seed where there are several, else one an episode.
+        """
+        if self.best_known is None:
+            return np.full(1, np.nan)
+        makespan = report.values["makespan"][:, : self.best_known.size]
+        if report.num_seeds > 1:
+            return makespan.mean(axis=1) / self.best_known.mean() - 1
+        return makespan[0] / self.best_known - 1
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headers and lines, as text that fits a terminal."""
         metric = METRICS[self.metric]
         headers = ["method", "sees", "waits", "seeds", metric.title.removeprefix("mean "), "± 95 %",
-                   f"/ {self.reference.name}", "failed"]  # fmt: skip
+                   f"/ {self.reference.name}", "over plan", "failed"]  # fmt: skip
         lines = [
             [
                 row.name,
@@ -134,6 +154,7 @@ class Comparison:
                 f"{row.mean:.{metric.decimals}f}",
                 f"{(row.interval[1] - row.interval[0]) / 2:.{metric.decimals}f}",
                 f"{row.ratio:.3f}",
+                "-" if np.isnan(row.gap) else f"{100 * row.gap:.1f} %",
                 "-" if np.isnan(row.failed) else f"{100 * row.failed:.2f} %",
             ]
             for row in self.rows
@@ -143,8 +164,16 @@ class Comparison:
     def table(self, title: str) -> Table:
         """For a terminal."""
         headers, lines = self.cells()
-        if all(row.waits == "-" for row in self.rows):  # a task has one server: nobody allocates
-            headers, *lines = ([*cells[:2], *cells[3:]] for cells in (headers, *lines))
+        empty = [
+            index
+            for index, header in enumerate(headers)
+            # Where a task has one server nobody allocates; where nothing is planned, no gap.
+            if header in ("waits", "over plan") and all(line[index] == "-" for line in lines)
+        ]
+        headers, *lines = (
+            [cell for index, cell in enumerate(cells) if index not in empty]
+            for cells in (headers, *lines)
+        )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, header in enumerate(headers):
             left = header in ("method", "sees", "waits")
@@ -167,7 +196,8 @@ class Comparison:
         metric = METRICS[self.metric]
         headers = ["method", "sees", "waits", "seeds", metric.title, "95 % (t)",
                    "interquartile mean", "95 %", f"− {self.reference.name}", "95 %, paired",
-                   f"/ {self.reference.name}", "failed", "95 %"]  # fmt: skip
+                   f"/ {self.reference.name}", "over plan", "95 % (t)",
+                   "failed", "95 %"]  # fmt: skip
         lines = []
         for row in self.rows:
             fails = not np.isnan(row.failed)
@@ -184,10 +214,15 @@ class Comparison:
                     f"{row.difference:+.{metric.decimals}f}",
                     interval_text(row.difference_interval, metric.decimals, sign="+"),
                     f"{row.ratio:.3f}",
+                    "-" if np.isnan(row.gap) else f"{100 * row.gap:.1f} %",
+                    interval_text(row.gap_interval, 1, factor=100),
                     f"{100 * row.failed:.2f} %" if fails else "-",
                     interval_text(row.failed_interval, 2, factor=100) if fails else "-",
                 ]
             )
+        if self.best_known is None:
+            first = headers.index("over plan")
+            headers, *lines = (cells[:first] + cells[first + 2 :] for cells in (headers, *lines))
         return markdown_table(headers, lines, left=3)
 
     def save(self, path: Path, **about: Any) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxmec import agents, bundle, envs
 from jaxmec.agents.base import Agent, Learner, Spec
+from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset
@@ -235,6 +236,9 @@ def train(
 ) -> TrainResult:
     """Train a method, S seeds side by side in one compiled program.
 
+    A method that goes on from another (``start`` of `jaxmec.methods`) trains that one first, in
+    ``directory/start``; a shorter training shortens it too. What is returned is of the second.
+
     Args:
         method: a name in `jaxmec.methods`, or an agent of your own.
         published: the hyperparameters, information and sizes as the method's authors had
@@ -315,6 +319,27 @@ def train(
                 f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}",
                 stacklevel=2,
             )
+    if start is None and isinstance(method, str) and row.start is not None:
+        first = Path(directory) / "start" if directory is not None else None
+        if directory is not None and not resume:
+            runner.check_home(Path(directory), resume)  # before anything is trained
+        share = config.total_steps / settings.config.total_steps
+        start = train(
+            row.start,
+            env=env,
+            preset=preset,
+            seeds=seeds,
+            preset_seed=preset_seed,
+            config=_shortened(row.start, share),
+            directory=first,
+            resume=resume,
+            progress=progress,
+            deterministic=deterministic,
+            env_options=dict(setting.options),
+            **{field: getattr(each, field) for field in OF_NETWORK},
+        )
+        # Stopped before its first part ended, it has nothing of its own to go on from.
+        resume = resume and (Path(directory) / runner.CHECKPOINTS).exists()  # type: ignore[arg-type]
     run = runner.run(
         agent,
         environment,
@@ -335,6 +360,12 @@ def train(
     if run.directory is not None:
         result.save(run.directory / "policy")
     return result
+
+
+def _shortened(method: str, share: float) -> CloningConfig:
+    config = find_method(method).config
+    assert isinstance(config, CloningConfig), f"{method} does not imitate"
+    return config.shortened(share)
 
 
 def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -25,7 +25,15 @@ from rich.table import Table
 from jaxmec import envs
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
 from jaxmec.envs.presets import Preset, find_preset
-from jaxmec.experiment import Policy, Report, TrainResult, evaluate, load_policy, train
+from jaxmec.experiment import (
+    Policy,
+    Report,
+    Setting,
+    TrainResult,
+    evaluate,
+    load_policy,
+    train,
+)
 from jaxmec.mec import EdgeNetwork, TraceWorkload, advance_slot, trace_workload
 from jaxmec.methods import METHODS, Method
 from jaxmec.naming import look_up
@@ -191,6 +199,38 @@ def measure(
         plan=np.array(planned),
         bound=np.array(bound),
         bound_kind="exact" if exact else "bound",
+    )
+
+
+def best_known(
+    setting: Setting,
+    episodes: int,
+    seed: int = 1,
+    effort: Effort = Effort(),
+    say: Say = lambda text: None,
+) -> np.ndarray:
+    """[episodes] s, the mean make-span of the best plan known, episode by episode.
+
+    Of the first so many episodes that `jaxmec.evaluate` plays there with the same seed.
+
+    Raises:
+        ValueError: an environment without tasks.
+    """
+    if setting.env not in envs.DEFAULT_PRESET:
+        raise ValueError(f"plans are made where tasks are scheduled; {setting.env} has none")
+    multi = setting.env.startswith("Multi")
+    options = dict(setting.options) | ({"action": "mask"} if multi else {})
+    setting = dataclasses.replace(setting, options=tuple(sorted(options.items())))
+    environment, params = setting.make()
+    traces = record(environment, params, episodes, seed)
+    problem = "multi" if multi else "single"
+    plans = plan_episodes(params.network, traces, problem, effort, seed, say)
+    nothing = np.zeros(params.network.num_servers)
+    return np.array(
+        [
+            play(params.network, window_of(trace, backlog=nothing), fraction).mean()
+            for trace, fraction in zip(traces, plans, strict=True)
+        ]
     )
 
 

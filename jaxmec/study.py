@@ -24,7 +24,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +309,8 @@ class Outcome:
     study: Study
     results: tuple[Result, ...]
     missing: tuple[Cell, ...]
+    plans: Mapping[Place, np.ndarray] = dataclasses.field(default_factory=dict)
+    """[n] s by place: the best plan's make-spans in the first n episodes, where there is one."""
 
     def at(self, place: Place) -> list[Result]:
         """The results of one setting, in the study's order."""
@@ -475,6 +477,8 @@ def scaled_training(config: Config, scale: float) -> Config:
     shorter prefill too."""
     if scale == 1:
         return config
+    if isinstance(config, CloningConfig):
+        return config.shortened(scale)
     if not isinstance(config, TrainConfig):
         every = max(1, math.ceil(config.eval_every * scale))
         steps = max(every, math.ceil(config.steps * scale))

@@ -130,3 +130,19 @@ def test_markdown_says_each_interval(comparison):
     assert "95 %, paired" in lines[0] and "− optimal" in lines[0]
     assert lines[1].count("---") == lines[0].count("|") - 1
     assert "| +0.0750 |" in next(line for line in lines if "learned" in line)
+
+
+def test_the_gap_to_the_best_plan_is_of_the_episodes_that_were_planned(comparison):
+    """Of the first of two episodes; without plans there is no such column."""
+    planned = Comparison(comparison.reports, comparison.reference, best_known=np.array([0.8]))
+    gaps = {row.name: row.gap for row in planned.rows}
+    assert gaps == pytest.approx({"optimal": 0.25, "rule": 0.875, "learned": 1.05 / 0.8 - 1})
+    # Seeds at 0.9 / 0.8 and 1.2 / 0.8, 0.1875 from their mean: 12.706 standard errors of that.
+    learned = next(row for row in planned.rows if row.name == "learned")
+    assert learned.gap_interval[1] - learned.gap == pytest.approx(12.7062 * 0.1875, rel=1e-4)
+    assert "| over plan | 95 % (t) |" in planned.markdown()
+    assert "| 25.0 % | - |" in planned.markdown()
+    console = Console(record=True, width=140)
+    console.print(planned.table("title"), comparison.table("title"))
+    assert console.export_text().count("plan") == 1
+    assert "over plan" not in comparison.markdown()

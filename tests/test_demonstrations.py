@@ -74,7 +74,7 @@ def test_one_server_a_task_is_shown_by_the_largest_score():
 
 def test_only_scores_can_be_shown():
     env, _ = jaxmec.make(MULTI, preset="amcoedge", action="score", neighbours=3)
-    with pytest.raises(ValueError, match="neighbours must be None .*, got 3"):
+    with pytest.raises(ValueError, match=r"neighbours must be None .*, got 3"):
         Demonstrator(env)
     env, _ = jaxmec.make(MULTI, preset="amcoedge")
     with pytest.raises(ValueError, match="action='score', got MultiServerOffloading with "):

@@ -10,6 +10,7 @@ import pytest
 import jaxmec
 from jaxmec import gap, solvers
 from jaxmec.cli import main
+from jaxmec.experiment import Setting
 from jaxmec.solvers import PlannerConfig, greedy, window_of
 
 QUICK = gap.Effort(planner=PlannerConfig(restarts=2, rounds=1, sweeps=1, gradient_steps=0))
@@ -63,6 +64,17 @@ def test_the_command_sweeps_and_writes_figures(capsys, tmp_path):
         assert {row["name"] for row in place["rows"]} == {"local"}
     assert json.loads((tmp_path / "gap.json").read_text())["places"] == places
     assert (tmp_path / "gap.png").stat().st_size > 1000
+
+
+def test_the_best_plan_known_is_the_one_that_gaps_are_measured_to():
+    """On the same episodes, however many of them are planned."""
+    options = {"slots": 1, "positions": 4, "capacity": (10, 20), "rate": (400, 450)}
+    effort = gap.Effort(PlannerConfig(restarts=2, rounds=1))
+    measured = gap.measure([], preset="amcoedge", episodes=3, seed=4, effort=effort, **options)
+    setting = Setting("MultiServerOffloading-v0", "amcoedge", 0, tuple(options.items()))
+    np.testing.assert_allclose(gap.best_known(setting, 2, 4, effort), measured.plan[:2], rtol=1e-3)
+    with pytest.raises(ValueError, match="CartPole-v1 has none"):
+        gap.best_known(Setting("CartPole-v1"), 1)
 
 
 def test_places_are_reached_or_refused():

@@ -47,6 +47,24 @@ def test_csv_and_markdown_have_every_setting_and_entry(sweep, tmp_path):
     assert "## amcoedge, deadline (s) 0.2" in text and "a machine, 2 cores" in text
 
 
+def test_places_are_planned_once_and_the_plans_are_in_the_tables(tmp_path, monkeypatch):
+    study = find_study("amcoedge-methods", "short")
+    outcome = measured.outcome(study, {entry.label: 0.25 for entry in study.entries})
+    asked = []
+
+    def best_known(setting, episodes, seed, effort):
+        asked.append((setting.preset, episodes, seed))
+        return np.array([0.2, 0.25])
+
+    monkeypatch.setattr(results.gap, "best_known", best_known)
+    for _ in range(2):
+        planned = results.plan_places(outcome, tmp_path, 2)
+    assert asked == [("amcoedge", 2, 1)]
+    text = results.markdown(planned)
+    assert "over plan" in text and results.PLANS in text
+    assert "over plan" not in results.markdown(outcome)
+
+
 def test_figures_of_a_sweep_show_every_point_and_are_legible(sweep):
     figures = results.figures(sweep)
     assert set(figures) == {"makespan_amcoedge", "failed_amcoedge", "profiles"}

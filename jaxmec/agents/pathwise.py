@@ -23,6 +23,11 @@ from jaxmec.networks.mlp import ACTIVATIONS
 from jaxmec.struct import pytree, static
 
 NETWORKS = ("flat", "servers")
+# The fields that say what the actor's network is; two agents alike in them share parameters.
+OF_NETWORK = (
+    "network", "hidden", "activation", "denoising_steps", "schedule", "predict", "clip",
+    "embedding_size", "bound",
+)  # fmt: skip
 
 
 @pytree

@@ -10,7 +10,7 @@ Everything is pure, may be vmapped over keys, and keeps its keys as ``training.l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,17 @@ class CloningConfig:
                 raise ValueError(f"{name} is {value!r}; expected a positive integer")
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
+
+    def shortened(self, share: float) -> CloningConfig:
+        """A share of it, at most the whole: fewer slots shown, fewer decisions imitated."""
+        share = min(1.0, share)
+        return replace(
+            self,
+            steps=math.ceil(share * self.steps),
+            windows=math.ceil(share * self.windows),
+            validation_windows=math.ceil(share * self.validation_windows),
+            eval_every=math.ceil(share * self.eval_every),
+        )
 
     @property
     def updates(self) -> int:

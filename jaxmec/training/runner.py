@@ -133,7 +133,7 @@ def run(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every is {checkpoint_every!r}; expected at least 1 or None")
     home = None if directory is None else Path(directory).absolute()
-    _check_home(home, resume)
+    check_home(home, resume)
     identity = _describe_run(agent, env, params, config, numbers)
     if start is not None:
         identity["start"] = _digest(start)
@@ -410,7 +410,7 @@ def _locked(home: Path | None) -> Iterator[None]:
 # Resuming
 
 
-def _check_home(home: Path | None, resume: bool) -> None:
+def check_home(home: Path | None, resume: bool) -> None:
     if resume and home is None:
         raise ValueError("resume=True needs directory, the one of the run to go on with")
     there = [] if home is None else checkpoint.checkpoints(home / CHECKPOINTS)

@@ -2,6 +2,7 @@
 from."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 import jaxmec
 from jaxmec.agents import SAC, Pathwise
-from jaxmec.training import cloning
+from jaxmec.training import checkpoint, cloning
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.rollout import make_spec
 
@@ -23,6 +24,14 @@ SIZES = {
     "eval_every": 6_400, "hidden": (16,), "denoising_steps": 2, "decay_updates": 200,
     "progress": False, **SETTING,
 }  # fmt: skip
+
+
+def assert_same(one, other):
+    """Learners, to the bit."""
+    for name in ("actor", "candidate", "optimiser", "cost", "updates", "rate"):
+        leaves = (jax.tree.leaves(getattr(learner, name)) for learner in (one, other))
+        for a, b in zip(*leaves, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 class Teacher:
@@ -106,14 +115,35 @@ def test_the_planner_is_imitated_and_training_goes_on_from_there(cloned):
 
 
 @pytest.mark.slow
+def test_a_method_is_taught_first_and_resumed_from_either_part(tmp_path):
+    """Stopped in its first part, or in its second, it ends with the bits of one never stopped."""
+    options = SETTING | {
+        "steps": 1_920, "num_envs": 4, "window": 20, "validation_envs": 4, "eval_every": 960,
+        "hidden": (16,), "denoising_steps": 2, "progress": False, "seeds": 2,
+    }  # fmt: skip
+    whole = jaxmec.train("ddrl-amsa-taught", directory=tmp_path / "whole", **options)
+    first = jaxmec.load_policy(tmp_path / "whole" / "start" / "policy")
+    assert first.name == "ddrl-amsa-cloned" and first.agent.hidden == (16,)
+    assert whole.name == "ddrl-amsa-taught"
+    with pytest.raises(FileExistsError, match="holds a run"):
+        jaxmec.train("ddrl-amsa-taught", directory=tmp_path / "whole", **options)
+    for stopped in ("first", "second"):
+        home = tmp_path / stopped
+        if stopped == "first":
+            shutil.copytree(tmp_path / "whole" / "start", home / "start")
+        else:
+            shutil.copytree(tmp_path / "whole", home)
+            shutil.rmtree(checkpoint.checkpoints(home / "checkpoints")[-1])
+        again = jaxmec.train("ddrl-amsa-taught", directory=home, resume=True, **options)
+        assert_same(whole.state.learner, again.state.learner)
+
+
+@pytest.mark.slow
 def test_a_cloning_that_was_stopped_ends_with_the_same_bits(cloned, tmp_path):
     options = SIZES | {"seeds": 2, "directory": tmp_path / "part"}
     jaxmec.train("ddrl-amsa-cloned", **(options | {"steps": 6_400}))
     resumed = jaxmec.train("ddrl-amsa-cloned", resume=True, **options)
-    for a, b in zip(
-        *(jax.tree.leaves(run.state.learner) for run in (cloned, resumed)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    assert_same(cloned.state.learner, resumed.state.learner)
 
 
 def test_what_cannot_be_cloned_is_refused():
