@@ -64,6 +64,7 @@ class Run:
     progress: bool = True  # show a progress display
     deterministic: bool = False  # the same bits every time on a GPU too; slower
     published: bool = False  # the method as its authors ran it; changes the other defaults
+    start: str | None = None  # a policy (path) or method to start from; by default the method's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,6 +229,7 @@ def _train(words: Sequence[str]) -> int:
         resume=run.resume,
         progress=run.progress,
         deterministic=run.deterministic,
+        start=row.start if run.start is None else run.start,
         env_options={
             **_given(parsed.choices),
             **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),

@@ -25,7 +25,7 @@ from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset
-from jaxmec.methods import find_method
+from jaxmec.methods import METHODS, find_method
 from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
@@ -236,8 +236,8 @@ def train(
 ) -> TrainResult:
     """Train a method, S seeds side by side in one compiled program.
 
-    A method that goes on from another (``start`` of `jaxmec.methods`) trains that one first, in
-    ``directory/start``; a shorter training shortens it too. What is returned is of the second.
+    Where it starts from another method, that one is trained first, in ``directory/start``, and
+    what is returned is of the second.
 
     Args:
         method: a name in `jaxmec.methods`, or an agent of your own.
@@ -253,7 +253,9 @@ def train(
         deterministic: ask a GPU for operations that give the same bits every time; slower.
         name: what to call the result; by default the method's name.
         start: a policy whose actor training begins with, instead of fresh parameters: the same
-            for all seeds, or that of each seed of a result. The networks must be the same.
+            for all seeds, or that of each seed of a result, or of a method by its name, which is
+            trained first (cloning is shortened as this training is). By default what the method
+            says. The networks must be the same.
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
             the agent (``discount``, ``hidden``, ...), of the environment or its preset
@@ -273,6 +275,7 @@ def train(
         chosen = dict(settings.options) if same_env else {}
         if preset is None and same_env:
             preset = row.preset
+        start = row.start if start is None else start
     elif published:
         raise ValueError("published goes with a method's name, got an agent")
     else:
@@ -319,24 +322,25 @@ def train(
                 f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}",
                 stacklevel=2,
             )
-    if start is None and isinstance(method, str) and row.start is not None:
-        first = Path(directory) / "start" if directory is not None else None
+    if isinstance(start, str) and start in METHODS:
         if directory is not None and not resume:
             runner.check_home(Path(directory), resume)  # before anything is trained
-        share = config.total_steps / settings.config.total_steps
+        lesson = METHODS[start].config
+        if isinstance(lesson, CloningConfig):
+            lesson = lesson.shortened(config.total_steps / type(config)().total_steps)
         start = train(
-            row.start,
+            start,
             env=env,
             preset=preset,
             seeds=seeds,
             preset_seed=preset_seed,
-            config=_shortened(row.start, share),
-            directory=first,
+            config=lesson,
+            directory=None if directory is None else Path(directory) / "start",
             resume=resume,
             progress=progress,
             deterministic=deterministic,
             env_options=dict(setting.options),
-            **{field: getattr(each, field) for field in OF_NETWORK},
+            **{field: getattr(each, field) for field in OF_NETWORK if field in of_agent},
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
         resume = resume and (Path(directory) / runner.CHECKPOINTS).exists()  # type: ignore[arg-type]
@@ -360,12 +364,6 @@ def train(
     if run.directory is not None:
         result.save(run.directory / "policy")
     return result
-
-
-def _shortened(method: str, share: float) -> CloningConfig:
-    config = find_method(method).config
-    assert isinstance(config, CloningConfig), f"{method} does not imitate"
-    return config.shortened(share)
 
 
 def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
