@@ -64,6 +64,7 @@ _PARTS = (
     "plots",
     "schedulers",
     "solvers",
+    "traces",
     "training",
 )
 

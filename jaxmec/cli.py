@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": "play episodes with a saved policy or a scheduler",
     "compare": "run a named study, or methods and schedulers of your own choice",
     "gap": "how far schedulers are from the best plan known and from a lower bound",
+    "trace": "check, import or draw a file of tasks, to train and evaluate on",
     "report": "write the page that sets the papers' claims against what was measured",
     "export": "write a bundle of a trained policy, for boxes at the edge",
     "serve": "answer over HTTP where tasks go, from a bundle",
@@ -52,6 +53,8 @@ class Where:
     env: str | None = None  # environment id; by default what the method is for
     preset: str | None = None  # published setting; by default the method's
     preset_seed: int = 0  # of what a preset draws once: densities, qualities, result sizes
+    trace: Path | None = None  # file of tasks (jaxmec trace) that arrive instead of the preset's
+    trace_slots: int | None = None  # play only its first so many slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "evaluate": _evaluate,
             "compare": _compare,
             "gap": _gap,
+            "trace": _trace,
             "report": _report,
             "export": _export,
             "serve": _serve,
@@ -112,13 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BundleError | ImportError | OSError):
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
+        from jaxmec.traces import TraceError
         from jaxmec.training.checkpoint import CheckpointError
         from jaxmec.training.runner import Diverged, Interrupted
 
         if isinstance(error, Interrupted):
             console.print(f"jaxmec: {error}", markup=False, highlight=False)
             return error.exit_code
-        if isinstance(error, CheckpointError | Diverged | OSError | RuntimeError):
+        if isinstance(error, CheckpointError | TraceError | Diverged | RuntimeError):
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
         raise
@@ -230,6 +235,7 @@ def _train(words: Sequence[str]) -> int:
         progress=run.progress,
         deterministic=run.deterministic,
         start=row.start if run.start is None else run.start,
+        trace=_trace_file(parsed.where.trace, parsed.where.trace_slots),
         env_options={
             **_given(parsed.choices),
             **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),
@@ -297,6 +303,8 @@ class Evaluate:
     env: str | None = None  # environment id; by default the policy's own
     preset: str | None = None  # published setting; by default the policy's own
     preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
+    trace: Path | None = None  # file of tasks; by default what the policy was trained on
+    trace_slots: int | None = None  # play only its first so many slots
     information: str | None = None  # for a scheduler; by default the least that it needs
     episodes: int = 20  # whole episodes, side by side
     seed: int = 1  # of the episodes: the same seed gives everybody the same arrivals
@@ -320,6 +328,7 @@ def _evaluate(words: Sequence[str]) -> int:
         preset_seed=command.preset_seed,
         episodes=command.episodes,
         seed=command.seed,
+        trace=_trace_file(command.trace, command.trace_slots),
         **({} if command.information is None else {"information": command.information}),
     )
     if command.json:
@@ -346,6 +355,8 @@ class Compare:
     schedulers: tuple[str, ...] | None = None
     env: str | None = None  # environment id
     presets: tuple[str, ...] | None = None  # published settings
+    trace: Path | None = None  # file of tasks that arrive instead of the presets'
+    trace_slots: int | None = None  # play only its first so many slots
     sweep: str | None = None  # a field of the presets, or servers
     values: tuple[str, ...] = ()  # of the sweep; a list of numbers as 10,20,30
     reference: str | None = None  # the entry that all are set against; else the first
@@ -409,6 +420,7 @@ def _study(command: Compare) -> Any:
         "schedulers": schedulers,
         "env": command.env,
         "presets": command.presets,
+        "trace": _trace_file(command.trace, command.trace_slots),
         "reference": command.reference,
         "seeds": command.seeds,
         "steps_scale": command.steps_scale,
@@ -569,6 +581,157 @@ def _gap(words: Sequence[str]) -> int:
             figure = plots.sweep_curves(curves, label, "make-span [s]")
         plots.save(figure, command.out / "gap")
     return EXIT_OK
+
+
+def _trace_file(path: Path | None, slots: int | None) -> Any:
+    """What --trace and --trace-slots name."""
+    if path is None:
+        if slots is not None:
+            raise UsageError("--trace-slots needs --trace, the file of which it plays a part")
+        return None
+    from jaxmec.traces import TraceFile
+
+    return TraceFile.of(path, slots)
+
+
+def _trace(words: Sequence[str]) -> int:
+    actions = {
+        "check": (_trace_check, "read a trace file, say what is in it, or what is wrong and where"),
+        "import": (_trace_import, "make one from a log: CSV, Parquet, Azure LLM 2023, BurstGPT"),
+        "synth": (_trace_synth, "draw one: diurnal, mmpp (bursts) or heavy-tailed sizes"),
+    }
+    if not words or words[0].startswith("-"):
+        print("usage: jaxmec trace ACTION ...\n")
+        print("\n".join(f"  {name:<10} {about}" for name, (_, about) in actions.items()))
+        print("\njaxmec trace ACTION --help says more.")
+        return EXIT_OK if words and words[0] in ("-h", "--help") else EXIT_USAGE
+    action, _ = look_up("action", words[0], actions)
+    return action(words[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceCheck:
+    """Read a trace file and say what is in it, and the load that it is to a preset's servers."""
+
+    file: tyro.conf.Positional[Path]  # columns slot, origin, size, work and, if any, result
+    preset: str = "amcoedge"  # published setting whose servers have the load
+
+
+def _trace_check(words: Sequence[str]) -> int:
+    from jaxmec import traces
+
+    command = tyro.cli(TraceCheck, args=list(words), prog="jaxmec trace check")
+    return _say_trace(command.file, traces.read(command.file), command.preset)
+
+
+def _say_trace(file: Path, workload: Any, preset: str) -> int:
+    """What is in a trace file; an error where the preset's network has not all its stations."""
+    from jaxmec import traces
+    from jaxmec.envs.presets import find_preset
+
+    params = find_preset(preset).params()
+    print(file)
+    for name, text in traces.describe(workload).items():
+        print(f"  {name:<15} {text}")
+    load = traces.mean_load(workload, params.network)
+    print(f"  {'load':<15} {load:.4g} of preset {preset}" + (
+        ": more than its servers can do" if load > 1 else ""))  # fmt: skip
+    stations, servers = int(workload.origin.max()) + 1, params.network.num_servers
+    if stations > servers:
+        raise traces.TraceError(
+            f"{file}: the stations are 0 to {stations - 1}, expected at most {servers - 1}: preset "
+            f"{preset} has {servers} servers; {preset.partition('-')[0]}-{stations} has enough"
+        )
+    return EXIT_OK
+
+
+def _trace_import(words: Sequence[str]) -> int:
+    from jaxmec import traces
+    from jaxmec.envs.presets import find_preset
+
+    name = _flag(words, "preset") or "amcoedge"
+    preset = find_preset(name)
+    default = traces.Conversion(
+        stations=len(preset.capacity),
+        slot_length=preset.slot_length,
+        assign="master" if preset.master else "round-robin",
+    )
+    formats = ", ".join(traces.FORMATS)
+    command = dataclasses.make_dataclass(
+        "Import",
+        [
+            ("file", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the log")]),
+            ("to", Annotated[Path, tyro.conf.arg(help="trace file to write: .csv or .parquet")]),
+            ("format", Annotated[str, tyro.conf.arg(help=f"of the log: {formats}")], "csv"),
+            (
+                "column",
+                Annotated[
+                    tyro.conf.UseAppendAction[tuple[str, ...]],
+                    tyro.conf.arg(
+                        help="what=name or what=name:unit, as size=payload:kB or "
+                        "time=arrived:ms, again for each column. What: "
+                        + "; ".join(
+                            f"{what} ({', '.join(units)})" if units else what
+                            for what, units in traces.UNITS.items()
+                        )
+                    ),
+                ],
+                (),
+            ),
+            (
+                "preset",
+                Annotated[
+                    str, tyro.conf.arg(help="whose stations, slot length and servers are meant")
+                ],
+                name,
+            ),
+            ("conversion", Annotated[traces.Conversion, tyro.conf.arg(name="")], default),
+        ],
+        frozen=True,
+    )
+    command.__doc__ = (traces.Conversion.__doc__ or "").replace(
+        "How a log's rows become tasks.", "Make a trace file from a log."
+    )
+    parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec trace import")
+    rows = traces.convert(parsed.file, parsed.format, parsed.column, parsed.conversion)
+    return _say_trace(traces.write(parsed.to, rows), rows.workload(), parsed.preset)
+
+
+def _trace_synth(words: Sequence[str]) -> int:
+    from jaxmec import traces
+    from jaxmec.envs.presets import find_preset
+
+    name = _flag(words, "preset") or "amcoedge"
+    preset = find_preset(name)
+    mean_work = float(preset.params().workload.moments().work)
+    default = traces.Synthetic(
+        "diurnal",
+        capacity=float(sum(preset.capacity)),
+        slot_length=preset.slot_length,
+        stations=len(preset.capacity),
+        slots=preset.slots,
+        density=round(2 * mean_work / sum(preset.size), 4),  # of its mean task
+    )
+    command = dataclasses.make_dataclass(
+        "Synth",
+        [
+            ("to", Annotated[Path, tyro.conf.arg(help="trace file to write: .csv or .parquet")]),
+            ("law", Annotated[traces.Synthetic, tyro.conf.arg(name="")], default),
+            ("seed", Annotated[int, tyro.conf.arg(help="of what is drawn")], 0),
+            (
+                "preset",
+                Annotated[
+                    str, tyro.conf.arg(help="whose servers, slots and density are the defaults")
+                ],
+                name,
+            ),
+        ],
+        frozen=True,
+    )
+    command.__doc__ = traces.Synthetic.__doc__
+    parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec trace synth")
+    rows = parsed.law.draw(parsed.seed)
+    return _say_trace(traces.write(parsed.to, rows), rows.workload(), parsed.preset)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from jaxmec.methods import METHODS, find_method
 from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
+from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.evaluate import evaluate as play
@@ -51,12 +52,31 @@ class Setting:
     preset: str | None = None
     seed: int = 0  # of what a preset draws once
     options: tuple[tuple[str, Any], ...] = ()
+    trace: TraceFile | None = None  # arrivals instead of the preset's
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Setting:
+        """What `dataclasses.asdict` made of one, and JSON of that."""
+        fields = dict(document)
+        fields["options"] = tuple(
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in fields["options"]
+        )
+        if fields.get("trace") is not None:
+            fields["trace"] = TraceFile(**fields["trace"])
+        return cls(**fields)
 
     def make(self) -> tuple[Any, Any]:
-        """The environment and its parameters."""
+        """The environment and its parameters.
+
+        Raises:
+            jaxmec.traces.TraceError: the trace is gone, or is not what it was.
+        """
         options: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in self.options
         }
+        if self.trace is not None:
+            options["workload"] = self.trace.workload()
         if self.env == "CartPole-v1":
             return envs.make(self.env, **options)
         return envs.make(self.env, preset=self.preset, seed=self.seed, **options)
@@ -139,9 +159,7 @@ def load_policy(path: PathLike) -> Policy:
     spec = Spec(**(about["spec"] | {"layout": layout}))
     template = jax.eval_shape(lambda key: agent.acting(agent.init(key, spec)), jax.random.key(0))
     learner, _ = checkpoint.restore(path, template)
-    setting = dict(about["setting"])
-    setting["options"] = tuple((name, value) for name, value in setting["options"])
-    return Policy(agent, learner, spec, Setting(**setting), about["name"])
+    return Policy(agent, learner, spec, Setting.of(about["setting"]), about["name"])
 
 
 def _described(agent: Any) -> dict[str, Any]:
@@ -231,6 +249,7 @@ def train(
     deterministic: bool = False,
     name: str | None = None,
     start: Policy | TrainResult | PathLike | None = None,
+    trace: PathLike | TraceFile | None = None,
     env_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TrainResult:
@@ -256,6 +275,8 @@ def train(
             for all seeds, or that of each seed of a result, or of a method by its name, which is
             trained first (cloning is shortened as this training is). By default what the method
             says. The networks must be the same.
+        trace: a file of tasks (`jaxmec.traces`) that arrive instead of the preset's, the same in
+            every episode.
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
             the agent (``discount``, ``hidden``, ...), of the environment or its preset
@@ -263,6 +284,7 @@ def train(
 
     Raises:
         ValueError, TypeError: a wrong name or value; the message says what is right.
+        jaxmec.traces.TraceError: a trace that cannot be read, by row and column.
     """
     if isinstance(method, str):
         row = find_method(method)
@@ -305,7 +327,9 @@ def train(
     if "k" in agent_options:  # how many servers top-k names is known to both
         chosen["k"] = agent_options["k"]
     chosen |= dict(env_options or {})
-    setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())))
+    setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())), _trace(trace))
+    if resume and directory is not None:
+        _refuse_other_trace(Path(directory), setting.trace)
     environment, params = setting.make()
     if isinstance(config, CloningConfig):
         environment = Demonstrator(environment)
@@ -339,6 +363,7 @@ def train(
             resume=resume,
             progress=progress,
             deterministic=deterministic,
+            trace=trace,
             env_options=dict(setting.options),
             **{field: getattr(each, field) for field in OF_NETWORK if field in of_agent},
         )
@@ -364,6 +389,27 @@ def train(
     if run.directory is not None:
         result.save(run.directory / "policy")
     return result
+
+
+def _trace(trace: PathLike | TraceFile | None) -> TraceFile | None:
+    return trace if trace is None or isinstance(trace, TraceFile) else TraceFile.of(trace)
+
+
+def _refuse_other_trace(directory: Path, trace: TraceFile | None) -> None:
+    """A run goes on with the tasks that it began with, wherever their file lies now."""
+    folder = directory / runner.CHECKPOINTS
+    if not checkpoint.checkpoints(folder):
+        return  # the runner says so
+    setting = checkpoint.read_manifest(checkpoint.find(folder)).metadata["caller"].get("setting")
+    was = None if setting is None else Setting.of(setting).trace
+
+    def content(trace: TraceFile | None) -> Any:
+        return trace and (trace.sha256, trace.slots)
+
+    if content(was) != content(trace):
+        raise ValueError(
+            f"cannot resume {directory}: its trace was {was or 'none'} and is {trace or 'none'} now"
+        )
 
 
 def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -507,6 +553,7 @@ def evaluate(
     episodes: int = 20,
     seed: int = 1,
     preset_seed: int | None = None,
+    trace: PathLike | TraceFile | None = None,
     **options: Any,
 ) -> Report:
     """Play whole episodes with a policy, a scheduler, or the policies of all seeds of a result.
@@ -521,18 +568,24 @@ def evaluate(
             scheduler the multi-server environment with its default preset.
         episodes: how many.
         seed: of the episodes; no training uses them.
+        trace: a file of tasks (`jaxmec.traces`), the same in every episode; by default the one
+            that the policy was trained on, if there is one.
         options: of `jaxmec.make`: ``information`` for a scheduler, ``allocation_information``
             ("true" is what the published methods were given), and fields of the preset.
 
     Raises:
         ValueError, TypeError: a wrong name or value; a policy that does not fit the
             environment; a scheduler that is allowed less than it needs to know.
+        jaxmec.traces.TraceError: a trace that cannot be read, or the policy's own, which is gone
+            or is not what it was.
     """
     key = jax.random.fold_in(jax.random.key(seed), 0x6A6D6563)  # apart from all training keys
     if isinstance(policy, str):
         policy = find_scheduler(policy)
     if isinstance(policy, Scheduler):
-        return _evaluate_scheduler(policy, env, preset, episodes, key, preset_seed or 0, options)
+        return _evaluate_scheduler(
+            policy, env, preset, episodes, key, preset_seed or 0, _trace(trace), options
+        )
 
     policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
     first = policies[0]
@@ -545,6 +598,7 @@ def evaluate(
         preset=setting.preset if preset is None else preset,
         seed=setting.seed if preset_seed is None else preset_seed,
         options=merged,
+        trace=setting.trace if trace is None else _trace(trace),
     )
     environment, params = setting.make()
     spec = make_spec(environment, params)
@@ -576,6 +630,7 @@ def _evaluate_scheduler(
     episodes: int,
     key: jax.Array,
     preset_seed: int,
+    trace: TraceFile | None,
     options: dict[str, Any],
 ) -> Report:
     env = "MultiServerOffloading-v0" if env is None else env
@@ -598,7 +653,7 @@ def _evaluate_scheduler(
     elif scheduler.problem != "single":
         raise ValueError(f"scheduler {scheduler.name!r} selects sets of servers; {env} takes one")
     setting = Setting(
-        env, preset or envs.DEFAULT_PRESET[env], preset_seed, tuple(sorted(options.items()))
+        env, preset or envs.DEFAULT_PRESET[env], preset_seed, tuple(sorted(options.items())), trace
     )
     environment, params = setting.make()
     assert isinstance(environment, OffloadingEnvironment)

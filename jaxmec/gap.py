@@ -49,6 +49,7 @@ from jaxmec.solvers import (
     window_of,
 )
 from jaxmec.statistics import Interval, t_interval
+from jaxmec.traces import TraceFile, mean_load
 
 Entry = str | Policy | TrainResult | Scheduler
 Say = Callable[[str], None]
@@ -141,6 +142,7 @@ def measure(
     seed: int = 1,
     effort: Effort = Effort(),
     say: Say = lambda text: None,
+    trace: TraceFile | None = None,
     **options: Any,
 ) -> Gap:
     """Schedulers and policies against the plan and the bound, on the same arrivals.
@@ -150,11 +152,13 @@ def measure(
         env, preset, preset_seed, episodes, seed: as for `jaxmec.evaluate`.
         effort: of the planner and the proof.
         say: is told what is going on.
+        trace: arrivals instead of the preset's.
         options: fields of the preset (``slots``, ``probability``, ``capacity``, ...), and
             ``information``, as for `jaxmec.evaluate`.
 
     Raises:
         ValueError, TypeError: a wrong name or value; see `jaxmec.evaluate`.
+        jaxmec.traces.TraceError: a trace that cannot be read.
     """
     if env not in envs.DEFAULT_PRESET:
         raise ValueError(f"a gap is measured where tasks are scheduled; {env} has none")
@@ -162,22 +166,28 @@ def measure(
     fields = {field.name for field in dataclasses.fields(Preset)}
     setting = {name: value for name, value in options.items() if name in fields}
     action: dict[str, Any] = {"action": "mask"} if env.startswith("Multi") else {}
-    environment, params = envs.make(env, preset=preset, seed=preset_seed, **action, **setting)
+    workload: Any = None if trace is None else trace.workload()
+    environment, params = envs.make(
+        env, preset=preset, seed=preset_seed, workload=workload, **action, **setting
+    )
     reports = []
     for entry in entries:
+        own = entry.setting.trace if isinstance(entry, Policy | TrainResult) else None
+        if own is not None and trace is None:
+            raise ValueError(f"trace must be given: {entry.name} was trained on {own}")  # type: ignore[union-attr]
         reports.append(
             evaluate(
                 entry, env=env, preset=preset, preset_seed=preset_seed, episodes=episodes,
-                seed=seed, **options,
+                seed=seed, trace=trace, **options,
             )
         )  # fmt: skip
         say(f"{reports[-1].name}: {reports[-1].mean('makespan'):.4f} s")
-    traces = record(environment, params, episodes, seed)
+    recorded = record(environment, params, episodes, seed)
     problem = "multi" if env.startswith("Multi") else "single"
-    plans = plan_episodes(params.network, traces, problem, effort, seed, say)
+    plans = plan_episodes(params.network, recorded, problem, effort, seed, say)
     planned, bound, exact = [], [], effort.exact_seconds > 0
-    for trace, fraction in zip(traces, plans, strict=True):
-        window = window_of(trace, backlog=np.zeros(params.network.num_servers))
+    for arrivals, fraction in zip(recorded, plans, strict=True):
+        window = window_of(arrivals, backlog=np.zeros(params.network.num_servers))
         makespan = float(play(params.network, window, fraction).mean())
         low = lower_bounds(params.network, window, problem, rounds=effort.rounds).best
         if exact:
@@ -194,7 +204,7 @@ def measure(
         load=load(params),
         servers=params.network.num_servers,
         positions=params.workload.positions,
-        tasks=float(np.mean([trace.slot.shape[0] for trace in traces])),
+        tasks=float(np.mean([arrivals.slot.shape[0] for arrivals in recorded])),
         reports=reports,
         plan=np.array(planned),
         bound=np.array(bound),
@@ -236,9 +246,7 @@ def best_known(
 
 def load(params: OffloadingParams) -> float:
     """Expected work of a slot over what all servers do in one."""
-    moments = params.workload.moments()
-    served = jnp.sum(params.network.capacity) * params.network.slot_length
-    return float(moments.tasks * moments.work / served)
+    return mean_load(params.workload, params.network)
 
 
 def at_load(preset: str, target: float, **options: Any) -> dict[str, Any]:
@@ -483,7 +491,8 @@ class Command:
     env: str | None = None  # environment id; by default the first policy's, or multi-server
     preset: str | None = None  # published setting; by default the environment's
     preset_seed: int = 0  # of what a preset draws once
-    slots: int = 2  # T, of an episode; the presets' own take long to plan
+    trace: Path | None = None  # file of tasks instead of the preset's; by default the policy's own
+    slots: int = 2  # T, of an episode, or the first of a trace; all take long to plan
     loads: tuple[float, ...] = ()  # by the probability of a task; by default the preset's
     servers: tuple[int, ...] = ()  # B, the preset's servers in turn; by default the preset's
     positions: tuple[int, ...] = ()  # N; by default the preset's
@@ -510,6 +519,10 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
     env = command.env or (trained[0].setting.env if trained else "MultiServerOffloading-v0")
     preset = command.preset or (trained[0].setting.preset if trained else None)
     preset = preset or look_up("environment", env, envs.DEFAULT_PRESET)
+    trace = None if command.trace is None else TraceFile.of(command.trace)
+    trace = trace or (trained[0].setting.trace if trained else None)
+    if trace is not None and (command.loads or command.positions):
+        raise ValueError("loads and positions must be left out with a trace, which has its own")
     gaps = []
     combinations = itertools.product(
         command.positions or (None,), command.servers or (None,), command.loads or (None,)
@@ -525,13 +538,15 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
         if command.information is not None:
             options["information"] = command.information
         entries = [
-            _trained(entry, env, preset, command, options) if isinstance(entry, Method) else entry
+            _trained(entry, env, preset, command, trace, options)
+            if isinstance(entry, Method)
+            else entry
             for entry in policies
         ]
         gap = measure(
             entries, env=env, preset=preset, preset_seed=command.preset_seed,
             episodes=command.episodes, seed=command.seed, effort=command.effort, say=say,
-            **options,
+            trace=trace and dataclasses.replace(trace, slots=command.slots), **options,
         )  # fmt: skip
         gaps.append(gap)
     if command.out is not None:
@@ -554,7 +569,12 @@ def _entry(name: str) -> Policy | Scheduler | Method:
 
 
 def _trained(
-    method: Method, env: str, preset: str, command: Command, options: dict[str, Any]
+    method: Method,
+    env: str,
+    preset: str,
+    command: Command,
+    trace: TraceFile | None,
+    options: dict[str, Any],
 ) -> TrainResult:
     """A method, trained at a place with the preset's own episodes."""
     setting = {
@@ -563,7 +583,7 @@ def _trained(
     steps: dict[str, Any] = {} if command.train_steps is None else {"steps": command.train_steps}
     return train(
         method.name, env=env, preset=preset, preset_seed=command.preset_seed,
-        seeds=command.train_seeds, progress=False, env_options=setting, **steps,
+        seeds=command.train_seeds, progress=False, trace=trace, env_options=setting, **steps,
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from jaxmec.experiment import PathLike, Report, Setting, evaluate, option_names,
 from jaxmec.methods import find_method
 from jaxmec.naming import suggestion
 from jaxmec.schedulers import find_scheduler
+from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig
@@ -158,6 +159,7 @@ class Study:
     episodes: int = 50  # played after training, the same for all
     episode_seed: int = 1  # of their arrivals
     preset_seed: int = 0  # of what a preset draws once
+    trace: TraceFile | None = None  # arrivals instead of the presets'
 
     def __post_init__(self) -> None:
         for name in ("seeds", "episodes"):
@@ -176,8 +178,12 @@ class Study:
                 f"reference {self.reference!r} is not one of {', '.join(labels)}"
                 f"{suggestion(self.reference, labels)}"
             )
-        if self.env == "CartPole-v1" and (self.presets or self.sweep or self.schedulers):
-            raise ValueError("CartPole-v1 has no presets, no schedulers and no preset to sweep")
+        if self.env == "CartPole-v1" and (
+            self.presets or self.sweep or self.schedulers or self.trace
+        ):
+            raise ValueError(
+                "CartPole-v1 has no presets, no schedulers, no preset to sweep and no trace"
+            )
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -197,7 +203,7 @@ class Study:
             presets = (envs.DEFAULT_PRESET.get(self.env),)
         points: tuple[Point | None, ...] = (None,) if self.sweep is None else self.sweep.points
         return tuple(
-            Place(self.env, preset, self.preset_seed, self.sweep, point)
+            Place(self.env, preset, self.preset_seed, self.sweep, point, self.trace)
             for preset in presets
             for point in points
         )
@@ -227,6 +233,7 @@ class Place:
     preset_seed: int
     sweep: Sweep | None = None
     point: Point | None = None
+    trace: TraceFile | None = None
 
     @property
     def setting(self) -> Setting:
@@ -237,10 +244,12 @@ class Place:
             own = None if self.preset is None else find_preset(self.preset)
             changed = [(k, v) for k, v in self.point.fields if getattr(own, k, None) != v]
             fields = tuple(sorted(changed))
-        return Setting(self.env, self.preset, self.preset_seed, fields)
+        return Setting(self.env, self.preset, self.preset_seed, fields, self.trace)
 
     def __str__(self) -> str:
         name = self.env if self.preset is None else self.preset
+        if self.trace is not None:
+            name = f"{name} on {Path(self.trace.file).name}"
         if self.sweep is None or self.point is None:
             return name
         return f"{name}, {self.sweep.xlabel} {self.point}"
@@ -436,6 +445,8 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
         "episodes": study.episodes,
         "episode_seed": study.episode_seed,
     }
+    if setting.trace is not None:  # its content; without one, cells have the names they had
+        identity["trace"] = [setting.trace.sha256, setting.trace.slots]
     config = None
     known = option_names(study.env)
     if learns:
@@ -514,6 +525,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
             directory=home,
             resume=bool(checkpoint.checkpoints(home / runner.CHECKPOINTS)),
             progress=display,
+            trace=setting.trace,
             env_options=dict(setting.options),
             **options,
         )
@@ -529,6 +541,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
             "env": setting.env,
             "preset": setting.preset,
             "preset_seed": setting.seed,
+            "trace": setting.trace,
             **dict(setting.options),
             **options,
         }
@@ -564,15 +577,11 @@ def _seconds(home: Path) -> Iterator[float]:
 def _read(cell: Cell, file: Path) -> Result:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        setting = dict(document["setting"])
-        setting["options"] = tuple(
-            (name, tuple(value) if isinstance(value, list) else value)
-            for name, value in setting["options"]
-        )
+        setting = Setting.of(document["setting"])
         values = {name: _array(value) for name, value in document["values"].items()}
         return Result(
             cell=cell,
-            report=Report(cell.entry.label, Setting(**setting), document["information"], values),
+            report=Report(cell.entry.label, setting, document["information"], values),
             steps=np.asarray(document["steps"]) if cell.learns else None,
             curve={name: _array(value) for name, value in document.get("curve", {}).items()},
             seconds=np.asarray(document["seconds"]) if cell.learns else None,

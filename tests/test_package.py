@@ -24,7 +24,13 @@ PINS = {
     for name in ("cpu", "gpu", "peers")
 }
 # What a module may import beyond the dependencies, and the extra that brings it.
-OPTIONAL = {"plots.py": "plot", "graph.py": "onnx", "onnx.py": "edge", "server.py": "serve"}
+OPTIONAL = {
+    "plots.py": "plot",
+    "graph.py": "onnx",
+    "onnx.py": "edge",
+    "server.py": "serve",
+    "traces.py": "parquet",
+}
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> str:
