@@ -28,9 +28,9 @@ TEST_SEED = 1  # of the episodes reported; development looked at others
 class Options:
     """What to train, where, and where the result goes."""
 
-    method: str = "mlp-pathwise"  # or ddrl-amsa-pathwise
+    method: str = "ddrl-amsa-taught"  # or any other that learns through the simulator
     preset: str = "amcoedge"  # which published setting; amcoedge-20 is it on 20 servers
-    information: str = "local"  # local or full
+    information: str = "local"  # local, slot (whose slots are laid out) or full
     probability: float | None = None  # of a task at each position; the preset's if None
     network: str = "flat"  # flat, or servers: one network shared over them
     neighbours: int | None = None  # decide among the own server and the next ones, m in all
@@ -51,6 +51,8 @@ def main(options: Options) -> None:
     setting: dict[str, Any] = {}
     if options.probability is not None:
         setting["probability"] = options.probability
+    if options.information == "slot":
+        setting["laid_out"] = True
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("steps", "trials", "window", "counted_slots", "num_envs")
