@@ -140,11 +140,13 @@ def prefill(
     config: PathwiseConfig,
     state: PathwiseState,
 ) -> PathwiseState:
-    """The state as it is; carried windows begin spread over an episode.
+    """The verdict on the policy that training starts with; carried windows spread out.
 
-    Environment e of E has played e/E of an episode, as long as episodes at most are, with the
-    policy that training starts with.
+    Environment e of E has then played e/E of an episode, as long as episodes at most are, with
+    that policy.
     """
+    cost = _validate(agent, env, params, config, state)
+    state = state._replace(learner=agent.judge(state.learner, cost))
     if not config.carried:
         return state
     learner, parameters = state.learner, agent.parameters(state.learner)
@@ -272,7 +274,7 @@ def train(
         config: the sizes.
         key: what everything random in the run depends on.
     """
-    state = init(agent, env, params, config, key)
+    state = prefill(agent, env, params, config, init(agent, env, params, config, key))
     start = evaluation_point(agent, env, params, config, state)
 
     def point(state: PathwiseState, _: None) -> tuple[PathwiseState, tuple[Any, Metrics, Metrics]]:

@@ -305,6 +305,19 @@ def test_it_learns_what_it_is_judged_by(trained):
     np.testing.assert_allclose(trained.state.learner.cost, kept, rtol=1e-6)
 
 
+def test_a_policy_that_training_makes_worse_is_kept(trained):
+    """With a learning rate that spoils it at once, what is judged is still what it started with."""
+    options = SMALL | {
+        "steps": 640, "num_envs": 4, "eval_every": 320, "validation_envs": 64,
+        "learning_rate": 3.0, "final_learning_rate": 3.0,
+    }  # fmt: skip
+    spoilt = jaxmec.train("mlp-pathwise", start=trained, **options)
+    for a, b in zip(
+        *(jax.tree.leaves(result.state.learner.actor) for result in (spoilt, trained)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_training_starts_from_a_policy(trained, tmp_path):
     """With a rate of next to nothing it stays there: each seed at its own, or all at one."""
     options = SMALL | {
