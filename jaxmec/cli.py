@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,9 +38,13 @@ COMMANDS = {
     "export": "write a bundle of a trained policy, for boxes at the edge",
     "serve": "answer over HTTP where tasks go, from a bundle",
     "list": "environments, presets, agents and methods, schedulers, studies",
+    "doctor": "what is installed here, and what to do about what is broken",
+    "completion": "print a script by which bash, zsh or fish completes this command line",
 }
 
 
+LISTED = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
+TRACE_ACTIONS = ("check", "import", "synth")
 COMPILING = ("train", "evaluate", "compare", "gap", "export")  # what JAX compiles for
 
 
@@ -92,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "export": _export,
             "serve": _serve,
             "list": _list,
+            "doctor": _doctor,
+            "completion": _completion,
         }
         look_up("command", words[0], COMMANDS)
         if words[0] in COMPILING:
@@ -131,20 +139,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _keep_programs() -> None:
     """Keep compiled programs on disk, so that the same command does not compile again.
 
-    Only where JAX is still to be imported, and where JAX_COMPILATION_CACHE_DIR does not already
-    name a place; JAX_ENABLE_COMPILATION_CACHE=false keeps none. Each kind of processor has a
-    directory of its own, since a program may use instructions that another one lacks and homes
-    are shared among machines.
+    Only where JAX is still to be imported; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
-    if "jax" in sys.modules:
-        return
+    if "jax" not in sys.modules:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
+
+
+def _programs() -> Path:
+    """The directory of compiled programs: JAX_COMPILATION_CACHE_DIR, or one in the user's cache.
+
+    There each kind of processor has a directory of its own, since a program may use instructions
+    that another one lacks and homes are shared among machines.
+    """
+    if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(named)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     processor = platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         processor += "".join(sorted({x for x in lines if x.startswith(("flags", "Features"))}))
-    place = Path(home) / "jaxmec" / "programs" / hashlib.sha256(processor.encode()).hexdigest()[:12]
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place)
+    return Path(home) / "jaxmec" / "programs" / hashlib.sha256(processor.encode()).hexdigest()[:12]
 
 
 def _overview() -> str:
@@ -735,9 +748,8 @@ def _list(words: Sequence[str]) -> int:
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
 
-    kinds = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
     kind = tyro.cli(List, args=list(words), prog="jaxmec list").kind
-    look_up("kind", kind, dict.fromkeys(kinds))
+    look_up("kind", kind, dict.fromkeys(LISTED))
     console = Console()
     if kind in ("environments", "all"):
         table = Table("environment", "what it is", title="Environments", title_justify="left")
@@ -776,6 +788,81 @@ def _list(words: Sequence[str]) -> int:
             table.add_row(name, sizes["full"].about, places)
         console.print(table)
     return EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """What jaxmec stands on here; where something required is broken, what to do, and exit 1."""
+
+
+def _doctor(words: Sequence[str]) -> int:
+    from jaxmec import doctor
+
+    tyro.cli(Doctor, args=list(words), prog="jaxmec doctor")
+    report = doctor.examine(_programs())
+    print(report)
+    return EXIT_FAILED if report.broken else EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print a script that completes commands, names and flags.
+
+    bash: eval "$(jaxmec completion bash)", or the output in
+    ~/.local/share/bash-completion/completions/jaxmec, which is quicker; zsh: in a directory of
+    fpath, as _jaxmec; fish: in ~/.config/fish/completions/jaxmec.fish.
+    """
+
+    shell: tyro.conf.Positional[str]  # bash, zsh or fish
+
+
+def _completion(words: Sequence[str]) -> int:
+    from jaxmec.completion import SHELLS, Words, script
+    from jaxmec.methods import METHODS
+    from jaxmec.schedulers import SCHEDULERS
+    from jaxmec.studies import STUDIES
+
+    shell = tyro.cli(Completion, args=list(words), prog="jaxmec completion").shell
+    look_up("shell", shell, SHELLS)
+    by_kind: dict[Any, str] = {}  # the flags of a method are those of its agent and environment
+    for row in METHODS.values():
+        by_kind |= {type(row.settings(False).agent()): row.name}
+        by_kind.setdefault(row.env, row.name)
+    lines = {name: [[name]] for name in COMMANDS}  # whose --help has the flags of a command
+    lines["train"] = [["train", name] for name in dict.fromkeys(by_kind.values())]
+    lines["trace"] = [["trace", action] for action in TRACE_ACTIONS]
+    names: dict[str, Sequence[str]] = {
+        "train": list(METHODS),
+        "evaluate": list(SCHEDULERS),
+        "compare": list(STUDIES),
+        "gap": [*SCHEDULERS, *METHODS],
+        "trace": TRACE_ACTIONS,
+        "list": LISTED,
+        "completion": list(SHELLS),
+    }
+    commands = {
+        name: Words(
+            about, names.get(name, ()), sorted({f for line in lines[name] for f in _flags(line)})
+        )
+        for name, about in COMMANDS.items()
+    }
+    print(script(shell, commands))
+    return EXIT_OK
+
+
+def _flags(words: list[str]) -> set[str]:
+    """The flags that a command's own help names, so that both are the same."""
+    text = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"  # no flag is broken in two
+    try:
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()):
+            main([*words, "--help"])
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text.getvalue()))
 
 
 if __name__ == "__main__":
