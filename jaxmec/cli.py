@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "write the page that sets the papers' claims against what was measured",
     "export": "write a bundle of a trained policy, for boxes at the edge",
     "serve": "answer over HTTP where tasks go, from a bundle",
+    "watch": "follow a run, or show one that has ended: curve, losses, time left",
     "list": "environments, presets, agents and methods, schedulers, studies",
     "doctor": "what is installed here, and what to do about what is broken",
     "completion": "print a script by which bash, zsh or fish completes this command line",
@@ -73,6 +74,8 @@ class Run:
     progress: bool = True  # show a progress display
     deterministic: bool = False  # the same bits every time on a GPU too; slower
     published: bool = False  # the method as its authors ran it; changes the other defaults
+    tensorboard: bool = False  # write TensorBoard's event file into --out
+    wandb: str | None = None  # project of Weights & Biases to log to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "report": _report,
             "export": _export,
             "serve": _serve,
+            "watch": _watch,
             "list": _list,
             "doctor": _doctor,
             "completion": _completion,
@@ -231,6 +235,8 @@ def _train(words: Sequence[str]) -> int:
     run = parsed.run
     if run.resume and run.out is None:
         raise UsageError("--resume needs --out, the directory of the run to go on with")
+    if run.tensorboard and run.out is None:
+        raise UsageError("--tensorboard needs --out, where its event file goes")
     trained = parsed.agent
     if hasattr(trained, "k") and parsed.choices.k != trained.k:  # known to both
         trained = dataclasses.replace(trained, k=parsed.choices.k)
@@ -247,6 +253,8 @@ def _train(words: Sequence[str]) -> int:
         progress=run.progress,
         deterministic=run.deterministic,
         trace=_trace_file(parsed.where.trace, parsed.where.trace_slots),
+        tensorboard=run.tensorboard,
+        wandb=run.wandb,
         env_options={
             **_given(parsed.choices),
             **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),
@@ -787,6 +795,16 @@ def _list(words: Sequence[str]) -> int:
             places = " and ".join(str(len(sizes[size].places)) for size in ("short", "full"))
             table.add_row(name, sizes["full"].about, places)
         console.print(table)
+    return EXIT_OK
+
+
+def _watch(words: Sequence[str]) -> int:
+    from jaxmec import watch
+
+    command = tyro.cli(watch.Command, args=list(words), prog="jaxmec watch")
+    if not command.run.is_dir():
+        raise UsageError(f"there is no run at {command.run}")
+    watch.run(command)
     return EXIT_OK
 
 
