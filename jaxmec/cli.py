@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,10 +37,15 @@ COMMANDS = {
     "report": "write the page that sets the papers' claims against what was measured",
     "export": "write a bundle of a trained policy, for boxes at the edge",
     "serve": "answer over HTTP where tasks go, from a bundle",
+    "watch": "follow a run, or show one that has ended: curve, losses, time left",
     "list": "environments, presets, agents and methods, schedulers, studies",
+    "doctor": "what is installed here, and what to do about what is broken",
+    "completion": "print a script by which bash, zsh or fish completes this command line",
 }
 
 
+LISTED = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
+TRACE_ACTIONS = ("check", "import", "synth")
 COMPILING = ("train", "evaluate", "compare", "gap", "export")  # what JAX compiles for
 
 
@@ -68,6 +75,8 @@ class Run:
     deterministic: bool = False  # the same bits every time on a GPU too; slower
     published: bool = False  # the method as its authors ran it; changes the other defaults
     start: str | None = None  # a policy (path) or method to start from; by default the method's
+    tensorboard: bool = False  # write TensorBoard's event file into --out
+    wandb: str | None = None  # project of Weights & Biases to log to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "report": _report,
             "export": _export,
             "serve": _serve,
+            "watch": _watch,
             "list": _list,
+            "doctor": _doctor,
+            "completion": _completion,
         }
         look_up("command", words[0], COMMANDS)
         if words[0] in COMPILING:
@@ -132,20 +144,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _keep_programs() -> None:
     """Keep compiled programs on disk, so that the same command does not compile again.
 
-    Only where JAX is still to be imported, and where JAX_COMPILATION_CACHE_DIR does not already
-    name a place; JAX_ENABLE_COMPILATION_CACHE=false keeps none. Each kind of processor has a
-    directory of its own, since a program may use instructions that another one lacks and homes
-    are shared among machines.
+    Only where JAX is still to be imported; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
-    if "jax" in sys.modules:
-        return
+    if "jax" not in sys.modules:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
+
+
+def _programs() -> Path:
+    """The directory of compiled programs: JAX_COMPILATION_CACHE_DIR, or one in the user's cache.
+
+    There each kind of processor has a directory of its own, since a program may use instructions
+    that another one lacks and homes are shared among machines.
+    """
+    if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(named)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     processor = platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         processor += "".join(sorted({x for x in lines if x.startswith(("flags", "Features"))}))
-    place = Path(home) / "jaxmec" / "programs" / hashlib.sha256(processor.encode()).hexdigest()[:12]
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place)
+    return Path(home) / "jaxmec" / "programs" / hashlib.sha256(processor.encode()).hexdigest()[:12]
 
 
 def _overview() -> str:
@@ -219,6 +236,8 @@ def _train(words: Sequence[str]) -> int:
     run = parsed.run
     if run.resume and run.out is None:
         raise UsageError("--resume needs --out, the directory of the run to go on with")
+    if run.tensorboard and run.out is None:
+        raise UsageError("--tensorboard needs --out, where its event file goes")
     trained = parsed.agent
     if hasattr(trained, "k") and parsed.choices.k != trained.k:  # known to both
         trained = dataclasses.replace(trained, k=parsed.choices.k)
@@ -236,6 +255,8 @@ def _train(words: Sequence[str]) -> int:
         deterministic=run.deterministic,
         start=row.start if run.start is None else run.start,
         trace=_trace_file(parsed.where.trace, parsed.where.trace_slots),
+        tensorboard=run.tensorboard,
+        wandb=run.wandb,
         env_options={
             **_given(parsed.choices),
             **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),
@@ -747,9 +768,8 @@ def _list(words: Sequence[str]) -> int:
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
 
-    kinds = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
     kind = tyro.cli(List, args=list(words), prog="jaxmec list").kind
-    look_up("kind", kind, dict.fromkeys(kinds))
+    look_up("kind", kind, dict.fromkeys(LISTED))
     console = Console()
     if kind in ("environments", "all"):
         table = Table("environment", "what it is", title="Environments", title_justify="left")
@@ -788,6 +808,91 @@ def _list(words: Sequence[str]) -> int:
             table.add_row(name, sizes["full"].about, places)
         console.print(table)
     return EXIT_OK
+
+
+def _watch(words: Sequence[str]) -> int:
+    from jaxmec import watch
+
+    command = tyro.cli(watch.Command, args=list(words), prog="jaxmec watch")
+    if not command.run.is_dir():
+        raise UsageError(f"there is no run at {command.run}")
+    watch.run(command)
+    return EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """What jaxmec stands on here; where something required is broken, what to do, and exit 1."""
+
+
+def _doctor(words: Sequence[str]) -> int:
+    from jaxmec import doctor
+
+    tyro.cli(Doctor, args=list(words), prog="jaxmec doctor")
+    report = doctor.examine(_programs())
+    print(report)
+    return EXIT_FAILED if report.broken else EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print a script that completes commands, names and flags.
+
+    bash: eval "$(jaxmec completion bash)", or the output in
+    ~/.local/share/bash-completion/completions/jaxmec, which is quicker; zsh: in a directory of
+    fpath, as _jaxmec; fish: in ~/.config/fish/completions/jaxmec.fish.
+    """
+
+    shell: tyro.conf.Positional[str]  # bash, zsh or fish
+
+
+def _completion(words: Sequence[str]) -> int:
+    from jaxmec.completion import SHELLS, Words, script
+    from jaxmec.methods import METHODS
+    from jaxmec.schedulers import SCHEDULERS
+    from jaxmec.studies import STUDIES
+
+    shell = tyro.cli(Completion, args=list(words), prog="jaxmec completion").shell
+    look_up("shell", shell, SHELLS)
+    by_kind: dict[Any, str] = {}  # the flags of a method are those of its agent and environment
+    for row in METHODS.values():
+        by_kind |= {type(row.settings(False).agent()): row.name}
+        by_kind.setdefault(row.env, row.name)
+    lines = {name: [[name]] for name in COMMANDS}  # whose --help has the flags of a command
+    lines["train"] = [["train", name] for name in dict.fromkeys(by_kind.values())]
+    lines["trace"] = [["trace", action] for action in TRACE_ACTIONS]
+    names: dict[str, Sequence[str]] = {
+        "train": list(METHODS),
+        "evaluate": list(SCHEDULERS),
+        "compare": list(STUDIES),
+        "gap": [*SCHEDULERS, *METHODS],
+        "trace": TRACE_ACTIONS,
+        "list": LISTED,
+        "completion": list(SHELLS),
+    }
+    commands = {
+        name: Words(
+            about, names.get(name, ()), sorted({f for line in lines[name] for f in _flags(line)})
+        )
+        for name, about in COMMANDS.items()
+    }
+    print(script(shell, commands))
+    return EXIT_OK
+
+
+def _flags(words: list[str]) -> set[str]:
+    """The flags that a command's own help names, so that both are the same."""
+    text = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"  # no flag is broken in two
+    try:
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()):
+            main([*words, "--help"])
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text.getvalue()))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
 from jaxmec.traces import TraceFile
-from jaxmec.training import checkpoint, runner
+from jaxmec.training import checkpoint, runner, trackers
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
@@ -250,6 +250,8 @@ def train(
     name: str | None = None,
     start: Policy | TrainResult | PathLike | None = None,
     trace: PathLike | TraceFile | None = None,
+    tensorboard: bool = False,
+    wandb: str | None = None,
     env_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TrainResult:
@@ -277,6 +279,9 @@ def train(
             says. The networks must be the same.
         trace: a file of tasks (`jaxmec.traces`) that arrive instead of the preset's, the same in
             every episode.
+        tensorboard: write TensorBoard's event file beside the metrics in ``directory`` (extra
+            ``tensorboard``).
+        wandb: a project of Weights & Biases to log to (extra ``wandb``).
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
             the agent (``discount``, ``hidden``, ...), of the environment or its preset
@@ -285,6 +290,7 @@ def train(
     Raises:
         ValueError, TypeError: a wrong name or value; the message says what is right.
         jaxmec.traces.TraceError: a trace that cannot be read, by row and column.
+        ImportError: an extra is missing; the message names it.
     """
     if isinstance(method, str):
         row = find_method(method)
@@ -346,6 +352,8 @@ def train(
                 f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}",
                 stacklevel=2,
             )
+    if tensorboard and directory is None:
+        raise ValueError("tensorboard needs directory (--out), where its event file goes")
     if isinstance(start, str) and start in METHODS:
         if directory is not None and not resume:
             runner.check_home(Path(directory), resume)  # before anything is trained
@@ -364,11 +372,17 @@ def train(
             progress=progress,
             deterministic=deterministic,
             trace=trace,
+            tensorboard=tensorboard,
             env_options=dict(setting.options),
             **{field: getattr(each, field) for field in OF_NETWORK if field in of_agent},
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
         resume = resume and (Path(directory) / runner.CHECKPOINTS).exists()  # type: ignore[arg-type]
+    about = {"method": name, "setting": dataclasses.asdict(setting)}
+    watching: list[trackers.Tracker] = [trackers.TensorBoard()] if tensorboard else []
+    if wandb is not None:
+        told = {**about, "agent": _described(agent), "config": dataclasses.asdict(config)}
+        watching.append(trackers.WandB(wandb, name, told))
     run = runner.run(
         agent,
         environment,
@@ -380,7 +394,8 @@ def train(
         progress=progress,
         deterministic=deterministic,
         start=None if start is None else _starting(start, agent, environment, params, seeds),
-        metadata={"method": name, "setting": dataclasses.asdict(setting)},
+        metadata=about,
+        trackers=watching,
     )
     numbers = _numbers(seeds)
     result = TrainResult(

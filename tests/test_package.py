@@ -25,11 +25,12 @@ PINS = {
 }
 # What a module may import beyond the dependencies, and the extra that brings it.
 OPTIONAL = {
-    "plots.py": "plot",
-    "graph.py": "onnx",
-    "onnx.py": "edge",
-    "server.py": "serve",
-    "traces.py": "parquet",
+    "plots.py": ("plot",),
+    "graph.py": ("onnx",),
+    "onnx.py": ("edge",),
+    "server.py": ("serve",),
+    "traces.py": ("parquet",),
+    "trackers.py": ("tensorboard", "wandb"),
 }
 
 
@@ -100,7 +101,7 @@ def names_of(requirements: list[str]) -> set[str]:
 def test_every_import_is_declared(module):
     """gymnax imports six without declaring it; we do not do the like to others."""
     declared = names_of(PROJECT["dependencies"])
-    if extra := OPTIONAL.get(module.name):
+    for extra in OPTIONAL.get(module.name, ()):
         declared |= names_of(PROJECT["optional-dependencies"][extra])
     distributions = importlib.metadata.packages_distributions()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
@@ -111,7 +112,7 @@ def test_every_import_is_declared(module):
         else:
             continue
         for root in roots - sys.stdlib_module_names - {"jaxmec"}:
-            owners = {canonicalize_name(name) for name in distributions.get(root, [])}
+            owners = {canonicalize_name(name) for name in distributions.get(root, [root])}
             assert owners & declared, f"line {node.lineno}: {root} is no declared dependency"
 
 

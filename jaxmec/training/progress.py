@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+SCORES = (("makespan", "make-span"), ("return", "return"))  # the first that there is, is watched
 
 
 class Display(Protocol):
@@ -33,8 +36,8 @@ class Display(Protocol):
 class ProgressDisplay:
     """Shows steps done, rate, time left and how good the policy is, on stderr.
 
-    A context manager. Where stderr is not a terminal (a log file, a notebook) a line is
-    printed every ``interval`` seconds at most, and at the end.
+    A context manager. In a notebook one line is kept up to date; where stderr is no terminal
+    otherwise (a log file) a line is printed every ``interval`` seconds at most, and at the end.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class ProgressDisplay:
         self._last_line = -np.inf  # seconds
         self._updates = 0
         self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=16)
+        self._line = _notebook_line() if enabled and console is None else None
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
             self._bar = Progress(
@@ -102,6 +106,8 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.update(self._task, completed=steps, description="training", status=status)
             self._bar.refresh()
+        elif self._line is not None:
+            self._line(f"{steps:,} of {self._total:,} steps, {status}")
         elif done or now - self._last_line >= self._interval:
             self._last_line = now
             self._print(f"{steps:,} of {self._total:,} steps, {status}")
@@ -131,8 +137,9 @@ class PlanDisplay:
     """Several runs, one after the other, under one bar with the time left, on stderr.
 
     A context manager. Each run shows itself through :meth:`piece`; its work is given in any
-    unit that is about proportional to time. Where stderr is not a terminal a line is printed
-    every ``interval`` seconds at most, and at the end of each piece.
+    unit that is about proportional to time. In a notebook one line is kept up to date; where
+    stderr is no terminal otherwise a line is printed every ``interval`` seconds at most, and at
+    the end of each piece.
     """
 
     def __init__(
@@ -158,6 +165,7 @@ class PlanDisplay:
         self._console = Console(stderr=True) if console is None else console
         self._begun, self._done = 0, 0.0
         self._began = self._last_line = time.monotonic()
+        self._line = _notebook_line() if enabled and console is None else None
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
             self._bar = Progress(
@@ -202,6 +210,8 @@ class PlanDisplay:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, status=text)
             self._bar.refresh()
+        elif self._line is not None:
+            self._line(text)
         elif line or now - self._last_line >= self._interval:
             self._last_line = now
             self.message(text)
@@ -235,9 +245,30 @@ class _Piece:
         self._plan.message(text)
 
 
+def _notebook_line() -> Callable[[str], None] | None:
+    """What shows a text in one line of a notebook's cell, each time in place of the last.
+
+    None outside a kernel of IPython, which is not imported where it is not there already.
+    """
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    handle: Any = None
+
+    def show(text: str) -> None:
+        nonlocal handle
+        if handle is None:
+            handle = ipython.display.display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            handle.update({"text/plain": text}, raw=True)
+
+    return show
+
+
 def score(evaluation: Mapping[str, Any]) -> str:
     """The number to watch: the make-span where there is one, else the return; mean over S."""
-    for name, shown in (("makespan", "make-span"), ("return", "return")):
+    for name, shown in SCORES:
         if name in evaluation:
             return f"{shown} {float(np.mean(evaluation[name])):.4g}"
     return ""

@@ -5,6 +5,7 @@ evaluation point to look for NaN, show progress, append to the metrics file, sav
 Ctrl-C. A run's directory::
 
     metrics.jsonl         one line for each evaluation point
+    run.json              what is trained, how far and with which seeds
     checkpoints/          the newest few and the best; what ``resume`` takes
     diverged/             a state with a metric that is not finite; ``resume`` never takes it
     lock                  held while a process works on the run
@@ -46,10 +47,13 @@ from jaxmec.training.loop import History, TrainConfig, TrainState
 from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
+from jaxmec.training.trackers import Tracker
 
 Config = TrainConfig | PathwiseConfig | CloningConfig
 TRAINERS: dict[type, Any] = {TrainConfig: loop, PathwiseConfig: pathwise, CloningConfig: cloning}
 METRICS_FILE = "metrics.jsonl"
+ABOUT_FILE = "run.json"
+LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 DIVERGED = "diverged"
 
@@ -102,6 +106,7 @@ def run(
     keep: int = 3,
     deterministic: bool = False,
     start: Any = None,
+    trackers: Sequence[Tracker] = (),
 ) -> RunResult:
     """Train S seeds side by side in one compiled program.
 
@@ -120,6 +125,7 @@ def run(
         keep: checkpoints kept, beside the one of the best mean evaluation return.
         deterministic: ask a GPU for the same bits every time; slower.
         start: [S] parameters of the actor to begin with (``agent.started``); fresh ones if None.
+        trackers: are told every point's metrics, as metrics.jsonl is.
 
     Raises:
         Interrupted: see there; its ``result`` is as far as it came.
@@ -145,18 +151,24 @@ def run(
         _locked(home),
         _Signals() as signals,
         _display(progress, last_step, len(numbers)) as display,
+        _tracking(trackers) as tracked,
     ):
         if resume:
             assert home is not None
             template = jax.eval_shape(program.begin, params, keys, start)
             state, history, seconds = _restore(home, template, identity)
             log = _Log(home, seconds, keep_until=_step(history))
+            tracked.begin(home, numbers, _step(history))
             display.message(f"resuming {home} at {_step(history):,} steps")
         else:
             log = _Log(home)
+            tracked.begin(home, numbers, -1)
             state = program.begin(params, keys, start)
             history = _with_point(None, state.env_steps, program.evaluate(params, state), {})
             log.append(history)
+            tracked.log(_step(history), _last(history.evaluation), {})
+        if home is not None:
+            _write_about(home, last_step, numbers, metadata or {})
 
         def save(folder: str, step: int) -> Path | None:
             if home is None:
@@ -195,6 +207,7 @@ def run(
             evaluation = program.evaluate(params, state)
             history = _with_point(history, state.env_steps, evaluation, training)
             log.append(history)
+            tracked.log(_step(history), _last(history.evaluation), _last(history.training))
             display.update(_step(history), _last(history.evaluation))
             unsaved += 1
             last, signum = point + 1 == config.num_points, signals.received
@@ -331,6 +344,40 @@ class _Log:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 
+def _write_about(
+    home: Path, last_step: int, seeds: tuple[int, ...], metadata: Mapping[str, Any]
+) -> None:
+    about = {"steps": last_step, "seeds": list(seeds), "method": metadata.get("method")}
+    temporary = home / f"{ABOUT_FILE}.new"
+    temporary.write_text(json.dumps(about) + "\n", encoding="utf-8")
+    os.replace(temporary, home / ABOUT_FILE)
+
+
+@contextlib.contextmanager
+def _tracking(trackers: Sequence[Tracker]) -> Iterator[_Trackers]:
+    """All trackers as one, which are ended however the run ends."""
+    failed = True
+    try:
+        yield _Trackers(trackers)
+        failed = False
+    finally:
+        for tracker in trackers:
+            tracker.end(failed)
+
+
+class _Trackers:
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def begin(self, home: Path | None, seeds: tuple[int, ...], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.begin(home, seeds, step)
+
+    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, evaluation, training)
+
+
 def _json(values: np.ndarray) -> list[float | None]:
     return [float(value) if math.isfinite(value) else None for value in values]
 
@@ -399,12 +446,28 @@ def _locked(home: Path | None) -> Iterator[None]:
         yield
         return
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another process is working on {home}") from None
+    with (home / LOCK).open("w") as lock:
+        for attempt in range(5):  # who only looks whether a run goes on holds it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    raise RuntimeError(f"another process is working on {home}") from None
+                time.sleep(0.05)
         yield
+
+
+def is_running(home: Path) -> bool:
+    """Whether a process is working on the run in ``home``."""
+    try:
+        with (home / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 # Resuming

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
+import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,3 +120,46 @@ def test_a_plan_is_a_bar_on_a_terminal_and_silent_where_it_is_not_wanted():
     ):
         plan.message("a word")
     assert silent.file.getvalue() == ""
+
+
+class Notebook(types.ModuleType):
+    """Stands in for IPython with its kernel, or without."""
+
+    def __init__(self, kernel: bool) -> None:
+        super().__init__("IPython")
+        self.lines: list[list[str]] = []
+        self.get_ipython = lambda: types.SimpleNamespace(kernel=object() if kernel else None)
+
+        def display(data: dict[str, str], raw: bool, display_id: bool) -> Any:
+            assert raw and display_id
+            self.lines.append([data["text/plain"]])
+            return types.SimpleNamespace(
+                update=lambda data, raw: self.lines[-1].append(data["text/plain"])
+            )
+
+        self.display = types.SimpleNamespace(display=display)
+
+
+def test_in_a_notebook_one_line_is_kept_up_to_date(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook(kernel=True)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    train(ProgressDisplay(1000, runs=4), clock)
+    (updates,) = notebook.lines
+    assert updates[0] == "0 of 1,000 steps, return 2" and len(updates) == 11
+    assert updates[-1] == "1,000 of 1,000 steps, done in 48 s, return 150"
+    with progress.PlanDisplay(1, 1.0) as plan, plan.piece("only", 10, 1.0):
+        pass
+    assert notebook.lines[1][-1].startswith("1 of 1: only, done")
+    train(ProgressDisplay(1000, enabled=False), clock)
+    assert len(notebook.lines) == 2 and capsys.readouterr().err == ""
+
+
+def test_ipython_without_a_kernel_is_no_notebook(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook(kernel=False)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    train(ProgressDisplay(1000, runs=4), clock)
+    assert notebook.lines == [] and "done in 48 s" in capsys.readouterr().err

@@ -1,0 +1,204 @@
+"""``jaxmec watch``: a run that goes on or has ended, from what it writes as it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from jaxmec.statistics import t_interval
+from jaxmec.training.progress import SCORES, duration
+from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, is_running
+
+BARS = "▁▂▃▄▅▆▇█"
+RECENT = 16  # points that the rate is taken from
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Follow a run until it ends; Ctrl-C leaves it alone and only stops watching."""
+
+    run: tyro.conf.Positional[Path]  # the directory that --out named
+    once: bool = False  # say how it stands and leave
+    every: float = 1.0  # s between looks
+    width: int = 48  # characters of the curve
+
+    def __post_init__(self) -> None:
+        if not self.every > 0:
+            raise ValueError(f"every must be a positive number of seconds, got {self.every!r}")
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a run stands: P points of S seeds."""
+
+    home: Path
+    running: bool
+    method: str
+    total: int | None  # environment steps of one run, at which it is done
+    steps: np.ndarray  # [P] environment steps of one run
+    seconds: np.ndarray  # [P]
+    evaluation: dict[str, np.ndarray]  # [P, S] by name
+    training: dict[str, np.ndarray]  # [S] by name, of the last point that has any
+
+    @classmethod
+    def of(cls, home: Path) -> Standing:
+        """Read what there is.
+
+        Raises:
+            FileNotFoundError: there is no run in ``home``.
+        """
+        running = is_running(home)  # first: its last point is then not missed
+        about: dict[str, Any] = {}
+        if (home / ABOUT_FILE).exists():
+            about = json.loads((home / ABOUT_FILE).read_text(encoding="utf-8"))
+        file = home / METRICS_FILE
+        if not file.exists() and not running:
+            raise FileNotFoundError(f"there is no run in {home}: it has no {METRICS_FILE}")
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # the last line may still be being written
+        points = [json.loads(line) for line in whole.splitlines()]
+        trained: dict[str, Any] = next(
+            (p["training"] for p in reversed(points) if p["training"]), {}
+        )
+        names = points[-1]["evaluation"] if points else ()
+        return cls(
+            home=home,
+            running=running,
+            method=about.get("method") or "a run",
+            total=about.get("steps"),
+            steps=np.array([point["env_steps"] for point in points], int),
+            seconds=np.array([point["seconds"] for point in points], float),
+            evaluation={
+                name: np.array([point["evaluation"][name] for point in points], float)
+                for name in names
+            },
+            training={name: np.array(values, float) for name, values in trained.items()},
+        )
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done."""
+        return self.total is not None and self.steps.size > 0 and self.steps[-1] >= self.total
+
+    @property
+    def rate(self) -> float:
+        """Environment steps a second of one run, lately; NaN where it cannot be told."""
+        # The first chunk is compiled before it runs: no rate from that.
+        steps, seconds = self.steps[1:][-RECENT:], self.seconds[1:][-RECENT:]
+        if steps.size < 2 or seconds[-1] <= seconds[0]:
+            return float("nan")
+        return float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
+
+    @property
+    def progress(self) -> str:
+        """Steps, rate and time left, in words."""
+        if not self.steps.size:
+            return "compiling" if self.running else "no points"
+        steps, seeds = int(self.steps[-1]), next(iter(self.evaluation.values())).shape[1]
+        parts = [f"{steps:,} steps"]
+        if self.total is not None:
+            parts = [f"{steps:,} of {self.total:,} steps ({100 * steps / self.total:.0f} %)"]
+        if np.isfinite(self.rate):
+            parts.append(f"{self.rate * seeds:,.0f} steps/s")
+        if self.finished:
+            parts.append(f"done in {duration(self.seconds[-1])}")
+        elif self.running and self.total is not None and self.rate > 0:
+            parts.append(f"{duration((self.total - steps) / self.rate)} left")
+        return ", ".join(parts)
+
+    def lines(self, width: int = 48) -> list[str]:
+        """All there is to say."""
+        state = "running" if self.running else "finished" if self.finished else "stopped"
+        seeds = next((values.shape[1] for values in self.evaluation.values()), 0)
+        lines = [f"{self.home}: {self.method}, {seeds} seed{'' if seeds == 1 else 's'}, {state}"]
+        lines.append(self.progress)
+        if state == "stopped":
+            lines.append("to go on: the same command with --resume")
+        for name, shown in SCORES:
+            if name in self.evaluation:
+                values = self.evaluation[name]
+                lines.append(f"{shown:<10} {spread(values[-1])}")
+                lines.append(f"{'':<10} {sparkline(values.mean(axis=1), width)}")
+        losses = [f"{name} {np.mean(values):.4g}" for name, values in self.training.items()]
+        if losses:
+            lines.append("training   " + ", ".join(losses))
+        return lines
+
+
+def spread(values: np.ndarray) -> str:
+    """A mean of seeds [S], and its interval where there are several."""
+    text = f"{values.mean():.4g}"
+    if values.size > 1 and np.all(np.isfinite(values)):
+        low, high = t_interval(values)
+        text += f"  95 % {low:.4g} to {high:.4g} over {values.size} seeds"
+    return text
+
+
+def sparkline(values: Sequence[float] | np.ndarray, width: int) -> str:
+    """A curve in one line of at most ``width`` characters, and what its ends stand for.
+
+    Several points may share a character, which shows their mean; a gap is not finite.
+    """
+    values = np.asarray(values, float)
+    parts = np.array_split(values, min(width, len(values))) if len(values) else []
+    means = np.array([part.mean() for part in parts])
+    finite = means[np.isfinite(means)]
+    if not finite.size:
+        return ""
+    low, high = finite.min(), finite.max()
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    curve = "".join(
+        BARS[round((mean - low) * scale)] if np.isfinite(mean) else " " for mean in means
+    )
+    return f"{curve}  {low:.4g} to {high:.4g}"
+
+
+def run(command: Command, console: Console | None = None) -> None:
+    """Show a run, and follow it while it goes on.
+
+    Raises:
+        FileNotFoundError: there is no run there.
+    """
+    console = Console(soft_wrap=True) if console is None else console
+    try:
+        if console.is_terminal and not command.once:
+            with Live(console=console, auto_refresh=False) as live:
+                for standing in _standings(command):
+                    live.update(_text(standing, command), refresh=True)
+            return
+        seen = -1
+        for standing in _standings(command):
+            if command.once or not standing.running:
+                console.print(_text(standing, command))
+                return
+            if standing.steps.size > seen:
+                seen = standing.steps.size
+                console.print(Text(standing.progress))
+    except KeyboardInterrupt:
+        return
+
+
+def _standings(command: Command) -> Iterator[Standing]:
+    """How the run stands, time and again, until it goes on no longer."""
+    while True:
+        standing = Standing.of(command.run)
+        yield standing
+        if not standing.running:
+            return
+        time.sleep(command.every)
+
+
+def _text(standing: Standing, command: Command) -> Text:
+    return Text("\n".join(standing.lines(command.width)))
