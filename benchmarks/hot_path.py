@@ -82,7 +82,9 @@ def rolled_logits(
 class RolledDSAC(DSAC):
     """DSAC whose reverse chain is a loop in the program instead of K copies of its body."""
 
-    def _denoise(self, actor: Any, latent: Any, observation: Any, noise: Any) -> jax.Array:
+    def logits(
+        self, actor: Any, latent: Any, observation: Any, num_actions: int, noise: Any
+    ) -> jax.Array:
         return rolled_logits(self._actor(latent), actor, self.inputs(observation), noise)
 
 
@@ -96,20 +98,23 @@ def parts(agent: DSAC) -> dict[str, Step]:
         """The learner with a number in it that the compiler cannot know to be without effect."""
         return learner._replace(log_temperature=learner.log_temperature + 1e-9 * number)
 
+    def logits_of(params: Any, learner: Any, seen: jax.Array, key: jax.Array) -> jax.Array:
+        drawn = agent.draw(learner.latent, seen, ACTIONS, key)
+        return agent.logits(params, learner.latent, seen, ACTIONS, drawn)
+
     def noise(learner: Any, batch: Transition, key: jax.Array) -> Any:
-        actor = agent._actor(learner.latent)
-        now, following = (actor.sample_noise(k, len(batch.reward)) for k in jax.random.split(key))
-        return nudged(learner, jnp.sum(now) + jnp.sum(following))
+        both = jnp.stack([batch.next_observation, batch.observation])
+        return nudged(learner, jnp.sum(agent.draw(learner.latent, both, ACTIONS, key)))
 
     def chain(learner: Any, batch: Transition, key: jax.Array) -> Any:
-        logits = agent.logits(learner.actor, learner.latent, batch.next_observation, ACTIONS, key)
+        logits = logits_of(learner.actor, learner, batch.next_observation, key)
         return nudged(learner, jnp.sum(logits))
 
     def actor(learner: Any, batch: Transition, key: jax.Array) -> Any:
         q = jnp.zeros((2, len(batch.reward), ACTIONS))
 
         def loss(params: Any) -> jax.Array:
-            logits = agent.logits(params, learner.latent, batch.observation, ACTIONS, key)
+            logits = logits_of(params, learner, batch.observation, key)
             return -jnp.mean(losses.soft_value(jax.nn.log_softmax(logits), q, 0.1))
 
         return nudged(learner, optax.tree.norm(jax.grad(loss)(learner.actor)))

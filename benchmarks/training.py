@@ -167,11 +167,14 @@ def torch_loop(size: Size) -> tuple[Callable[[], Any], list[int]]:
         replay += [row] * 64
 
     def call() -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # products this small only wait for a second one
         found = tasks.episode(
             lambda observation, origin: learners[origin].act(observation),
             after=after,
             end_of_slot=learn,
         )
+        torch.set_num_threads(threads)
         counts.append(len(found))
 
     return call, counts

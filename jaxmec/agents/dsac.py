@@ -111,12 +111,22 @@ class DSAC(SoftActorCritic):
         size = self.inputs(jnp.zeros(spec.observation_size)).shape[-1]
         return self._actor(self.init_latent(spec)).init(key, size)
 
-    def logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
+    def draw(
+        self, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
     ) -> jax.Array:
-        """[..., A] x_0 of one chain for each observation [..., S]."""
-        noise = self._actor(latent).sample_noise(key, *observation.shape[:-1])
-        return self._denoise(actor, latent, observation, noise)
+        """[K, ..., A] the noise of one chain for each observation [..., S], x_K first."""
+        shape = (self.denoising_steps, *observation.shape[:-1], num_actions)
+        if self.start == "noise":
+            return jax.random.normal(key, shape)
+        return self._from_last(
+            latent, observation, jax.random.normal(key, (shape[0] - 1, *shape[1:]))
+        )
+
+    def logits(
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, noise: Any
+    ) -> jax.Array:
+        """[..., A] x_0 of the chain from noise [K, ..., A] at observations [..., S]."""
+        return self._actor(latent).logits(actor, self.inputs(observation), noise)
 
     def greedy_logits(
         self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
@@ -126,16 +136,21 @@ class DSAC(SoftActorCritic):
         Any fixed key would do for the noise; the average over more chains depends on it less.
         """
         batch = observation.shape[:-1]
-        if self.judged_chains == 0:
-            noise = jnp.zeros((self.denoising_steps, *batch, num_actions), observation.dtype)
-            return self._denoise(actor, latent, observation, noise)
-        drawn = self._actor(latent).sample_noise(jax.random.key(0), self.judged_chains)
+        chains = max(1, self.judged_chains)
+        shape = (self.denoising_steps, chains, num_actions)
+        drawn = jnp.zeros(shape, observation.dtype)
+        if self.judged_chains:
+            drawn = jax.random.normal(jax.random.key(0), shape)
 
         def of_chain(noise: jax.Array) -> jax.Array:
             middle = noise.reshape(noise.shape[0], *(1,) * len(batch), num_actions)
-            shape = (noise.shape[0], *batch, num_actions)
-            return self._denoise(actor, latent, observation, jnp.broadcast_to(middle, shape))
+            noise = jnp.broadcast_to(middle, (noise.shape[0], *batch, num_actions))
+            if self.start == "last":
+                noise = self._from_last(latent, observation, noise[1:])
+            return self.logits(actor, latent, observation, num_actions, noise)
 
+        if self.judged_chains == 0:
+            return of_chain(drawn[:, 0])
         logits = jax.vmap(of_chain, in_axes=1)(drawn)  # [chains, ..., A]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)
 
@@ -183,13 +198,14 @@ class DSAC(SoftActorCritic):
             return super().critics(num_actions, latent)
         return StackedServerValues(self.hidden, latent.layout, num_actions, self.activation)
 
-    def _denoise(
-        self, actor: Any, latent: Latent, observation: jax.Array, noise: jax.Array
-    ) -> jax.Array:
-        """[..., A] x_0 from noise [K, ..., A], whose x_K the last answers stand in for."""
-        if self.start == "last":
-            noise = noise.at[0].set(latent.answers[self._place(observation)])
-        return self._actor(latent).logits(actor, self.inputs(observation), noise)
+    def _from_last(self, latent: Latent, observation: jax.Array, rest: jax.Array) -> jax.Array:
+        """[K, ..., A] the noise [K − 1, ..., A] of all steps but the first after the last answers.
+
+        The answers are read here alone. The barrier keeps the compiler from reading them again
+        where they are used: read after :meth:`remember`, the whole table would be copied first.
+        """
+        answers = jax.lax.optimization_barrier(latent.answers[self._place(observation)])
+        return jnp.concatenate([answers[None], rest])
 
     def _place(self, observation: jax.Array) -> jax.Array:
         """[...] int32, which answer belongs to observations [..., S]. Beyond ``places`` they

@@ -95,21 +95,27 @@ class PerStation:
         """One update of every station's learner; the metrics are means over the stations."""
         station = jnp.argmax(batch.observation @ learner.origin, axis=-1)  # [M]
         stations = learner.origin.shape[-1]
-        share = -(-station.shape[0] // stations)
+        size = station.shape[0]
+        share = -(-size // stations)
+        # The minibatch sorted by station: each one's own transitions are a range of it.
+        order = jnp.argsort(station)
+        counts = jnp.bincount(station, length=stations)
+        firsts = jnp.where(counts > 0, jnp.cumsum(counts) - counts, 0)
+        counts = jnp.where(counts > 0, counts, size)
         batch = batch._replace(
             observation=_without(learner, batch.observation),
             next_observation=_without(learner, batch.next_observation),
         )
 
-        def one(number: jax.Array, own: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        def one(
+            first: jax.Array, count: jax.Array, own: Any, key: jax.Array
+        ) -> tuple[Any, Metrics]:
             key_draw, key_update = jax.random.split(key)
-            mine = station == number
-            mine = mine | ~jnp.any(mine)
-            drawn = jax.random.categorical(key_draw, jnp.log(mine), shape=(share,))
+            drawn = order[first + jax.random.randint(key_draw, (share,), 0, count)]
             return self.inner.update(own, jax.tree.map(lambda x: x[drawn], batch), key_update)
 
         keys = jax.random.split(key, stations)
-        updated, metrics = jax.vmap(one)(jnp.arange(stations), learner.stations, keys)
+        updated, metrics = jax.vmap(one)(firsts, counts, learner.stations, keys)
         return (
             learner._replace(stations=updated),
             {name: jnp.mean(value) for name, value in metrics.items()},

@@ -25,7 +25,7 @@ class SAC(SoftActorCritic):
         return self._actor(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
 
     def logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, noise: Any
     ) -> jax.Array:
         """[..., A] the policy's logits, which are not random."""
         return self.greedy_logits(actor, latent, observation, num_actions)

@@ -2,7 +2,7 @@
 
 Source: Christodoulou 2019, "Soft actor-critic for discrete action settings". A subclass
 says what the actor is by three methods: how its parameters are made, its logits at a
-minibatch of observations (from a key, where it is random), and its greedy logits. An actor
+minibatch of observations (from noise, where it is random), and its greedy logits. An actor
 that starts from its own last answers keeps them in the learner's ``latent``.
 """
 
@@ -85,9 +85,9 @@ class SoftActorCritic:
         raise NotImplementedError
 
     def logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
+        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, noise: Any
     ) -> jax.Array:
-        """[..., A] of one draw of the policy at each observation [..., S]."""
+        """[..., A] of the policy at observations [..., S], with what :meth:`draw` drew for them."""
         raise NotImplementedError
 
     def greedy_logits(
@@ -97,6 +97,10 @@ class SoftActorCritic:
         raise NotImplementedError
 
     # What a subclass may say.
+
+    def draw(self, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array) -> Any:
+        """What is random in the policy at observations [..., S]: leaves [K, ..., A], or none."""
+        return ()
 
     def init_latent(self, spec: Spec) -> Any:
         """What the actor keeps of its answers, at first."""
@@ -152,9 +156,8 @@ class SoftActorCritic:
         if explore:
             key_logits, key_action = jax.random.split(key)
             num_actions = self._num_actions(learner)
-            logits = self.logits(
-                learner.actor, learner.latent, observation, num_actions, key_logits
-            )
+            noise = self.draw(learner.latent, observation, num_actions, key_logits)
+            logits = self.logits(learner.actor, learner.latent, observation, num_actions, noise)
             action = jax.random.categorical(key_action, logits)
         else:
             action = jnp.argmax(self.preferences(learner, observation))
@@ -182,13 +185,16 @@ class SoftActorCritic:
         """
         num_actions = self._num_actions(learner)
         critics = self.critics(num_actions, learner.latent)
-        key_next, key_now = jax.random.split(key)
         temperature = jnp.exp(learner.log_temperature)
+        # One draw for both: random numbers are a large part of a small update.
+        both = jnp.stack([batch.next_observation, batch.observation])
+        noise = self.draw(learner.latent, both, num_actions, key)
+        noise_next, noise_now = (jax.tree.map(lambda x: x[:, i], noise) for i in range(2))  # noqa: B023
 
         next_seen, seen = self.inputs(batch.next_observation), self.inputs(batch.observation)
         target_q: Any = critics.apply(learner.target_critics, next_seen)  # [2, M, A]
         next_logits = self.logits(
-            learner.actor, learner.latent, batch.next_observation, num_actions, key_next
+            learner.actor, learner.latent, batch.next_observation, num_actions, noise_next
         )
         next_value = losses.soft_value(jax.nn.log_softmax(next_logits), target_q, temperature)
         target = losses.td_target(batch.reward, batch.terminated, next_value, self.discount)
@@ -203,7 +209,7 @@ class SoftActorCritic:
         )
 
         def actor_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            logits = self.logits(params, learner.latent, batch.observation, num_actions, key_now)
+            logits = self.logits(params, learner.latent, batch.observation, num_actions, noise_now)
             log_probability = jax.nn.log_softmax(logits)
             loss = -jnp.mean(losses.soft_value(log_probability, q, temperature))
             return loss, log_probability

@@ -92,7 +92,8 @@ def test_exploring_draws_the_noise_and_then_the_action(batch):
     @jax.vmap
     def draw(key):
         action, _, _ = agent.act(learner, (), observation, key, True)
-        logits = agent.logits(learner.actor, learner.latent, observation, 4, key)
+        noise = agent.draw(learner.latent, observation, 4, key)
+        logits = agent.logits(learner.actor, learner.latent, observation, 4, noise)
         return action, jax.nn.softmax(logits)
 
     action, probability = draw(keys)

@@ -67,6 +67,29 @@ def test_a_station_learns_from_its_own_tasks_alone(learner):
     assert np.isfinite(metrics["critic_loss"])
 
 
+def test_a_station_draws_evenly_from_its_own_and_from_all_where_it_has_none():
+    """Its learner is told which transitions an update drew: their rewards are their numbers."""
+
+    class Listener:
+        def init(self, key, spec):
+            return ()
+
+        def update(self, learner, batch, key):
+            return batch.reward, {}
+
+    agent = PerStation(Listener())
+    batch = transitions([1, 0, 1, 1, 0, 1] * 2)._replace(reward=jnp.arange(12))
+    learner = agent.init(jax.random.key(0), SPEC)
+    keys = jax.random.split(jax.random.key(2), 3000)
+    drawn = jax.vmap(lambda key: agent.update(learner, batch, key)[0].stations)(keys)
+    assert drawn.shape == (3000, 3, 4)
+    for station, own in ((0, [1, 4, 7, 10]), (1, [0, 2, 3, 5, 6, 8, 9, 11]), (2, range(12))):
+        counts = np.bincount(drawn[:, station].ravel(), minlength=12)
+        expected = np.isin(np.arange(12), list(own)) * 12_000 / len(own)
+        np.testing.assert_allclose(counts, expected, atol=150)
+    assert len(np.unique(drawn[:, 1], axis=0)) > 1000  # four draws an update, each of its own
+
+
 def test_with_one_station_it_is_the_inner_agent():
     spec = Spec(3, 4, (("size", 1), ("origin", 1), ("backlog", 1)))
     inner = DQN(hidden=(8,), activation="tanh")

@@ -115,8 +115,9 @@ def test_the_pytorch_d2sac_makes_the_update_that_ours_makes():
         rng.random(batch) < 0.3,
     )
     key = jax.random.key(3)
-    actor = agent._actor(learner.latent)
-    noise = [np.array(actor.sample_noise(k, batch)) for k in jax.random.split(key)]
+    both = np.stack([data.next_observation, data.observation])
+    drawn = agent.draw(learner.latent, both, actions, key)
+    noise = [np.array(drawn[:, i]) for i in range(2)]
     updated, metrics = jax.jit(agent.update)(learner, jax.tree.map(jnp.asarray, data), key)
     inputs = [torch.from_numpy(value) for value in data[:5]]
     inputs[1] = inputs[1].long()
