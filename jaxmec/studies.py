@@ -61,7 +61,9 @@ AMCOEDGE_METHODS = Study(
     env="MultiServerOffloading-v0",
     presets=("amcoedge",),
     methods=(
-        *_ours(*MULTI, "ddrl-amsa-score", "ddrl-amsa-pathwise"),
+        *_ours(
+            *MULTI, "ddrl-amsa-score", "ddrl-amsa-pathwise", "ddrl-amsa-cloned", "ddrl-amsa-taught"
+        ),
         Entry("ddrl-amsa", (("allocate", "cwa"),), "ddrl-amsa, CWA"),
         Entry("ddrl-amsa", (("allocate", "hecwa"),), "ddrl-amsa, HECWA"),
         *_as_published(*MULTI),
@@ -114,7 +116,7 @@ LAD_TS_METHODS = Study(
     about="Every method that gives a task to one server",
     env="SingleServerOffloading-v0",
     presets=("lad-ts",),
-    methods=(*_ours(*SINGLE), *_as_published(*SINGLE)),
+    methods=(*_ours(*SINGLE, "ddrl-ats-pathwise"), *_as_published(*SINGLE)),
     schedulers=LAD_TS_RULES,
     reference="opt-ts",
 )
@@ -178,7 +180,7 @@ STUDIES: dict[str, dict[str, Study]] = {
         "full": LAD_TS_METHODS,
         "short": dataclasses.replace(
             LAD_TS_METHODS,
-            methods=_ours(*SINGLE),
+            methods=_ours(*SINGLE, "ddrl-ats-pathwise"),
             seeds=3,
             steps_scale=0.75,
             episodes=5,

@@ -117,11 +117,12 @@ def init(
         raise TypeError(f"{type(agent).__name__} cannot imitate; give it a TrainConfig instead")
     if not hasattr(env, "demonstrate"):
         raise TypeError(f"{type(env).__name__} cannot demonstrate")
-    key_learner, key_train, key_evaluation, key_shown, key_held = jax.random.split(key, 5)
+    key_learner, key_train, key_evaluation, key_shown = jax.random.split(key, 4)
+    shown, held_back = _show(env, params, config, key_shown)
     return CloningState(
         learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
-        shown=_show(env, params, config, key_shown, config.windows),
-        held_back=_show(env, params, config, key_held, config.validation_windows),
+        shown=shown,
+        held_back=held_back,
         key=key_train,
         key_evaluation=key_evaluation,
         env_steps=jnp.zeros((), jnp.int32),
@@ -172,10 +173,18 @@ def train_chunk(
     return state._replace(learner=learner), {**metrics, "validation": validation}
 
 
-def _show(env: Any, params: Any, config: CloningConfig, key: jax.Array, windows: int) -> Shown:
-    """So many windows, one planned after the other, so that memory does not grow with them."""
-    keys = jax.random.split(key, windows)
-    shown = jax.lax.map(lambda key: env.demonstrate(key, params, config.window), keys)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), shown)
-    order = jnp.argsort(~flat.counts)  # stable: those that count first
-    return Shown(flat.observation[order], flat.action[order], jnp.sum(flat.counts))
+def _show(env: Any, params: Any, config: CloningConfig, key: jax.Array) -> tuple[Shown, Shown]:
+    """What is learned from and what is held back.
+
+    Windows are planned one after the other, so that memory does not grow with their number, and
+    by one program, since a planner takes long to compile.
+    """
+    keys = jax.random.split(key, config.windows + config.validation_windows)
+    windows = jax.lax.map(lambda key: env.demonstrate(key, params, config.window), keys)
+
+    def flat(first: int, last: int) -> Shown:
+        rows = jax.tree.map(lambda leaf: leaf[first:last].reshape(-1, *leaf.shape[2:]), windows)
+        order = jnp.argsort(~rows.counts)  # stable: those that count first
+        return Shown(rows.observation[order], rows.action[order], jnp.sum(rows.counts))
+
+    return flat(0, config.windows), flat(config.windows, len(keys))
