@@ -291,6 +291,34 @@ def _cloned(name: str, about: str, steps: int) -> Method:
     )
 
 
+def _carried(name: str, about: str, steps: int) -> Method:
+    """A method for `smcoedge`, and whatever else has queues that outlive their slot."""
+    config = PathwiseConfig(
+        steps=4_000_000, num_envs=32, window=160, carried=True, validation_envs=4,
+        eval_every=500_000,
+    )  # fmt: skip
+    return Method(
+        name=name,
+        about=about,
+        source="ours; Clavera et al. 2020 (MAAC), Xu et al. 2022 (SHAC), for the idea",
+        env="MultiServerOffloading-v0",
+        preset="smcoedge",
+        tuned=Settings(
+            lambda: Pathwise(
+                denoising_steps=steps, decay_updates=config.steps // config.update_steps
+            ),
+            (
+                ("action", "score"),
+                ("information", "local"),
+                ("features", "priced"),
+                ("allocation_information", "seen"),
+                ("entry_gradient", 2.0),
+            ),
+            config,
+        ),
+    )
+
+
 def _pathwise_ts(name: str, about: str, steps: int) -> Method:
     """A method for `lad-ts` that learns through the simulator, one server a task."""
     config = PathwiseConfig(
@@ -455,6 +483,11 @@ METHODS = {
             steps=5,
             start="ddrl-amsa-cloned",
         ),
+        _carried(
+            name="ddrl-amsa-carried",
+            about="ddrl-amsa-pathwise where queues outlive their slot: a window's end has a value",
+            steps=5,
+        ),
         _pathwise_ts(
             name="ddrl-ats-pathwise",
             about="a diffusion actor that follows the simulator's own gradient, one server a task",
@@ -463,6 +496,11 @@ METHODS = {
         _pathwise(
             name="mlp-pathwise",
             about="the same without diffusion: a plain network",
+            steps=0,
+        ),
+        _carried(
+            name="mlp-carried",
+            about="ddrl-amsa-carried without diffusion: a plain network",
             steps=0,
         ),
         _cloned(

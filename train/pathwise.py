@@ -29,10 +29,10 @@ class Options:
     """What to train, where, and where the result goes."""
 
     method: str = "ddrl-amsa-taught"  # or any other that learns through the simulator
-    preset: str = "amcoedge"  # which published setting; amcoedge-20 is it on 20 servers
+    preset: str | None = None  # which published setting; by default the method's
     information: str = "local"  # local, slot (whose slots are laid out) or full
     probability: float | None = None  # of a task at each position; the preset's if None
-    network: str = "flat"  # flat, or servers: one network shared over them
+    network: str | None = None  # flat, or servers: one shared over them; the method's if None
     neighbours: int | None = None  # decide among the own server and the next ones, m in all
     seeds: int = 10  # 0 .. seeds - 1
     steps: int | None = None  # decisions to train on, a seed; the method's if None
@@ -58,8 +58,8 @@ def main(options: Options) -> None:
         for name in ("steps", "trials", "window", "counted_slots", "num_envs")
         if getattr(options, name) is not None
     }
+    row = find_method(options.method)
     if options.steps is not None:  # the learning rate comes down as training ends
-        row = find_method(options.method)
         config: Any = row.config
         sizes = dataclasses.replace(
             config, **{name: changes[name] for name in changes if name != "trials"}
@@ -67,11 +67,17 @@ def main(options: Options) -> None:
         agent: Any = row.agent().replace(trials=changes.get("trials", row.agent().trials))  # type: ignore[attr-defined]
         tried = agent.trials * agent.trial_updates if agent.trials > 1 else 0
         changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps - tried)
+    if options.network is not None:
+        changes["network"] = options.network
+    preset = row.preset if options.preset is None else options.preset
+    single = row.env.startswith("Single")
+    given: dict[str, Any] = {} if single else {"allocation_information": "true"}
     optimal = jaxmec.evaluate(
-        "water-filling",
-        preset=options.preset,
+        "opt-ts" if single else "water-filling",
+        env=row.env,
+        preset=preset,
         information="full",
-        allocation_information="true",
+        **given,
         episodes=options.episodes,
         seed=TEST_SEED,
         **setting,
@@ -82,10 +88,9 @@ def main(options: Options) -> None:
         began = time.perf_counter()
         result = jaxmec.train(
             options.method,
-            preset=options.preset,
+            preset=preset,
             seeds=range(first, min(first + options.together, options.seeds)),
             information=options.information,
-            network=options.network,
             neighbours=options.neighbours,
             progress=False,
             **setting,
@@ -110,7 +115,7 @@ def main(options: Options) -> None:
         "device": str(jax.devices()[0].device_kind),
     }
     name = options.name or "-".join(
-        str(part) for part in (options.method, options.preset, options.information)
+        str(part) for part in (options.method, preset, options.information)
     )
     print(f"{name}: {entry['ratio_to_optimal']:.4f} [{low:.4f}, {high:.4f}] of Optimal")
     entries = json.loads(options.out.read_text()) if options.out.exists() else {}
