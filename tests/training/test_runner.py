@@ -125,7 +125,7 @@ def test_each_piece_is_traced_once(run: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_state_is_donated(counting: Any, walk: Any, walk_params: Any) -> None:
     program = runner._Program(counting, walk, CONFIG, deterministic=False)
-    state = program.begin(walk_params, jax.random.split(jax.random.key(0), 2))
+    state = program.begin(walk_params, jax.random.split(jax.random.key(0), 2), None)
     items = jax.tree.leaves(state.replay.items)
     program.chunk(walk_params, state)
     assert all(item.is_deleted() for item in items)
@@ -140,14 +140,39 @@ def test_seeds_are_checked(run: Any, seeds: Any) -> None:
 # The directory
 
 
+class Recording:
+    """A tracker that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def begin(self, home: Path | None, seeds: tuple[int, ...], step: int) -> None:
+        self.told.append(("begin", home, seeds, step))
+
+    def log(self, step: int, evaluation: Any, training: Any) -> None:
+        self.told.append(("log", step, evaluation["return"].tolist()))
+
+    def end(self, failed: bool) -> None:
+        self.told.append(("end", failed))
+
+
 def test_directory_holds_metrics_and_checkpoints(
     run: Any, tmp_path: Path, walk_params: Any
 ) -> None:
     longer_episodes = walk_params.replace(max_steps_in_episode=15)
+    tracker = Recording()
     result = run(
-        directory=tmp_path / "run", params=longer_episodes, metadata={"note": "mine"}, keep=2
-    )
+        directory=tmp_path / "run", params=longer_episodes, metadata={"note": "mine"}, keep=2,
+        trackers=[tracker],
+    )  # fmt: skip
     written = lines(tmp_path / "run")
+    assert tracker.told == [
+        ("begin", tmp_path / "run", (0, 1), -1),
+        *(("log", line["env_steps"], line["evaluation"]["return"]) for line in written),
+        ("end", False),
+    ]
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about == {"steps": 40, "seeds": [0, 1], "method": None}
     assert [line["env_steps"] for line in written] == [8, 16, 24, 32, 40]
     np.testing.assert_array_equal(
         [line["evaluation"]["return"] for line in written], result.history.evaluation["return"].T

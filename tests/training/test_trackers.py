@@ -81,6 +81,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Library:
     return library
 
 
+@pytest.mark.slow
 def test_both_have_the_run_from_its_first_point_to_its_last_and_when_it_goes_on(
     counting: Any, walk: Any, walk_params: Any, wandb: Library, tmp_path: Path
 ) -> None:
