@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -77,6 +77,14 @@ class Run:
     start: str | None = None  # a policy (path) or method to start from; by default the method's
     tensorboard: bool = False  # write TensorBoard's event file into --out
     wandb: str | None = None  # project of Weights & Biases to log to
+    devices: int | Literal["all"] = 1  # to share out seeds, or else environments, among
+    seeds_at_once: int | Literal["auto"] | None = None
+    """seeds side by side, the others after them; auto: as many as memory holds; by default all"""
+    distributed: bool = False
+    """one of several processes that SLURM, Open MPI or Kubernetes started; uses all devices"""
+    coordinator: str | None = None  # HOST:PORT of process 0, where nothing else says it
+    processes: int | None = None  # with --coordinator: how many there are
+    process_id: int | None = None  # with --coordinator: which one this is, from 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,12 +197,15 @@ def _changes(old: Any, new: Any) -> dict[str, Any]:
 
 
 def _train(words: Sequence[str]) -> int:
+    together = _connected(words)
+
     import jaxmec
     from jaxmec import envs
     from jaxmec.agents import PerStation
     from jaxmec.envs.cartpole import CartPoleParams
     from jaxmec.envs.presets import Preset, find_preset
     from jaxmec.methods import METHODS, find_method
+    from jaxmec.training.devices import is_first
 
     if not words or words[0].startswith("-"):
         print("usage: jaxmec train METHOD [flags]\n\nmethods:")
@@ -257,16 +268,39 @@ def _train(words: Sequence[str]) -> int:
         trace=_trace_file(parsed.where.trace, parsed.where.trace_slots),
         tensorboard=run.tensorboard,
         wandb=run.wandb,
+        devices="all" if together else run.devices,
+        seeds_at_once=run.seeds_at_once,
         env_options={
             **_given(parsed.choices),
             **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),
         },
     )
+    if not is_first():
+        return EXIT_OK
     last = {key: float(value[:, -1].mean()) for key, value in result.history.evaluation.items()}
     print(f"{row.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
     if run.out is not None:
         print(f"policy: {run.out / 'policy'}\nmetrics: {run.out / 'metrics.jsonl'}")
     return EXIT_OK
+
+
+def _connected(words: Sequence[str]) -> bool:
+    """Whether this is one of several processes, which know each other when this returns.
+
+    Before all else, since nothing may have been computed.
+    """
+    flags = ("coordinator", "processes", "process-id")
+    coordinator, *numbers = (_flag(words, flag) for flag in flags)
+    named = any(value is not None for value in (coordinator, *numbers))
+    if "--help" in words or not (named or "--distributed" in words):
+        return False
+    for flag, value in zip(flags[1:], numbers, strict=True):
+        if value is not None and not value.isdecimal():
+            raise UsageError(f"--{flag} is {value}; expected a number")
+    from jaxmec.training import devices
+
+    devices.connect(coordinator, *(None if value is None else int(value) for value in numbers))
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
 from jaxmec.traces import TraceFile
-from jaxmec.training import checkpoint, runner, trackers
+from jaxmec.training import checkpoint, parts, runner, trackers
+from jaxmec.training import devices as on_devices
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
@@ -252,6 +253,8 @@ def train(
     trace: PathLike | TraceFile | None = None,
     tensorboard: bool = False,
     wandb: str | None = None,
+    devices: int | str = 1,
+    seeds_at_once: int | str | None = None,
     env_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TrainResult:
@@ -282,6 +285,10 @@ def train(
         tensorboard: write TensorBoard's event file beside the metrics in ``directory`` (extra
             ``tensorboard``).
         wandb: a project of Weights & Biases to log to (extra ``wandb``).
+        devices: how many to use, or "all": the seeds are shared out among them, or the
+            environments (`jaxmec.training.devices`); in several processes "all".
+        seeds_at_once: seeds side by side, and the others after them; "auto" for as many as
+            the memory holds; all by default.
         env_options: options of `jaxmec.make`, for those whose name is also an agent's.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
             the agent (``discount``, ``hidden``, ...), of the environment or its preset
@@ -371,19 +378,21 @@ def train(
             resume=resume,
             progress=progress,
             deterministic=deterministic,
+            devices=devices,
+            seeds_at_once=seeds_at_once,
             trace=trace,
             tensorboard=tensorboard,
             env_options=dict(setting.options),
             **{field: getattr(each, field) for field in OF_NETWORK if field in of_agent},
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
-        resume = resume and (Path(directory) / runner.CHECKPOINTS).exists()  # type: ignore[arg-type]
+        resume = resume and parts.has_begun(Path(directory))  # type: ignore[arg-type]
     about = {"method": name, "setting": dataclasses.asdict(setting)}
     watching: list[trackers.Tracker] = [trackers.TensorBoard()] if tensorboard else []
     if wandb is not None:
         told = {**about, "agent": _described(agent), "config": dataclasses.asdict(config)}
         watching.append(trackers.WandB(wandb, name, told))
-    run = runner.run(
+    run = parts.run(
         agent,
         environment,
         params,
@@ -396,12 +405,16 @@ def train(
         start=None if start is None else _starting(start, agent, environment, params, seeds),
         metadata=about,
         trackers=watching,
+        devices=devices,
+        seeds_at_once=seeds_at_once,
     )
     numbers = _numbers(seeds)
-    result = TrainResult(
-        name, agent, setting, config, numbers, run.history, run.state, run.directory
-    )
-    if run.directory is not None:
+    state: Any = run.state
+    if devices != 1:  # the learners are small, and wanted where policies are played and saved
+        learners = jax.device_put(on_devices.gather(state.learner), jax.local_devices()[0])
+        state = state._replace(learner=learners)
+    result = TrainResult(name, agent, setting, config, numbers, run.history, state, run.directory)
+    if run.directory is not None and on_devices.is_first():
         result.save(run.directory / "policy")
     return result
 

@@ -40,6 +40,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxmec.training import devices
+
 PyTree = Any
 PathLike = str | os.PathLike[str]
 
@@ -128,7 +130,8 @@ def save(
 
     Of the checkpoints then in ``directory``, the ``keep`` newest and the best by
     ``metric`` (larger is better; not a number counts as none) stay. Leaves may be arrays
-    on any devices of this process, NumPy arrays, Python numbers and PRNG keys.
+    on any devices of this process (``devices.gather`` brings those of others), NumPy
+    arrays, Python numbers and PRNG keys.
 
     Raises:
         CheckpointNotSaved: the disk is full, permission is denied, ...; older
@@ -198,7 +201,7 @@ def _write(
             if value.size  # Orbax stores no empty arrays; the manifest has their shapes
         }
         if stored:
-            with ocp.PyTreeCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 checkpointer.save(temporary / ARRAYS, _nested(stored))
         document["files"] = {
             name: dataclasses.asdict(_fingerprint(temporary / name))
@@ -326,8 +329,11 @@ def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[
     if sharding is not None:
         places = jax.tree.leaves(jax.tree.broadcast(sharding, template))
         places = [places[i] for i in moving]
-    # Without may_alias=False a CPU array may lie on NumPy's memory, and a state is donated.
-    moved = jax.device_put([results[i] for i in moving], places, may_alias=False)
+    if places is not None and not all(map(_is_here, places)):
+        moved = [devices.put(results[i], place) for i, place in zip(moving, places, strict=True)]
+    else:
+        # Without may_alias=False a CPU array may lie on NumPy's memory, and a state is donated.
+        moved = jax.device_put([results[i] for i in moving], places, may_alias=False)
     for i, value in zip(moving, moved, strict=True):
         results[i] = value
     return jax.tree.unflatten(structure, results), manifest
@@ -497,6 +503,16 @@ def best(directory: PathLike) -> Path | None:
 # The pieces
 
 
+def _checkpointer() -> Any:
+    """Orbax for this process alone: it would wait for all, and here one may write or read."""
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
     """The stored values by path, as NumPy arrays; the files have been verified."""
     arrays = {
@@ -509,7 +525,7 @@ def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.nda
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     found: Any = {}
     if on_disk:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             found = checkpointer.restore(
                 path / ARRAYS,
                 restore_args=_nested({_quoted(leaf.path): as_numpy for leaf in on_disk}),
@@ -590,6 +606,11 @@ def _versions() -> dict[str, str]:
 
 def _device_kind() -> str:
     return str(jax.devices()[0].device_kind)
+
+
+def _is_here(place: Any) -> bool:
+    """Whether a device or a sharding is of this process alone."""
+    return not isinstance(place, jax.sharding.Sharding) or place.is_fully_addressable
 
 
 def _is_key(dtype: Any) -> bool:

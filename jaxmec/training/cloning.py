@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
-from jaxmec.training import pathwise, rollout
+from jaxmec.training import devices, pathwise, rollout
 from jaxmec.training.rollout import Environment, make_spec
 
 evaluation_point = pathwise.evaluation_point
@@ -151,9 +151,8 @@ def train_chunk(
         key_rows, key_update = jax.random.split(jax.random.fold_in(state.key, state.updates))
         shown = state.shown
         rows = jax.random.randint(key_rows, (config.batch_size,), 0, shown.number)
-        learner, metrics = imitating.imitate(
-            state.learner, shown.observation[rows], shown.action[rows], key_update
-        )
+        batch = devices.spread((shown.observation[rows], shown.action[rows]))
+        learner, metrics = imitating.imitate(state.learner, *batch, key_update)
         state = state._replace(
             learner=learner,
             env_steps=state.env_steps + config.batch_size,

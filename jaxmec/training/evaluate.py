@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Agent, Learner, Memory
+from jaxmec.training import devices
 from jaxmec.training.rollout import Environment, strong
 
 # (key, observation, env_state, memory) -> (action, memory), for one environment
@@ -80,7 +81,7 @@ def evaluate(
     names: tuple[str, ...] = tuple(getattr(env, "metric_names", ()))
 
     key_reset, key_env, key_policy = jax.random.split(key, 3)
-    index = jnp.arange(episodes)
+    index = devices.spread(jnp.arange(episodes))
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys_env, keys_policy = fold(key_env, index), fold(key_policy, index)
     observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(fold(key_reset, index), params)

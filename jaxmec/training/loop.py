@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Agent, Learner, Memory, Metrics
-from jaxmec.training import rollout
+from jaxmec.training import devices, rollout
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 from jaxmec.training.rollout import Environment, Episodes, RolloutState, make_spec
@@ -103,7 +103,7 @@ class TrainState(NamedTuple):
 
     learner: Learner
     rollout: RolloutState  # [E] environments, observations, the policy's memories
-    replay: ReplayState  # [capacity] of rollout.Transition
+    replay: ReplayState  # [rows, E] of rollout.Transition
     key: jax.Array  # [] of the training stream; constant
     key_evaluation: jax.Array  # [] of the evaluation episodes; constant
     env_steps: jax.Array  # [] int32, over all environments, prefill included
@@ -181,6 +181,7 @@ def train_chunk(
         state, episodes = _collect(decide, env, params, config, state, key_collect)
         shape = (config.updates_per_step, config.batch_size)
         batches = config.buffer.sample(state.replay, key_sample, shape)
+        batches = devices.spread(batches, axis=1)
         keys = jax.random.split(key_update, config.updates_per_step)
         learner, metrics = jax.lax.scan(update, state.learner, (batches, keys))
         state = state._replace(learner=learner, updates=state.updates + config.updates_per_step)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
-from jaxmec.training import rollout
+from jaxmec.training import devices, rollout
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.loop import History
 from jaxmec.training.rollout import Environment, make_spec
@@ -319,7 +319,8 @@ def windows_cost(
         counts = ~over & (slot < config.counted_slots)
         return jnp.sum(jnp.where(counts, cost, 0)), jnp.sum(counts)
 
-    cost, decisions = jax.vmap(of_window)(jax.random.split(key, num_envs))
+    keys = devices.spread(jax.random.split(key, num_envs))
+    cost, decisions = jax.vmap(of_window)(keys)
     return jnp.sum(cost), jnp.maximum(jnp.sum(decisions), 1)
 
 
@@ -347,7 +348,7 @@ def carried_cost(
         )
         return env.outlook(place[1], params), jnp.sum(cost), place  # type: ignore[attr-defined]
 
-    keys = jax.random.split(key, config.num_envs)
+    keys = devices.spread(jax.random.split(key, config.num_envs))
     ahead, cost, places = jax.vmap(of_window)(keys, places)
     return jnp.sum(ahead), jnp.sum(cost), jax.lax.stop_gradient(places)
 

@@ -7,7 +7,9 @@ transition of CartPole (two observations of 4 numbers, a reward, an action, a fl
 
 The writes cost O(``num_added``) and the samples O(batch), whatever the capacity: the
 capacity is a multiple of what is added at a time, so that a write never wraps and is one
-slice written in place.
+row written in place. The rows have a column for each environment, so that a buffer whose
+columns are shared out among devices (``training.devices``) is written where the
+environments are.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import jax.numpy as jnp
 class ReplayState(NamedTuple):
     """What a buffer holds."""
 
-    items: Any  # [capacity] of every leaf of an item
+    items: Any  # [rows, num_added] of every leaf of an item
     position: jax.Array  # [] int32, where the next items go; a multiple of num_added
     size: jax.Array  # [] int32, how many items are stored
 
@@ -44,7 +46,12 @@ class ReplayBuffer:
     @property
     def capacity(self) -> int:
         """Items: ``min_capacity`` rounded up to a multiple of ``num_added``."""
-        return math.ceil(self.min_capacity / self.num_added) * self.num_added
+        return self.rows * self.num_added
+
+    @property
+    def rows(self) -> int:
+        """Times that items are added before the oldest are overwritten."""
+        return math.ceil(self.min_capacity / self.num_added)
 
     def memory(self, item: Any) -> int:
         """Bytes on the device for items like ``item``, given as in :meth:`init`."""
@@ -56,7 +63,8 @@ class ReplayBuffer:
 
         ``item`` is one item without a leading axis: arrays or ``jax.ShapeDtypeStruct``.
         """
-        items = jax.tree.map(lambda x: jnp.zeros((self.capacity, *x.shape), x.dtype), item)
+        shape = (self.rows, self.num_added)
+        items = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), item)
         return ReplayState(items, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def add(self, state: ReplayState, items: Any) -> ReplayState:
@@ -67,8 +75,10 @@ class ReplayBuffer:
         """
         self._check(state, items)
 
+        row = state.position // self.num_added
+
         def write(stored: jax.Array, new: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice_in_dim(stored, new, state.position, 0)
+            return jax.lax.dynamic_update_slice_in_dim(stored, new[None], row, 0)
 
         return ReplayState(
             items=jax.tree.map(write, state.items, items),
@@ -84,7 +94,8 @@ class ReplayBuffer:
         if not all(isinstance(n, int) and n >= 1 for n in shape):
             raise ValueError(f"shape is {shape!r}; expected a tuple of positive integers")
         index = jax.random.randint(key, shape, 0, state.size)
-        return jax.tree.map(lambda x: x.at[index].get(mode="clip"), state.items)
+        row, column = index // self.num_added, index % self.num_added
+        return jax.tree.map(lambda x: x.at[row, column].get(mode="clip"), state.items)
 
     def _check(self, state: ReplayState, items: Any) -> None:
         structure: Any = jax.tree.structure(state.items)
@@ -95,9 +106,12 @@ class ReplayBuffer:
         stored, new = jax.tree.leaves_with_path(state.items), jax.tree.leaves_with_path(items)
         for (path, old), (_, leaf) in zip(stored, new, strict=True):
             name = "items" + jax.tree_util.keystr(path)
-            if old.shape[0] != self.capacity:
-                raise ValueError(f"the state of {name} holds {old.shape[0]}, not {self.capacity}")
-            expected = (self.num_added, *old.shape[1:])
+            if old.shape[:2] != (self.rows, self.num_added):
+                raise ValueError(
+                    f"the state of {name} holds {list(old.shape[:2])}, "
+                    f"not {[self.rows, self.num_added]}"
+                )
+            expected = old.shape[1:]
             if leaf.shape != expected or leaf.dtype != old.dtype:
                 raise ValueError(
                     f"{name} is {leaf.dtype}{list(leaf.shape)}; "

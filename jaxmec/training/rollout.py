@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Memory, Spec, Transition
+from jaxmec.training import devices
 
 # (key, observation, memory) -> (action, memory, extras), for one environment
 Decide = Callable[[jax.Array, jax.Array, Memory], tuple[jax.Array, Memory, Any]]
@@ -70,7 +71,7 @@ def reset(
     env: Environment, params: Any, memory: Memory, num_envs: int, key: jax.Array
 ) -> RolloutState:
     """``num_envs`` environments at the start of an episode; ``memory`` is that of one."""
-    keys = jax.random.split(key, num_envs)
+    keys = devices.spread(jax.random.split(key, num_envs))
     observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), memory)
     return RolloutState(
@@ -119,7 +120,8 @@ def step(
         return state, strong(transition), terminated | truncated
 
     num_envs = state.episode_length.shape[0]
-    state, transition, done = jax.vmap(one)(jax.random.split(key, num_envs), state)
+    keys = devices.spread(jax.random.split(key, num_envs))
+    state, transition, done = jax.vmap(one)(keys, state)
     episodes = Episodes(
         finished=jnp.sum(done, dtype=jnp.int32),
         total_return=jnp.sum(jnp.where(done, state.episode_return, 0.0)),

@@ -16,6 +16,10 @@ that takes ``deterministic=True`` too: without it XLA may add in any order, and 
 other kernels in every process. (It sets the compiler option ``xla_gpu_deterministic_ops``;
 ``XLA_FLAGS=--xla_gpu_deterministic_ops=true`` in the environment is the same for all of a
 process.)
+
+With several devices (``devices``) the runs, or their environments, are shared out; several
+processes run the same program, and the first one shows progress and writes. The directory is
+then one that all of them see. A checkpoint does not know how many there were.
 """
 
 from __future__ import annotations
@@ -41,16 +45,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
-from jaxmec.training import checkpoint, cloning, loop, pathwise
-from jaxmec.training.cloning import CloningConfig
+from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
+from jaxmec.training import devices as on_devices
+from jaxmec.training.cloning import CloningConfig, CloningState
+from jaxmec.training.devices import Placement
 from jaxmec.training.loop import History, TrainConfig, TrainState
-from jaxmec.training.pathwise import PathwiseConfig
+from jaxmec.training.pathwise import PathwiseConfig, PathwiseState
 from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
 from jaxmec.training.trackers import Tracker
 
 Config = TrainConfig | PathwiseConfig | CloningConfig
 TRAINERS: dict[type, Any] = {TrainConfig: loop, PathwiseConfig: pathwise, CloningConfig: cloning}
+STATES: dict[type, Any] = {
+    TrainConfig: TrainState,
+    PathwiseConfig: PathwiseState,
+    CloningConfig: CloningState,
+}
 METRICS_FILE = "metrics.jsonl"
 ABOUT_FILE = "run.json"
 LOCK = "lock"
@@ -62,7 +73,7 @@ DIVERGED = "diverged"
 class RunResult:
     """Where a run stands: at its end, or where it was interrupted."""
 
-    state: TrainState  # [S], on the device
+    state: TrainState  # [S], on the devices
     history: History  # [S, P], NumPy arrays
     seeds: tuple[int, ...]  # S
     directory: Path | None
@@ -107,6 +118,7 @@ def run(
     deterministic: bool = False,
     start: Any = None,
     trackers: Sequence[Tracker] = (),
+    devices: int | str = 1,
 ) -> RunResult:
     """Train S seeds side by side in one compiled program.
 
@@ -126,6 +138,7 @@ def run(
         deterministic: ask a GPU for the same bits every time; slower.
         start: [S] parameters of the actor to begin with (``agent.started``); fresh ones if None.
         trackers: are told every point's metrics, as metrics.jsonl is.
+        devices: N, how many to use, or "all" (of all processes): see ``training.devices``.
 
     Raises:
         Interrupted: see there; its ``result`` is as far as it came.
@@ -133,59 +146,72 @@ def run(
         FileExistsError: ``directory`` holds a run and ``resume`` is False.
         ValueError: on resuming, something differs from the run that was saved.
         checkpoint.CheckpointError: nothing to resume, damaged, or could not be saved.
-        RuntimeError: another process is working on ``directory``.
+        RuntimeError: another process is working on ``directory``, or one of several that
+            train together failed.
     """
-    numbers = _check_seeds(seeds)
+    numbers = check_seeds(seeds)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every is {checkpoint_every!r}; expected at least 1 or None")
     home = None if directory is None else Path(directory).absolute()
-    check_home(home, resume)
+    placement = on_devices.place(devices, len(numbers), config)
+    writing = home if on_devices.is_first() else None
     identity = _describe_run(agent, env, params, config, numbers)
     if start is not None:
         identity["start"] = _digest(start)
-    program = _Program(agent, env, config, deterministic)
+    program = _Program(agent, env, config, deterministic, placement)
+    params, start = placement.shared(params), placement.put(start)
     keys = jnp.stack([jax.random.key(number) for number in numbers])
+    keys = placement.put(keys)
     last_step = config.prefill_steps + config.num_chunks * config.chunk_steps
 
-    with (
-        _locked(home),
-        _Signals() as signals,
-        _display(progress, last_step, len(numbers)) as display,
-        _tracking(trackers) as tracked,
-    ):
+    with contextlib.ExitStack() as stack:
+        with on_devices.together():  # all look before the first one writes
+            check_home(home, resume)
+            stack.enter_context(_locked(writing))
+        signals = stack.enter_context(_Signals())
+        progress = progress if on_devices.is_first() else False
+        display = stack.enter_context(_display(progress, last_step, len(numbers)))
+        tracked = stack.enter_context(_tracking(trackers if on_devices.is_first() else ()))
+        template = jax.eval_shape(program.begin, params, keys, start)
+        display.message(memory.described(template, len(numbers), placement))
         if resume:
             assert home is not None
-            template = jax.eval_shape(program.begin, params, keys, start)
-            state, history, seconds = _restore(home, template, identity)
-            log = _Log(home, seconds, keep_until=_step(history))
+            with on_devices.together():
+                restored = _restore(home, template, identity, program.places, program.metrics)
+            state, history, seconds = restored
+            log = _Log(writing, seconds, keep_until=_step(history))
             tracked.begin(home, numbers, _step(history))
             display.message(f"resuming {home} at {_step(history):,} steps")
         else:
-            log = _Log(home)
+            log = _Log(writing)
             tracked.begin(home, numbers, -1)
             state = program.begin(params, keys, start)
             history = _with_point(None, state.env_steps, program.evaluate(params, state), {})
             log.append(history)
             tracked.log(_step(history), _last(history.evaluation), {})
-        if home is not None:
-            _write_about(home, last_step, numbers, metadata or {})
+        if writing is not None:
+            _write_about(writing, last_step, numbers, metadata or {})
 
         def save(folder: str, step: int) -> Path | None:
             if home is None:
                 return None
-            return checkpoint.save(
-                home / folder,
-                {"state": state, "history": history._asdict()},
-                step=step,
-                metric=float(np.mean(history.evaluation["return"][:, -1])),
-                metadata={
-                    "run": identity,
-                    "seconds": log.seconds,
-                    "deterministic": deterministic,
-                    "caller": dict(metadata or {}),
-                },
-                keep=keep,
-            )
+            whole = on_devices.gather(state)
+            with on_devices.together():
+                if writing is None:
+                    return None
+                return checkpoint.save(
+                    writing / folder,
+                    {"state": whole, "history": history._asdict()},
+                    step=step,
+                    metric=float(np.mean(history.evaluation["return"][:, -1])),
+                    metadata={
+                        "run": identity,
+                        "seconds": log.seconds,
+                        "deterministic": deterministic,
+                        "caller": dict(metadata or {}),
+                    },
+                    keep=keep,
+                )
 
         def interrupted(signum: int) -> Interrupted:
             message = f"stopped at {_step(history):,} of {last_step:,} steps; "
@@ -198,28 +224,26 @@ def run(
         display.update(_step(history), _last(history.evaluation))
         if not resume:
             save(CHECKPOINTS, _step(history))  # a full disk is better known now
-        if signals.received is not None and history.env_steps.shape[1] < config.num_points:
-            raise interrupted(signals.received)
+        (signum,) = on_devices.agree(signals.received or 0)
+        if signum and history.env_steps.shape[1] < config.num_points:
+            raise interrupted(signum)
         saved_at, unsaved = time.monotonic(), 0
         for point in range(history.env_steps.shape[1], config.num_points):
             state, training = program.chunk(params, state)
-            _check_finite(training, numbers, int(state.env_steps[0]), save)
+            _check_finite(training, numbers, _first(state.env_steps), save)
             evaluation = program.evaluate(params, state)
             history = _with_point(history, state.env_steps, evaluation, training)
             log.append(history)
             tracked.log(_step(history), _last(history.evaluation), _last(history.training))
             display.update(_step(history), _last(history.evaluation))
             unsaved += 1
-            last, signum = point + 1 == config.num_points, signals.received
-            if (
-                last
-                or signum is not None
-                or unsaved == checkpoint_every
-                or time.monotonic() - saved_at >= checkpoint_seconds
-            ):
+            last = point + 1 == config.num_points
+            late = time.monotonic() - saved_at >= checkpoint_seconds
+            signum, due = on_devices.agree(signals.received or 0, late)
+            if last or signum or due or unsaved == checkpoint_every:
                 save(CHECKPOINTS, _step(history))
                 saved_at, unsaved = time.monotonic(), 0
-            if signum is not None and not last:
+            if signum and not last:
                 raise interrupted(signum)
     return RunResult(state, history, numbers, home)
 
@@ -231,7 +255,11 @@ def _display(progress: bool | Display, total: int, runs: int) -> Display:
 
 
 class _Program:
-    """The compiled pieces, for S runs at once; each is traced once."""
+    """The compiled pieces, for S runs at once; each is traced once.
+
+    ``begin`` takes params, keys [S] and start; ``chunk`` and ``evaluate`` params and the state
+    [S]. What they tell of training is on every device; the state is where ``places`` says.
+    """
 
     def __init__(
         self,
@@ -239,13 +267,14 @@ class _Program:
         env: Environment,
         config: Config,
         deterministic: bool,
+        placement: Placement = Placement(),  # noqa: B008 (it is frozen)
     ) -> None:
         trainer = TRAINERS[type(config)]
         on_gpu = jax.default_backend() == "gpu"
         options = {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
-        compiled = functools.partial(jax.jit, compiler_options=options)
+        compiled = functools.partial(placement.compile, options=options)
 
-        def begin(params: Any, key: jax.Array, start: Any) -> TrainState:
+        def begin(params: Any, key: jax.Array, start: Any = None) -> TrainState:
             state = trainer.init(agent, env, params, config, key)
             if start is not None:
                 starting: Any = agent
@@ -258,10 +287,23 @@ class _Program:
         def evaluate(params: Any, state: TrainState) -> Metrics:
             return trainer.evaluation_point(agent, env, params, config, state)
 
-        over_runs = functools.partial(jax.vmap, in_axes=(None, 0))
-        self.begin = compiled(jax.vmap(begin, in_axes=(None, 0, 0)))
-        self.chunk = compiled(over_runs(chunk), donate_argnums=1)
-        self.evaluate = compiled(over_runs(evaluate))
+        self.places = placement.of_state(STATES[type(config)])
+        self.metrics = placement.everywhere()
+        self.begin = compiled(begin, self.places)
+        self.chunk = compiled(chunk, (self.places, self.metrics), donate=1)
+        self.evaluate = compiled(evaluate, self.metrics)
+
+
+def bytes_of_one(
+    agent: Agent, env: Environment, params: Any, config: Config, deterministic: bool = False
+) -> int:
+    """What a chunk of one run takes of a device's memory, as the compiler plans it."""
+    program = _Program(agent, env, config, deterministic)
+    keys = jnp.stack([jax.random.key(0)])
+    state = jax.eval_shape(program.begin, params, keys)
+    plan = program.chunk.lower(params, state).compile().memory_analysis()
+    taken = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    return taken - plan.alias_size_in_bytes
 
 
 # The history, and the metrics file that shows it while it grows
@@ -271,7 +313,9 @@ def _with_point(
     history: History | None, env_steps: jax.Array, evaluation: Metrics, training: Metrics
 ) -> History:
     """The history [S, P] and one point [S] more, all NumPy."""
-    env_steps, evaluation, training = jax.device_get((env_steps, evaluation, training))
+    env_steps, evaluation, training = jax.device_get(
+        on_devices.gather((env_steps, evaluation, training))
+    )
     if history is None:
         nothing: Any = np.zeros((len(env_steps), 0), env_steps.dtype)
         history = History(nothing, {}, {})
@@ -296,6 +340,11 @@ def _with_point(
 def _step(history: History) -> int:
     """Environment steps at the newest point, the same in all runs."""
     return int(history.env_steps[0, -1])
+
+
+def _first(env_steps: jax.Array) -> int:
+    """Of [S], as the first run has it."""
+    return int(np.asarray(on_devices.gather(env_steps))[0])
 
 
 def _last(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -489,13 +538,15 @@ def check_home(home: Path | None, resume: bool) -> None:
 
 
 def _restore(
-    home: Path, template: TrainState, identity: dict[str, Any]
+    home: Path, template: TrainState, identity: dict[str, Any], places: Any, others: Any
 ) -> tuple[TrainState, History, float]:
-    """The state on the device, the history, and the seconds that it took."""
+    """The state on its devices, the history, and the seconds that it took."""
     path = checkpoint.find(home / CHECKPOINTS)
     about = checkpoint.read_manifest(path).metadata  # first: it says more than unequal shapes
     _refuse_differences(home, about["run"], identity)
-    tree, _ = checkpoint.restore(path, {"state": template, "history": checkpoint.AS_STORED})
+    wanted = {"state": template, "history": checkpoint.AS_STORED}
+    sharding = None if places is None else {"state": places, "history": others}
+    tree, _ = checkpoint.restore(path, wanted, sharding=sharding)
     return tree["state"], History(**{"training": {}, **tree["history"]}), about["seconds"]
 
 
@@ -577,7 +628,8 @@ def _type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds; ``ValueError`` where there are none or two are the same."""
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds is {seeds!r}; expected how many (1 or more), or different numbers")

@@ -345,7 +345,7 @@ def test_failed_save_leaves_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, failure: Any
 ) -> None:
     previous = checkpoint.save(tmp_path, small(1), step=1)
-    name = "orbax.checkpoint.PyTreeCheckpointer.save" if fails == "orbax" else fails
+    name = "orbax.checkpoint.Checkpointer.save" if fails == "orbax" else fails
     with monkeypatch.context() as patch:
         patch.setattr(name, failure)
         with pytest.raises(CheckpointNotSaved) as caught:

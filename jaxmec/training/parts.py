@@ -1,0 +1,156 @@
+"""More seeds than a device's memory holds: equal parts of them, one after the other.
+
+A part is a run of its own (``training.runner``), in a directory of its own below the one that
+was asked for, and computes what it would compute alone. The directory says in ``parts.json``
+how many seeds a part has, so that a resumed run has the same parts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmec.agents.base import Agent, Learner
+from jaxmec.training import checkpoint, memory, runner
+from jaxmec.training import devices as on_devices
+from jaxmec.training.loop import History
+from jaxmec.training.rollout import Environment
+
+PARTS_FILE = "parts.json"
+SHARE = 0.8  # of the memory that the training may take
+
+
+class Learned(NamedTuple):
+    """What is kept of the training states of all parts."""
+
+    learner: Learner  # [S], NumPy arrays
+
+
+def run(
+    agent: Agent,
+    env: Environment,
+    params: Any,
+    config: runner.Config,
+    seeds: int | Sequence[int],
+    *,
+    seeds_at_once: int | str | None = None,
+    directory: checkpoint.PathLike | None = None,
+    resume: bool = False,
+    start: Any = None,
+    devices: int | str = 1,
+    deterministic: bool = False,
+    **options: Any,
+) -> runner.RunResult:
+    """``runner.run`` of so many seeds at once, and the next ones when those are trained.
+
+    Args:
+        agent, env, params, config, seeds, directory, resume, start, devices, deterministic,
+            options: as for ``runner.run``.
+        seeds_at_once: seeds side by side; "auto" for as many as the memory holds, for which
+            the program is compiled once more; all if None.
+
+    Returns:
+        What ``runner.run`` does. Of several parts ``state`` is a :class:`Learned`.
+
+    Raises:
+        ValueError: on resuming, parts of another size than when the run was begun.
+        Others: as ``runner.run`` does.
+    """
+    numbers = runner.check_seeds(seeds)
+    home = None if directory is None else Path(directory).absolute()
+    with on_devices.together():  # all read before the first one writes
+        begun = None if home is None else _begun(home)
+        width = _width(seeds_at_once, len(numbers), begun if resume else None, home)
+        if width is None:
+            one = runner.bytes_of_one(agent, env, params, config, deterministic)
+            width = fitting(one, memory.limit(), len(numbers), devices)
+        if home is not None and begun is not None and not resume:
+            raise FileExistsError(
+                f"{home} holds a run in parts: resume it, or choose another directory"
+            )
+    width = -on_devices.agree(-width)[0]  # the host with the least memory decides
+    given: dict[str, Any] = {"devices": devices, "deterministic": deterministic, **options}
+    common = (agent, env, params, config)
+    if width >= len(numbers):
+        return runner.run(*common, numbers, directory=home, resume=resume, start=start, **given)
+
+    if home is not None and begun is None and checkpoint.checkpoints(home / runner.CHECKPOINTS):
+        raise ValueError(f"seeds_at_once is {width}; expected None, with which {home} was begun")
+    if resume and begun is None:
+        raise checkpoint.CheckpointMissing(f"nothing to resume: there is no run in {home}")
+    with on_devices.together():  # all have looked
+        pass
+    if home is not None and on_devices.is_first():
+        home.mkdir(parents=True, exist_ok=True)
+        (home / PARTS_FILE).write_text(json.dumps({"seeds_at_once": width}), encoding="utf-8")
+    learners, histories = [], []
+    for rows in np.array_split(np.arange(len(numbers)), math.ceil(len(numbers) / width)):
+        part = [numbers[row] for row in rows]
+        folder = None if home is None else home / f"seeds_{part[0]}_to_{part[-1]}"
+        with on_devices.together():
+            there = folder is not None and checkpoint.checkpoints(folder / runner.CHECKPOINTS)
+        result = runner.run(
+            *common,
+            part,
+            directory=folder,
+            resume=resume and bool(there),
+            start=None if start is None else jax.tree.map(lambda x, rows=rows: x[rows], start),
+            **given,
+        )
+        learners.append(jax.device_get(on_devices.gather(result.state.learner)))
+        histories.append(result.history)
+        del result  # the next part needs its memory
+    join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
+    learned: Any = Learned(jax.tree.map(join, *learners))
+    history: History = jax.tree.map(join, *histories)
+    return runner.RunResult(learned, history, numbers, home)
+
+
+def has_begun(home: Path) -> bool:
+    """Whether ``home`` holds something to go on with: a run, or parts of one."""
+    return (home / runner.CHECKPOINTS).exists() or _begun(home) is not None
+
+
+def fitting(one: int, limit: int, seeds: int, devices: int | str) -> int:
+    """How many of S seeds fit side by side.
+
+    Args:
+        one: bytes that one seed takes.
+        limit: bytes of a device.
+        seeds: S.
+        devices: N, or "all".
+    """
+    count = len(jax.devices()) if devices == "all" else int(devices)
+    width = max(1, math.floor(SHARE * limit * count / one))
+    if seeds % count == 0:  # parts that are shared out as all would have been
+        width = max(count, width // count * count)
+    return min(width, seeds)
+
+
+def _begun(home: Path) -> int | None:
+    """The seeds at once of the run in parts that ``home`` holds; None if there is none."""
+    file = home / PARTS_FILE
+    return int(json.loads(file.read_text())["seeds_at_once"]) if file.exists() else None
+
+
+def _width(asked: int | str | None, seeds: int, begun: int | None, home: Path | None) -> int | None:
+    """Seeds side by side; None where they are to be found out."""
+    whole = isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1
+    if asked is not None and asked != "auto" and not whole:
+        raise ValueError(f"seeds_at_once is {asked!r}; expected a positive integer or 'auto'")
+    if begun is not None:
+        if isinstance(asked, int) and asked != begun:
+            raise ValueError(
+                f"seeds_at_once is {asked}; expected {begun}, with which {home} was begun"
+            )
+        return begun
+    if isinstance(asked, str):
+        there = home is not None and checkpoint.checkpoints(home / runner.CHECKPOINTS)
+        return seeds if there else None  # begun with all at once
+    return seeds if asked is None else asked

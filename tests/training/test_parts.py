@@ -1,0 +1,132 @@
+"""Seeds one part after the other are those seeds, and resume; how many fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmec.training import checkpoint, memory, parts, runner
+from jaxmec.training.devices import Placement
+from jaxmec.training.loop import TrainConfig
+
+CONFIG = TrainConfig(
+    steps=24,
+    num_envs=2,
+    prefill=8,
+    buffer_size=32,
+    batch_size=4,
+    updates_per_step=1,
+    eval_every=8,
+    eval_episodes=2,
+)
+
+
+@pytest.fixture
+def given(counting: Any, walk: Any, walk_params: Any) -> Any:
+    return counting, walk, walk_params, CONFIG
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_parts_are_the_seeds_and_resume(given: Any, tmp_path: Path) -> None:
+    class Stopping:
+        """Stops the run in its second part."""
+
+        begun = 0
+
+        def __enter__(self) -> Stopping:
+            self.begun += 1
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            return None
+
+        def update(self, steps: int, evaluation: Any) -> None:
+            if (self.begun, steps) == (2, 16):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def message(self, text: str) -> None:
+            return None
+
+    how: dict[str, Any] = {"directory": tmp_path, "seeds_at_once": 2}
+    with pytest.raises(runner.Interrupted, match="seeds_2_to_3"):
+        parts.run(*given, 4, progress=Stopping(), **how)
+    with pytest.raises(FileExistsError, match="run in parts"):
+        parts.run(*given, 4, **how)
+    with pytest.raises(ValueError, match="seeds_at_once is 3; expected 2"):
+        parts.run(*given, 4, directory=tmp_path, seeds_at_once=3, resume=True)
+    result = parts.run(*given, 4, progress=False, directory=tmp_path, resume=True)
+    assert json.loads((tmp_path / "parts.json").read_text()) == {"seeds_at_once": 2}
+    assert result.seeds == (0, 1, 2, 3)
+    assert result.history.env_steps.shape == (4, CONFIG.num_points)
+    take = lambda tree, rows: jax.tree.map(lambda leaf: leaf[rows], tree)  # noqa: E731
+    alone, rows = runner.run(*given, [2, 3], progress=False), slice(2, 4)
+    assert_equal(take(result.state.learner, rows), alone.state.learner)
+    assert_equal(take(result.history, rows), alone.history)
+
+
+def test_a_run_begun_in_one_is_not_gone_on_with_in_parts(given: Any, tmp_path: Path) -> None:
+    with pytest.raises(checkpoint.CheckpointMissing, match="nothing to resume"):
+        parts.run(*given, 4, seeds_at_once=2, directory=tmp_path, resume=True)
+    (tmp_path / "checkpoints" / "step_000000008").mkdir(parents=True)
+    with pytest.raises(ValueError, match="seeds_at_once is 2; expected None"):
+        parts.run(*given, 4, seeds_at_once=2, directory=tmp_path, resume=True)
+    assert parts._width("auto", 4, None, tmp_path) == 4
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "some", 1.5])
+def test_seeds_at_once_is_checked(given: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"seeds_at_once is {value!r}; expected a positive"):
+        parts.run(*given, 4, seeds_at_once=value)
+
+
+def test_as_many_as_the_memory_holds(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+    one = runner.bytes_of_one(*given)
+    state = jax.eval_shape(runner._Program(*given[:2], CONFIG, False).begin, given[2], keys(1))
+    assert one > memory.size(state)
+    monkeypatch.setattr(memory, "limit", lambda: int(2.5 * one / parts.SHARE))
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        widths.append(len(arguments[4]))
+        raise KeyError
+
+    monkeypatch.setattr(runner, "run", count)
+    with pytest.raises(KeyError):
+        parts.run(*given, 5, seeds_at_once="auto")
+    assert widths == [2]  # 2, 2 and 1
+
+
+def test_what_fits() -> None:
+    assert parts.fitting(100, 1000, 20, 1) == 8
+    assert parts.fitting(100, 1000, 5, 1) == 5
+    assert parts.fitting(5000, 1000, 5, 1) == 1  # one is tried, whatever it takes
+    assert parts.fitting(300, 1000, 8, 4) == 8
+    assert parts.fitting(300, 1000, 16, 4) == 8  # 10 would fit; 8 are shared out evenly
+    assert memory.limit() > 10**6
+
+
+def keys(count: int) -> Any:
+    return jax.random.split(jax.random.key(0), count)
+
+
+def test_memory_is_told_by_part(given: Any) -> None:
+    program = runner._Program(*given[:2], CONFIG, False)
+    state = program.begin(given[2], keys(3))
+    plain = memory._plain(state)
+    assert memory.size(state) == sum(leaf.nbytes for leaf in jax.tree.leaves(plain))
+    replay = sum(leaf.nbytes for leaf in jax.tree.leaves(plain.replay))
+    assert memory.by_part(state)["replay"] == replay
+    line = memory.described(state, 3, Placement())
+    assert "for 3 seeds" in line and f"replay {memory.in_words(replay)}" in line
+    assert [memory.in_words(n) for n in (512, 4.1e6, 2e10)] == ["512 B", "4.1 MB", "20 GB"]
