@@ -104,6 +104,7 @@ def main(
         for place, clock in enumerate(("wall", "processors")):
             own = [pair[place] for pair in taken]
             row[clock] = statistics.median(own)
+            row[f"{clock}_seconds"] = own
             row[f"{clock}_ratio"] = ratio(own, [pair[place] for pair in seconds[WAYS[0]]])
         report["results"].append(row)
         print(
