@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
+from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
 from jaxmec.agents.score import ScoreTD3
 from jaxmec.deploy.runtime import Queues, Task
 from jaxmec.experiment import Policy, Setting
@@ -57,6 +57,13 @@ CASES = {
         SINGLE,
         "lad-ts",
         (("information", "local"), ("features", "priced"), ("reward", "charged")),
+    ),
+    # One server by the largest score, as it is trained through the simulator.
+    "one_server_scores": Case(
+        Pathwise(hidden=(8,), network="servers", denoising_steps=2),
+        SINGLE,
+        "lad-ts",
+        (("information", "local"), ("features", "priced"), ("action", "score")),
     ),
     "subset": Case(
         DSAC(hidden=SMALL, judged_chains=0),
