@@ -24,7 +24,7 @@ from jaxmec.training.loop import TrainConfig
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # In a document's own words, what its blocks take as given.
-GIVEN = {"docs/pathwise.md": "import jaxmec", "docs/deployment.md": None}
+GIVEN = {"docs/pathwise.md": "import jaxmec", "docs/deployment.md": None, "docs/scale.md": None}
 LANGUAGES = {"python", "sh", "csv", "json", "text"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
 
@@ -133,6 +133,7 @@ def parsing(monkeypatch):
 
     monkeypatch.setattr(tyro, "cli", parse)
     monkeypatch.setattr(cli, "_keep_programs", lambda: None)
+    monkeypatch.setattr("jaxmec.training.devices.connect", lambda *_: None)
 
 
 def targets():

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxmec import cli
 from jaxmec.training import checkpoint, memory, parts, runner
 from jaxmec.training.devices import Placement
 from jaxmec.training.loop import TrainConfig
@@ -130,3 +131,18 @@ def test_memory_is_told_by_part(given: Any) -> None:
     line = memory.described(state, 3, Placement())
     assert "for 3 seeds" in line and f"replay {memory.in_words(replay)}" in line
     assert [memory.in_words(n) for n in (512, 4.1e6, 2e10)] == ["512 B", "4.1 MB", "20 GB"]
+
+
+@pytest.mark.slow
+def test_the_command_line_keeps_a_policy_of_all_parts(tmp_path: Path, capsys: Any) -> None:
+    sizes = "--steps 96 --num-envs 4 --prefill 32 --buffer-size 64 --batch-size 8 --eval-every 32"
+    words = ["train", "dqn", "--out", str(tmp_path), "--seeds", "3", *sizes.split()]
+    words += ["--eval-episodes", "2", "--agent.hidden", "8", "--seeds-at-once", "2"]
+    assert cli.main(words) == cli.EXIT_OK
+    said = capsys.readouterr()
+    assert "for 2 seeds" in said.err and "policy: " in said.out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "parts.json", "policy", "seeds_0_to_1", "seeds_2_to_2"
+    }  # fmt: skip
+    assert cli.main([*words, "--resume"]) == cli.EXIT_OK
+    assert cli.main(["evaluate", str(tmp_path), "--episodes", "2"]) == cli.EXIT_OK
