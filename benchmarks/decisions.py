@@ -20,6 +20,7 @@ from measuring import RESULTS, begin, exponent, ratio, turns, write
 from numpy_loop import Loop
 
 import jaxmec
+from jaxmec import compilation
 from jaxmec.agents import ScoreTD3
 from jaxmec.envs.presets import PRESETS
 from jaxmec.mec import water_filling
@@ -71,7 +72,7 @@ def random_steps(env: Any, params: Any, num_envs: int, steps: int) -> Callable[[
 
     keys = jax.random.split(jax.random.key(0), num_envs)
     _, states = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))(keys, params)
-    program = jax.jit(run, donate_argnums=0)
+    program = jax.jit(run, donate_argnums=0, compiler_options=compilation.options())
     carry = [(states, jnp.zeros(num_envs))]
 
     def call() -> None:
@@ -125,7 +126,7 @@ def water(servers: int, batch: int) -> Callable[[], Any]:
     wait_key, serve_key = jax.random.split(jax.random.key(servers))
     wait = jax.random.uniform(wait_key, (batch, servers))
     serve = jax.random.uniform(serve_key, (batch, servers), minval=0.5, maxval=2.0)
-    run = jax.jit(jax.vmap(water_filling))
+    run = jax.jit(jax.vmap(water_filling), compiler_options=compilation.options())
     selected = jnp.ones((batch, servers), bool)
     return lambda: run(wait, serve, selected).block_until_ready()
 
@@ -146,7 +147,9 @@ def stepping(neighbours: int | None) -> Callable[[int, int], Callable[[], Any]]:
         keys = jax.random.split(jax.random.key(0), batch)
         _, states = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))(keys, params)
         actions = jax.vmap(env.action_space(params).sample)(keys)
-        run = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
+        run = jax.jit(
+            jax.vmap(env.step, in_axes=(0, 0, 0, None)), compiler_options=compilation.options()
+        )
         return lambda: jax.block_until_ready(run(keys, states, actions, params))
 
     return make
@@ -165,7 +168,7 @@ def deciding(neighbours: int | None) -> Callable[[int, int], Callable[[], Any]]:
             memory = agent.init_memory(spec)
             return agent.act(learner, memory, observation, jax.random.key(2), False)[0]
 
-        run = jax.jit(jax.vmap(decide, in_axes=(None, 0)))
+        run = jax.jit(jax.vmap(decide, in_axes=(None, 0)), compiler_options=compilation.options())
         return lambda: run(learner, observations).block_until_ready()
 
     return make

@@ -20,6 +20,7 @@ from gymnax.experimental import RolloutWrapper
 from measuring import RESULTS, begin, write
 
 import jaxmec
+from jaxmec import compilation
 
 RESULT = RESULTS / "env_steps.json"
 
@@ -113,7 +114,7 @@ def scanned(case: Case, num_envs: int, steps: int) -> tuple[Run, Any]:
     keys = jax.random.split(jax.random.key(0), num_envs)
     _, states = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))(keys, params)
     carry = (states, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
-    return jax.jit(run, donate_argnums=0), carry
+    return jax.jit(run, donate_argnums=0, compiler_options=compilation.options()), carry
 
 
 def wrapped(case: Case, num_envs: int, steps: int) -> tuple[Run, Any]:

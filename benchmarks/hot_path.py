@@ -20,6 +20,7 @@ import tyro
 from measuring import RESULTS, begin, turns, uncached, write
 from updates import ACTIONS, FEATURES, minibatch
 
+from jaxmec import compilation
 from jaxmec.agents import DSAC, Spec, Transition, losses
 from jaxmec.networks.diffusion import DiffusionActor, noise_schedule, step_embedding
 
@@ -172,7 +173,7 @@ def program(
         return jax.lax.scan(turn, learner, jax.random.split(key, updates), unroll=unroll)[0]
 
     learner = jax.tree.map(jnp.array, agent.init(jax.random.key(0), Spec(FEATURES, ACTIONS)))
-    lowered = jax.jit(run).lower(learner, jax.random.key(1))
+    lowered = jax.jit(run, compiler_options=compilation.options()).lower(learner, jax.random.key(1))
     start = time.perf_counter()
     with uncached():
         compiled = lowered.compile()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import decisions
 import env_steps
 import hot_path
+import peers
 import training
 import tyro
 import updates
@@ -96,12 +97,25 @@ def of_hot_path(report: dict[str, Any]) -> list[Row]:
     ]
 
 
+def of_peers(report: dict[str, Any]) -> list[Row]:
+    """DQN on CartPole, ours and others."""
+    return [
+        (
+            row["case"],
+            f"{row['per_second']:,.0f} steps/s",
+            f"ours is {row['ratio']:.1f} x" if "ratio" in row else "",
+        )
+        for row in report["results"]
+    ]
+
+
 PARTS = {
     "env_steps": (env_steps, of_env_steps),
     "updates": (updates, of_updates),
     "decisions": (decisions, of_decisions),
     "training": (training, of_training),
     "hot_path": (hot_path, of_hot_path),
+    "peers": (peers, of_peers),
 }
 
 

@@ -24,6 +24,7 @@ from measuring import RESULTS, begin, ratio, turns, uncached, write
 from numpy_loop import Loop
 
 import jaxmec
+from jaxmec import compilation
 from jaxmec.envs.presets import PRESETS
 from jaxmec.methods import find_method
 from jaxmec.training import loop
@@ -98,7 +99,9 @@ def lad_ts(size: Size) -> tuple[Callable[[], Any], int, dict[str, Any]]:
     ))(key)  # fmt: skip
     state = [jax.tree.map(jnp.array, begun)]  # targets share their buffers with the critics
     program = jax.jit(
-        lambda state: loop.train_chunk(agent, env, params, config, state), donate_argnums=0
+        lambda state: loop.train_chunk(agent, env, params, config, state),
+        donate_argnums=0,
+        compiler_options=compilation.options(),
     )
     start = time.perf_counter()
     traced = program.lower(state[0])

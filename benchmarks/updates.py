@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from measuring import RESULTS, begin, ratio, turns, write
 
+from jaxmec import compilation
 from jaxmec.agents import DQN, DSAC, SAC, Spec, Transition
 
 RESULT = RESULTS / "updates.json"
@@ -88,7 +89,7 @@ def in_a_scan(agent: Any, batch: int, updates: int) -> Callable[[], Any]:
 
         return jax.lax.scan(update, learner, jax.random.split(key, updates))[0]
 
-    program = jax.jit(run, donate_argnums=0)
+    program = jax.jit(run, donate_argnums=0, compiler_options=compilation.options())
     # One buffer cannot be donated twice, and targets start as the critics themselves.
     first = jax.tree.map(jnp.array, agent.init(jax.random.key(0), Spec(FEATURES, ACTIONS)))
     learner = [first]
@@ -103,7 +104,7 @@ def one_by_one(agent: Any, batch: int, updates: int) -> Callable[[], Any]:
     """The same updates, each a call from Python."""
     data = jax.device_put(minibatch(batch))
     program = jax.jit(lambda learner, data, key: agent.update(learner, data, key)[0],
-                      donate_argnums=0)  # fmt: skip
+                      donate_argnums=0, compiler_options=compilation.options())  # fmt: skip
     first = jax.tree.map(jnp.array, agent.init(jax.random.key(0), Spec(FEATURES, ACTIONS)))
     learner = [first]
     keys = list(jax.random.split(jax.random.key(1), updates))

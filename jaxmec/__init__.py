@@ -57,6 +57,7 @@ _HOMES = {
 _PARTS = (
     "agents",
     "comparison",
+    "compilation",
     "deploy",
     "envs",
     "mec",

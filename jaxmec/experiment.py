@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import agents, bundle, envs
+from jaxmec import agents, bundle, compilation, envs
 from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
@@ -638,7 +638,7 @@ def evaluate(
         )
     agent = first.agent
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compilation.options())
     def run(learners: Learner, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         def one(learner: Learner) -> dict[str, jax.Array]:
             memory = agent.init_memory(spec)
@@ -688,7 +688,7 @@ def _evaluate_scheduler(
 
     memory = scheduler.first_memory(environment, params)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compilation.options())
     def run(memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         def policy(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
             del observation

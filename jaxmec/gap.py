@@ -9,6 +9,7 @@ mean make-span; deadlines do not enter, nor the price of missing them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from jaxmec import envs
+from jaxmec import compilation, envs
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
 from jaxmec.envs.presets import Preset, find_preset
 from jaxmec.experiment import (
@@ -306,7 +307,7 @@ def record(
         )
         return following, (state.task, state.cursor.slot, over)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compilation.options())
     def chunk(states: OffloadingState, first: jax.Array) -> Any:
         def body(states: OffloadingState, decision: jax.Array) -> Any:
             return jax.vmap(decide, in_axes=(0, 0, None))(states, keys, decision)
@@ -364,7 +365,7 @@ def plan_episodes(
         after = advance_slot(network, planned.queues, slots_left)
         return planned.fraction, after.backlog
 
-    run = jax.jit(jax.vmap(step))
+    run = jax.jit(jax.vmap(step), compiler_options=compilation.options())
     backlog = np.zeros((len(traces), network.num_servers))
     fractions: list[list[np.ndarray]] = [[] for _ in traces]
     key = jax.random.fold_in(jax.random.key(seed), 0x706C616E)

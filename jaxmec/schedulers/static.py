@@ -7,12 +7,14 @@ of "Optimal", which few published methods do (docs/model.md).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec import compilation
 from jaxmec.envs.offloading import MultiServerOffloading, OffloadingParams, View
 from jaxmec.mec.offload import fallback
 from jaxmec.mec.workload import TraceWorkload
@@ -47,7 +49,7 @@ def best_sets(env: MultiServerOffloading, params: OffloadingParams) -> jax.Array
         params = params.replace(workload=params.workload.replace(slots=slots))  # type: ignore[attr-defined]
     episodes = EPISODES if servers <= ENUMERATED else 4
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compilation.options())
     @jax.vmap
     def makespan(table: jax.Array) -> jax.Array:
         """[] s, of one table [B + 1, B]."""

@@ -44,6 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec import compilation
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
 from jaxmec.training import devices as on_devices
@@ -271,7 +272,9 @@ class _Program:
     ) -> None:
         trainer = TRAINERS[type(config)]
         on_gpu = jax.default_backend() == "gpu"
-        options = {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
+        options = compilation.options()
+        if deterministic and on_gpu:
+            options = {"xla_gpu_deterministic_ops": True}
         compiled = functools.partial(placement.compile, options=options)
 
         def begin(params: Any, key: jax.Array, start: Any = None) -> TrainState:

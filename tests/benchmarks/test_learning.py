@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ WHAT = {
     "decisions": "NumPy",
     "training": "lad-ts",
     "hot_path": "whole update",
+    "peers": "DQN on CartPole: jaxmec",
 }
 
 
@@ -38,3 +41,10 @@ def test_one_table_has_all_parts(tmp_path, capsys):
     assert (tmp_path / "decisions.json").exists()
     with pytest.raises(ValueError, match=r"only must name parts .* got 'nothing'"):
         run.main(only=("nothing",))
+
+
+def test_a_peer_that_cannot_start_is_an_error_and_no_wait():
+    """This interpreter has no rejax."""
+    peers = importlib.import_module("peers")
+    with pytest.raises(RuntimeError, match="rejax ended with exit code 1"):
+        peers.Rejax(Path(sys.executable), peers.SIZES["tiny"].config)

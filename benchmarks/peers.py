@@ -1,0 +1,208 @@
+"""DQN on CartPole end to end: ours beside other people's, at equal settings; see README.md.
+
+python benchmarks/peers.py --size small
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+from measuring import RESULTS, begin, ratio, turns, write
+
+import jaxmec
+from jaxmec import compilation
+from jaxmec.training import loop
+
+RESULT = RESULTS / "peers.json"
+REJAX = Path(__file__).parents[1] / "build" / "rejax" / "bin" / "python"
+HIDDEN, LEARNING_RATE = (64, 64), 3e-4  # those that rejax has
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    config: loop.TrainConfig  # `eval_every` steps are a repetition
+    repetitions: int
+
+
+SMALL = loop.TrainConfig(
+    num_envs=16, prefill=1_000, buffer_size=100_000, batch_size=128, updates_per_step=16,
+    eval_every=3_200,
+)  # fmt: skip
+SIZES = {
+    "tiny": Size(
+        loop.TrainConfig(
+            num_envs=4, prefill=16, buffer_size=64, batch_size=8, updates_per_step=2, eval_every=32
+        ),
+        1,
+    ),
+    "small": Size(SMALL, 5),
+    "full": Size(dataclasses.replace(SMALL, eval_every=16_000), 9),
+}
+
+
+def ours(config: loop.TrainConfig) -> Callable[[], Any]:
+    """A call that trains ``eval_every`` steps."""
+    env, params = jaxmec.make("CartPole-v1")
+    agent = jaxmec.DQN(
+        hidden=HIDDEN, activation="relu", layer_norm=False, learning_rate=LEARNING_RATE
+    )
+    begun = jax.jit(lambda key: loop.prefill(
+        agent, env, params, config, loop.init(agent, env, params, config, key)
+    ))(jax.random.key(0))  # fmt: skip
+    state = [jax.tree.map(jnp.array, begun)]  # targets share their buffers with the critic
+    program = jax.jit(
+        lambda state: loop.train_chunk(agent, env, params, config, state)[0],
+        donate_argnums=0,
+        compiler_options=compilation.options(),
+    )
+
+    def call() -> None:
+        state[0] = jax.block_until_ready(program(state[0]))
+
+    return call
+
+
+def stable_baselines(config: loop.TrainConfig) -> Callable[[], Any]:
+    """Stable-Baselines3's DQN, in PyTorch, on gymnasium's CartPole."""
+    import torch
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.env_util import make_vec_env
+
+    model = DQN(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", config.num_envs),
+        learning_rate=LEARNING_RATE,
+        buffer_size=config.buffer_size,
+        learning_starts=config.prefill,
+        batch_size=config.batch_size,
+        tau=0.005,
+        target_update_interval=1,
+        train_freq=1,
+        gradient_steps=config.updates_per_step,
+        policy_kwargs={"net_arch": list(HIDDEN), "activation_fn": torch.nn.ReLU},
+        device="cpu",
+        seed=0,
+    )
+    # The first call fills the buffer, which ours has done by then.
+    begun = [False]
+
+    def call() -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # products this small only wait for a second one
+        steps = config.chunk_steps + (0 if begun[0] else config.prefill_steps)
+        model.learn(steps, reset_num_timesteps=not begun[0])
+        begun[0] = True
+        torch.set_num_threads(threads)
+
+    return call
+
+
+class Rejax:
+    """rejax in a process of its own, which works only while it is called.
+
+    Args:
+        python: an interpreter that has rejax.
+        config: the sizes.
+    """
+
+    def __init__(self, python: Path, config: loop.TrainConfig) -> None:
+        settings = {
+            "num_envs": config.num_envs,
+            "batch_size": config.batch_size,
+            "updates_per_step": config.updates_per_step,
+            "buffer_size": config.buffer_size,
+            "prefill": config.prefill,
+            "steps": config.chunk_steps,
+            "learning_rate": LEARNING_RATE,
+        }
+        script = Path(__file__).with_name("rejax_dqn.py")
+        # Our own packages are not its.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.process = subprocess.Popen(
+            [python, script, json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env=environment,
+        )  # fmt: skip
+        self.versions: dict[str, str] = json.loads(self._answer())
+        self()  # in which it fills its buffer
+
+    def __call__(self) -> None:
+        """Train ``eval_every`` steps."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self._answer()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"rejax ended with exit code {self.process.wait()}")
+        return line
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main(
+    size: Literal["tiny", "small", "full"] = "small",
+    output: Path | None = RESULT,
+    rejax: Path = REJAX,
+) -> dict[str, Any]:
+    """Measure DQN on CartPole, print it and keep every repetition.
+
+    Args:
+        size: how much to measure: seconds, a few minutes, or more.
+        output: the JSON file to write; None writes nothing.
+        rejax: an interpreter that has rejax (README.md); without one rejax is left out.
+    """
+    chosen = SIZES[size]
+    config = chosen.config
+    report = begin(size, dataclasses.asdict(chosen))
+    names, calls, child = ["jaxmec"], [ours(config)], None
+    try:
+        calls.append(stable_baselines(config))
+        names.append("Stable-Baselines3")
+    except ImportError:
+        print("Stable-Baselines3 is not installed (the extra peers): left out")
+    if rejax.exists():
+        child = Rejax(rejax, config)
+        report["versions_of_rejax"] = child.versions
+        calls.append(child)
+        names.append("rejax")
+    else:
+        print(f"no rejax at {rejax}: left out")
+    taken = turns(calls, chosen.repetitions)
+    if child is not None:
+        child.close()
+    rows = report["results"] = []
+    for name, seconds in zip(names, taken, strict=True):
+        each = [s / config.chunk_steps for s in seconds]
+        row = {"case": f"DQN on CartPole: {name}", "seconds_a_step": each}
+        row["per_second"] = 1 / statistics.median(each)
+        if name != "jaxmec":
+            row["ratio"] = ratio(seconds, taken[0])
+        rows.append(row)
+        beside = f"   ours is {row['ratio']:.1f} x" if "ratio" in row else ""
+        print(f"{row['case']:<40}{row['per_second']:>12,.0f} steps/s{beside}", flush=True)
+    write(report, output)
+    return report
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
