@@ -139,6 +139,18 @@ class DSAC(SoftActorCritic):
         logits = jax.vmap(of_chain, in_axes=1)(drawn)  # [chains, ..., A]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)
 
+    def chains(
+        self, learner: SoftLearner, observation: jax.Array, key: jax.Array, number: int
+    ) -> jax.Array:
+        """[number, K + 1, A] chains x_K, ..., x_0 of the judged actor at one observation [S]."""
+        latent = learner.latent
+        noise = self._actor(latent).sample_noise(key, number)
+        noise = self._started(latent, observation, noise)
+        seen = self.inputs(observation)
+        state = jnp.broadcast_to(seen, (number, *seen.shape))
+        path = self._actor(latent).path(learner.judged_actor, state, noise)
+        return jnp.moveaxis(path, 0, 1)
+
     def init_latent(self, spec: Spec) -> Latent:
         """No preference at any place, and what the networks must know of an observation.
 
@@ -186,10 +198,15 @@ class DSAC(SoftActorCritic):
     def _denoise(
         self, actor: Any, latent: Latent, observation: jax.Array, noise: jax.Array
     ) -> jax.Array:
-        """[..., A] x_0 from noise [K, ..., A], whose x_K the last answers stand in for."""
-        if self.start == "last":
-            noise = noise.at[0].set(latent.answers[self._place(observation)])
+        """[..., A] x_0 from noise [K, ..., A]."""
+        noise = self._started(latent, observation, noise)
         return self._actor(latent).logits(actor, self.inputs(observation), noise)
+
+    def _started(self, latent: Latent, observation: jax.Array, noise: jax.Array) -> jax.Array:
+        """[K, ..., A] the noise, whose x_K the last answers stand in for where they are kept."""
+        if self.start == "last":
+            return noise.at[0].set(latent.answers[self._place(observation)])
+        return noise
 
     def _place(self, observation: jax.Array) -> jax.Array:
         """[...] int32, which answer belongs to observations [..., S]. Beyond ``places`` they
