@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, parts, runner, trackers
 from jaxmec.training import devices as on_devices
 from jaxmec.training.cloning import CloningConfig
+from jaxmec.training.evaluate import Policy as Decides
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
 from jaxmec.training.loop import History, TrainConfig
@@ -125,6 +126,37 @@ class Policy:
             action = np.asarray(one(self.learner, observation))
             return action if action.ndim else int(action)
         return np.asarray(many(self.learner, observation))
+
+    def chains(self, observation: Any, number: int = 8, seed: int = 0) -> np.ndarray:
+        """[number, K + 1, A] how noise becomes a choice: chains x_K, ..., x_0 at one observation.
+
+        ``seed`` is of the noise. x_0 are the logits of the actions, or the scores of the servers.
+
+        Raises:
+            ValueError: a policy without a diffusion actor, no chain, or an observation that is
+                not [observation_size].
+        """
+        agent: Any = self.agent
+        if not hasattr(agent, "chains"):
+            raise ValueError(
+                f"{self.name} has no denoising to show: {type(agent).__name__} has no "
+                "diffusion actor, as DSAC, Pathwise and ScoreTD3 have"
+            )
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"number must be a positive whole number of chains, got {number!r}")
+        observation = jnp.asarray(observation)
+        if observation.shape != (self.spec.observation_size,):
+            raise ValueError(
+                f"observation must have shape ({self.spec.observation_size},), "
+                f"got {observation.shape}"
+            )
+        draw = jax.jit(agent.chains, static_argnums=3)
+        return np.asarray(draw(self.learner, observation, jax.random.key(seed), number))
+
+    def preferences(self, observation: Any) -> np.ndarray:
+        """[A] what the greedy decision at one observation is made of: logits, values or scores."""
+        prefer = jax.jit(self.agent.preferences)
+        return np.asarray(prefer(self.learner, jnp.asarray(observation)))
 
     def save(self, path: PathLike) -> Path:
         """Save the policy alone, for inference on any machine; returns the path."""
@@ -607,19 +639,70 @@ def evaluate(
         jaxmec.traces.TraceError: a trace that cannot be read, or the policy's own, which is gone
             or is not what it was.
     """
-    key = jax.random.fold_in(jax.random.key(seed), 0x6A6D6563)  # apart from all training keys
+    policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
+    player = player_of(
+        policies[0], env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
+    )
+
+    def run(learner: Learner, memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        rule = player.decides(learner, params)
+        return play(rule, memory, player.environment, params, episodes, key)
+
+    learners = player.learner
+    if trained := [each.learner for each in policies if isinstance(each, Policy)]:
+        learners = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trained)
+        run = jax.vmap(run, in_axes=(0, None, None, None))
+    compiled = jax.jit(run, compiler_options=compilation.options())
+    results = compiled(learners, player.memory, player.params, evaluation_key(seed))
+    values = {name: np.asarray(value) for name, value in results.items()}
+    if not trained:
+        values = {name: value[None] for name, value in values.items()}
+    return Report(player.name, player.setting, player.information, values)
+
+
+def evaluation_key(seed: int) -> jax.Array:
+    """The key of the episodes that `evaluate` plays with a seed, apart from all training keys."""
+    return jax.random.fold_in(jax.random.key(seed), 0x6A6D6563)
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """Who decides, and where."""
+
+    name: str
+    setting: Setting
+    environment: Any
+    params: Any
+    decides: Callable[[Learner, Any], Decides]  # from the learner of one seed, and the parameters
+    learner: Learner  # of a trained policy; () of a scheduler
+    memory: Any  # before the first decision of an episode
+
+    @property
+    def information(self) -> str | None:
+        """What it sees; None for CartPole."""
+        return getattr(self.environment, "information", None)
+
+
+def player_of(
+    policy: str | Policy | Scheduler,
+    *,
+    env: str | None = None,
+    preset: str | None = None,
+    preset_seed: int | None = None,
+    trace: PathLike | TraceFile | None = None,
+    **options: Any,
+) -> Player:
+    """A policy or a scheduler in the environment that `evaluate` would play it in.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
     if isinstance(policy, str):
         policy = find_scheduler(policy)
     if isinstance(policy, Scheduler):
-        return _evaluate_scheduler(
-            policy, env, preset, episodes, key, preset_seed or 0, _trace(trace), options
-        )
-
-    policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
-    first = policies[0]
-    setting = first.setting
+        return _scheduling(policy, env, preset, preset_seed or 0, _trace(trace), options)
+    setting = policy.setting
     if env is not None and env != setting.env:
-        raise ValueError(f"{first.name} was trained on {setting.env}, not on {env}")
+        raise ValueError(f"{policy.name} was trained on {setting.env}, not on {env}")
     merged = tuple(sorted((dict(setting.options) | options).items()))
     setting = dataclasses.replace(
         setting,
@@ -630,37 +713,32 @@ def evaluate(
     )
     environment, params = setting.make()
     spec = make_spec(environment, params)
-    if spec != first.spec:
+    if spec != policy.spec:
         raise ValueError(
-            f"{first.name} was trained with {first.spec.observation_size} observations and "
-            f"{first.spec.num_actions} actions; here there are {spec.observation_size} and "
+            f"{policy.name} was trained with {policy.spec.observation_size} observations and "
+            f"{policy.spec.num_actions} actions; here there are {spec.observation_size} and "
             f"{spec.num_actions}"
         )
-    agent = first.agent
-
-    @functools.partial(jax.jit, compiler_options=compilation.options())
-    def run(learners: Learner, params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        def one(learner: Learner) -> dict[str, jax.Array]:
-            memory = agent.init_memory(spec)
-            return play(greedy(agent, learner), memory, environment, params, episodes, key)
-
-        return jax.vmap(one)(learners)
-
-    learners = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.learner for p in policies))
-    values = {name: np.asarray(value) for name, value in run(learners, params, key).items()}
-    return Report(first.name, setting, getattr(environment, "information", None), values)
+    agent = policy.agent
+    return Player(
+        policy.name,
+        setting,
+        environment,
+        params,
+        lambda learner, params: greedy(agent, learner),
+        policy.learner,
+        agent.init_memory(spec),
+    )
 
 
-def _evaluate_scheduler(
+def _scheduling(
     scheduler: Scheduler,
     env: str | None,
     preset: str | None,
-    episodes: int,
-    key: jax.Array,
     preset_seed: int,
     trace: TraceFile | None,
     options: dict[str, Any],
-) -> Report:
+) -> Player:
     env = "MultiServerOffloading-v0" if env is None else env
     if env not in envs.DEFAULT_PRESET:
         raise ValueError(f"scheduler {scheduler.name!r} schedules tasks; {env} has none")
@@ -686,17 +764,21 @@ def _evaluate_scheduler(
     environment, params = setting.make()
     assert isinstance(environment, OffloadingEnvironment)
 
-    memory = scheduler.first_memory(environment, params)
-
-    @functools.partial(jax.jit, compiler_options=compilation.options())
-    def run(memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        def policy(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
+    def decides(learner: tuple[()], params: Any) -> Decides:
+        def rule(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
             del observation
             view = environment.view(state, params)
             selected, memory = scheduler.decide(params, view, memory, key)
             return (selected if multi else jnp.argmax(selected)), memory
 
-        return play(policy, memory, environment, params, episodes, key)
+        return rule
 
-    values = {name: np.asarray(value)[None] for name, value in run(memory, params, key).items()}
-    return Report(scheduler.name, setting, environment.information, values)
+    return Player(
+        scheduler.name,
+        setting,
+        environment,
+        params,
+        decides,
+        (),
+        scheduler.first_memory(environment, params),
+    )

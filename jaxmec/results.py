@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from jaxmec.comparison import (
 from jaxmec.solvers import PlannerConfig
 from jaxmec.statistics import interquartile_interval, interquartile_mean
 from jaxmec.study import Outcome, Place, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INTERVALS = (
     "Intervals are of 95 %, over training seeds, or over episodes for what does not learn; "
@@ -182,11 +185,11 @@ def _ratios(outcome: Outcome) -> dict[str, list[np.ndarray]]:
     return {label: ratios[label] for label in order if label in ratios}
 
 
-def figures(outcome: Outcome) -> dict[str, plots.Figure]:
+def figures(outcome: Outcome) -> dict[str, Figure]:
     """The figures of a study, by file name: what a sweep shows, or curves, bars, profiles."""
     study = outcome.study
     metric = METRICS[study.metric]
-    drawn: dict[str, plots.Figure] = {}
+    drawn: dict[str, Figure] = {}
     if study.sweep is not None:
         for preset in study.presets or (outcome.study.places[0].preset,):
             for name in (study.metric, "failed"):

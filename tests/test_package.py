@@ -25,7 +25,9 @@ PINS = {
 }
 # What a module may import beyond the dependencies, and the extra that brings it.
 OPTIONAL = {
-    "plots.py": ("plot",),
+    **dict.fromkeys(
+        ("curves.py", "decisions.py", "policies.py", "films.py", "style.py"), ("plot",)
+    ),
     "graph.py": ("onnx",),
     "onnx.py": ("edge",),
     "server.py": ("serve",),

@@ -154,6 +154,17 @@ class DSAC(SoftActorCritic):
         logits = jax.vmap(of_chain, in_axes=1)(drawn)  # [chains, ..., A]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)
 
+    def chains(
+        self, learner: SoftLearner, observation: jax.Array, key: jax.Array, number: int
+    ) -> jax.Array:
+        """[number, K + 1, A] chains x_K, ..., x_0 of the judged actor at one observation [S]."""
+        latent = learner.latent
+        actor = self._actor(latent)
+        state = jnp.broadcast_to(observation, (number, *observation.shape))
+        noise = self.draw(latent, state, actor.num_actions, key)
+        path = actor.path(learner.judged_actor, self.inputs(state), noise)
+        return jnp.moveaxis(path, 0, 1)
+
     def init_latent(self, spec: Spec) -> Latent:
         """No preference at any place, and what the networks must know of an observation.
 

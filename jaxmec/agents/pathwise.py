@@ -176,6 +176,21 @@ class Pathwise:
         """[A] the scores that the best policy gives, without noise."""
         return self._actor(learner.sizes).greedy_logits(learner.actor, observation)
 
+    def chains(
+        self, learner: PathwiseLearner, observation: jax.Array, key: jax.Array, number: int
+    ) -> jax.Array:
+        """[number, K + 1, A] chains x_K, ..., x_0 of the best policy at one observation [S].
+
+        Raises:
+            ValueError: no denoising steps.
+        """
+        if self.denoising_steps == 0:
+            raise ValueError("a Pathwise agent of 0 denoising_steps is a plain network, no chain")
+        actor = self._actor(learner.sizes)
+        state = jnp.broadcast_to(observation, (number, *observation.shape))
+        path = actor.path(learner.actor, state, actor.sample_noise(key, number))
+        return jnp.moveaxis(path, 0, 1)
+
     def update(
         self, learner: PathwiseLearner, batch: Transition, key: jax.Array
     ) -> tuple[PathwiseLearner, Metrics]:

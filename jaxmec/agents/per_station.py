@@ -89,6 +89,20 @@ class PerStation:
         own = self._own(learner, observation)
         return self.inner.preferences(own, _without(learner, observation))
 
+    def chains(
+        self, learner: StationsLearner, observation: jax.Array, key: jax.Array, number: int
+    ) -> jax.Array:
+        """[number, K + 1, A] the chains of the learner of the observation's station.
+
+        Raises:
+            ValueError: the inner agent has none.
+        """
+        inner: Any = self.inner
+        if not hasattr(inner, "chains"):
+            raise ValueError(f"{type(inner).__name__} has no diffusion actor")
+        own = self._own(learner, observation)
+        return inner.chains(own, _without(learner, observation), key, number)
+
     def update(
         self, learner: StationsLearner, batch: Transition, key: jax.Array
     ) -> tuple[StationsLearner, Metrics]:

@@ -209,6 +209,15 @@ class ScoreTD3:
         """[2 B] x_0 of the averaged actor's chain without noise: the scores themselves."""
         return self._actor(learner.layout).greedy_logits(learner.target_actor, observation)
 
+    def chains(
+        self, learner: ScoreLearner, observation: jax.Array, key: jax.Array, number: int
+    ) -> jax.Array:
+        """[number, K + 1, 2 B] chains x_K, ..., x_0 of the judged actor at one observation [S]."""
+        actor = self._actor(learner.layout)
+        state = jnp.broadcast_to(observation, (number, *observation.shape))
+        path = actor.path(learner.target_actor, state, actor.sample_noise(key, number))
+        return jnp.moveaxis(path, 0, 1)
+
     def update(
         self, learner: ScoreLearner, batch: Transition, key: jax.Array
     ) -> tuple[ScoreLearner, Metrics]:

@@ -145,6 +145,10 @@ class CartPole(environment.Environment):
         """Left and right."""
         return spaces.Discrete(2)
 
+    def action_names(self) -> tuple[str, ...]:
+        """[2] what each action is."""
+        return ("push left", "push right")
+
     def observation_space(self, params: CartPoleParams) -> spaces.Box:
         """Twice the limits, so that the observation that ends an episode is within."""
         dtype = jnp.result_type(float)

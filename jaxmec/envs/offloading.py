@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnax.environments import environment, spaces
 
 from jaxmec.mec import checks
@@ -553,6 +554,16 @@ class OffloadingEnvironment(environment.Environment):
             names.extend([f"{name}[{i}]" for i in range(shape[0])] if shape else [name])
         return tuple(names)
 
+    def action_names(self) -> tuple[str, ...]:
+        """[A] what each action, or each entry of an action that is a vector, is."""
+        return tuple(f"server {name}" for name in self._choice_names())
+
+    def _choice_names(self) -> tuple[str, ...]:
+        """The servers that a decision is among: by number, or "own", "own+1", ..."""
+        if self.neighbours is None:
+            return tuple(str(i) for i in range(self.num_choices))
+        return tuple(f"own+{i}" if i else "own" for i in range(self.num_choices))
+
     def _feature_shapes(self, params: OffloadingParams | None) -> dict[str, tuple[int, ...]]:
         params = self.default_params if params is None else params
         shapes: dict[str, tuple[int, ...]] = {}
@@ -800,6 +811,25 @@ class MultiServerOffloading(OffloadingEnvironment):
             return Ranking(self.k, self.num_choices)
         kind = {"mask": BinaryVector, "fraction": Simplex, "score": Scores}[self.action]
         return kind(self.num_actions)
+
+    def action_names(self) -> tuple[str, ...]:
+        """[A] what each action, or each entry of an action that is a vector, is."""
+        choices = self._choice_names()
+        if self.action == "subset":
+            sets = np.asarray(
+                jax.vmap(subset, (0, None))(jnp.arange(self.num_actions), len(choices))
+            )
+            return tuple(
+                "{"
+                + ", ".join(name for name, inside in zip(choices, row, strict=True) if inside)
+                + "}"
+                for row in sets
+            )
+        if self.action == "local_plus_one":
+            return tuple(f"own and {name}" for name in choices)
+        if self.action == "score":
+            return tuple(f"{part} {name}" for part in ("offset", "factor") for name in choices)
+        return super().action_names()
 
     def decode(
         self, scores: jax.Array, state: OffloadingState, params: OffloadingParams

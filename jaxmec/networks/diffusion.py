@@ -7,7 +7,7 @@ k = 1..K; index k − 1 of an array of length K belongs to step k.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -104,10 +104,37 @@ def reverse_chain(
     and row j the z added by step k = K − j + 1; zeros give the deterministic chain. The K
     steps are unrolled, and the gradient passes through all of them.
     """
+    *_, x0 = _chain(denoise, noise, schedule, predict, clip, bound)
+    return x0
+
+
+def reverse_path(
+    denoise: Callable[[jax.Array, int], jax.Array],
+    noise: jax.Array,
+    schedule: NoiseSchedule,
+    *,
+    predict: str = "x0",
+    clip: str = "soft",
+    bound: Any = 10.0,
+) -> jax.Array:
+    """[K + 1, ..., A] all that :func:`reverse_chain` goes through: x_K, x_{K−1}, ..., x_0."""
+    return jnp.stack(list(_chain(denoise, noise, schedule, predict, clip, bound)))
+
+
+def _chain(
+    denoise: Callable[[jax.Array, int], jax.Array],
+    noise: jax.Array,
+    schedule: NoiseSchedule,
+    predict: str,
+    clip: str,
+    bound: Any,
+) -> Iterator[jax.Array]:
+    """x_K, x_{K−1}, ..., x_0, each [..., A]."""
     beta, alpha, alpha_bar, variance = schedule
     steps = len(beta)
     x = noise[0]
     for k in range(steps, 0, -1):
+        yield x
         i = k - 1
         before = alpha_bar[i - 1] if k > 1 else 1.0  # ᾱ_{k−1}
         output = denoise(x, k)
@@ -116,12 +143,12 @@ def reverse_chain(
             output = float(scale) * x - float(share) * output
         x0 = clip_prediction(output, clip, bound)
         if k == 1:
-            return x0  # what the mean gives with ᾱ_0 = 1, without the rounding
+            yield x0  # what the mean gives with ᾱ_0 = 1, without the rounding
+            return
         of_x0 = beta[i] * np.sqrt(before) / (1 - alpha_bar[i])
         of_x = (1 - before) * np.sqrt(alpha[i]) / (1 - alpha_bar[i])
         mean = float(of_x0) * x0 + float(of_x) * x
         x = mean + float(np.sqrt(variance[i])) * noise[steps - k + 1]
-    raise AssertionError("a schedule has at least one step")
 
 
 def denoising_loss(
@@ -190,6 +217,17 @@ class DiffusionActor:
             return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
         return reverse_chain(
             denoise,
+            noise,
+            noise_schedule(self.schedule, self.steps),
+            predict=self.predict,
+            clip=self.clip,
+            bound=self.bound,
+        )
+
+    def path(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
+        """[K + 1, ..., A] the whole chain that ends in :meth:`logits`; K >= 1."""
+        return reverse_path(
+            self._denoiser(params, state),
             noise,
             noise_schedule(self.schedule, self.steps),
             predict=self.predict,

@@ -22,6 +22,7 @@ from jaxmec.networks.diffusion import (
     denoising_loss,
     noise_schedule,
     reverse_chain,
+    reverse_path,
     step_embedding,
 )
 from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT
@@ -193,6 +194,17 @@ class EquivariantDiffusionActor:
             return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
         return reverse_chain(
             denoise,
+            noise,
+            noise_schedule(self.schedule, self.steps),
+            predict=self.predict,
+            clip=self.clip,
+            bound=self.bound,
+        )
+
+    def path(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
+        """[K + 1, ..., A] the whole chain that ends in :meth:`logits`; K >= 1."""
+        return reverse_path(
+            self._denoiser(params, state),
             noise,
             noise_schedule(self.schedule, self.steps),
             predict=self.predict,

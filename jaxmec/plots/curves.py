@@ -1,46 +1,21 @@
-"""Figures: learning curves, comparisons, sweeps, profiles, with 95 % intervals over seeds.
-
-Every function returns a ``matplotlib.figure.Figure`` of its own and leaves pyplot's global
-state alone, so that it works without a display and in any thread. matplotlib is loaded
-with the first figure; it is an optional dependency, the extra ``plot``.
-"""
+"""What was measured: learning curves, comparisons, sweeps, profiles, with 95 % intervals."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxmec.plots.style import DASHES, PALETTE, styled
 from jaxmec.statistics import mean_interval, performance_profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Okabe and Ito, "Color universal design" (2008), told apart with any colour vision. Their
-# yellow is left out, too faint on white, and black is kept for references.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (9, 3)), (0, (6, 2, 1, 2, 1, 2)))
-FORMATS = ("png", "svg", "pdf")
-
-_STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # fonts as fonts, which journals ask for
-    "svg.hashsalt": "jaxmec",  # the same figure gives the same file
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +70,7 @@ def learning_curves(
     """
     if not curves:
         raise ValueError("curves is empty; expected at least one")
-    with _styled() as (Figure, ticker):
+    with styled() as (Figure, ticker):
         figure = Figure(figsize=(7.0, _height([*curves, *(references or {})])))
         axes = figure.add_subplot()
         alpha = 0.2 if len(curves) <= 6 else 0.07  # many bands must not hide the lines
@@ -144,7 +119,7 @@ def sweep_curves(
     places = np.unique(np.concatenate([curve.steps for curve in curves.values()]))
     gap = np.diff(places).min() if places.size > 1 else 1.0
     shifts = np.linspace(-0.15, 0.15, len(curves)) * gap if len(curves) > 1 else [0.0]
-    with _styled() as (Figure, _):
+    with styled() as (Figure, _):
         figure = Figure(figsize=(7.5, _height(curves)))
         axes = figure.add_subplot()
         for (name, curve), (dash, colour), mark, shift in zip(
@@ -200,7 +175,7 @@ def performance_profiles(
     if thresholds is None:
         everything = np.concatenate([np.ravel(values) for values in arrays.values()])
         thresholds = np.linspace(np.nanmin(everything), np.nanpercentile(everything, 99), 201)
-    with _styled() as (Figure, _):
+    with styled() as (Figure, _):
         figure = Figure(figsize=(7.5, _height(arrays)))
         axes = figure.add_subplot()
         for (name, values), (dash, colour) in zip(arrays.items(), _line_styles(), strict=False):
@@ -260,7 +235,7 @@ def comparison_bars(
             raise ValueError(f"row {name!r} must have the shape [S] and finite values, got {row}")
     places = np.arange(len(values))
     means, halves = map(np.array, zip(*map(mean_interval, values.values()), strict=True))
-    with _styled() as (Figure, _):
+    with styled() as (Figure, _):
         figure = Figure(figsize=(7.0, 1.2 + 0.32 * len(values) + 0.2 * bool(title)))
         axes = figure.add_subplot()
         axes.barh(
@@ -284,47 +259,6 @@ def comparison_bars(
         if references:
             figure.legend(loc="outside lower center", ncols=min(3, len(references)))
     return figure
-
-
-def save(figure: Figure, path: str | Path, formats: Collection[str] = ("png", "svg")) -> list[Path]:
-    """Write a figure once in each format; returns the files written.
-
-    Args:
-        figure: what to write.
-        path: the file without the format's suffix; one of ``FORMATS`` is taken off.
-            Missing folders are made.
-        formats: some of ``FORMATS``: pixels ("png"), vectors ("svg", "pdf").
-
-    Raises:
-        ValueError: an unknown format.
-    """
-    if unknown := set(formats) - set(FORMATS):
-        raise ValueError(f"formats has {sorted(unknown)}; expected some of {FORMATS}")
-    path = Path(path)
-    if path.suffix.removeprefix(".") in FORMATS:
-        path = path.with_suffix("")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{format}") for format in formats]
-    undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with _styled():
-        for file, format in zip(files, formats, strict=True):
-            figure.savefig(file, dpi=200, metadata=undated.get(format))
-    return files
-
-
-@contextmanager
-def _styled() -> Iterator[tuple[Any, Any]]:
-    """matplotlib's Figure and ticker, in our style, with a clear error where it is missing."""
-    try:
-        import matplotlib
-        from matplotlib import ticker
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'plots need matplotlib, the extra "plot": pip install "jaxmec[plot]"'
-        ) from error
-    with matplotlib.rc_context(_STYLE):
-        yield Figure, ticker
 
 
 def _line_styles() -> Iterator[tuple[str, str]]:

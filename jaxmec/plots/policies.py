@@ -1,0 +1,292 @@
+"""Pictures of a policy: how noise becomes its choice, and what it does in which state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxmec.naming import look_up
+from jaxmec.plots.style import PALETTE, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from jaxmec.episode import CartPoleEpisode, Episode
+    from jaxmec.experiment import Policy
+    from jaxmec.schedulers import Scheduler
+
+TOP = len(PALETTE)  # actions that get a colour
+TASKS = {"work": "work of the task [Gcycles]", "size": "size of the task [Mbit]"}
+QUEUES = {
+    "backlog": "queued at server {} when the slot began [s]",
+    "sent": "sent to server {} by the own station in this slot [s]",
+}
+SHOWN = {
+    "servers": "servers that get a share [number]",
+    "home": "share kept at the own station [%]",
+}
+DRAWN = 512  # tasks that the reference and the range of a policy map come from
+
+
+def denoising(
+    policy: Policy,
+    observation: Any,
+    index: int | None = None,
+    *,
+    chains: int = 8,
+    seed: int = 0,
+) -> Figure:
+    """How a diffusion policy's noise becomes its choice, for one decision.
+
+    On the left, one thin line a chain and the thick mean of them: at step 0 pure noise, at step
+    K what the chain ends with. Of a policy over single actions these are the probabilities
+    softmax(x_k), and the actions shown are those that are most probable in the end, by name. Of
+    a policy that scores servers they are x_k itself: the offset that is added to a server's wait
+    and the log-factor on its service time, or the one score of which the largest wins. On the
+    right, where each chain ended (dots), their mean (bars) and what the policy is judged by
+    (diamonds), which may have no noise or noise of its own: see the agent.
+
+    Args:
+        policy: a trained policy with a diffusion actor.
+        observation: [observation_size], or an episode of `jaxmec.episode.record`, of which
+            ``index`` names the decision.
+        index: see ``observation``.
+        chains: how many draws of the noise.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a policy without a diffusion actor, or an observation that is none of its.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    note = ""
+    if index is not None:
+        number = len(observation)
+        if not 0 <= index < number:
+            raise ValueError(f"index must be from 0 to {number - 1}, got {index}")
+        note = f", decision {index}"
+        observation = _observation(observation, index)
+    elif not hasattr(observation, "__array__") and not isinstance(observation, list | tuple):
+        raise ValueError("index must name the decision of the episode, got None")
+    paths = policy.chains(observation, chains, seed)  # [chains, K + 1, A]
+    judged = policy.preferences(observation)  # [A]
+    env, params = policy.setting.make()
+    names = env.action_names()
+    panels: list[tuple[str, np.ndarray, np.ndarray, tuple[str, ...]]]
+    if getattr(env, "action", "index") == "score":
+        servers = tuple(name.removeprefix("offset ") for name in names[: env.num_choices])
+        if len(names) == env.num_choices:
+            panels = [("score [no unit]", paths, judged, names)]
+        else:
+            unit = float(params.scales.slot)
+            servers = tuple(f"server {name}" for name in servers)
+            offset, factor = np.split(paths, 2, axis=2)
+            of_wait, of_serve = np.split(judged, 2)
+            panels = [
+                ("added to the wait [s]", unit * offset, unit * of_wait, servers),
+                ("log-factor on the service [no unit]", factor, of_serve, servers),
+            ]
+        # A large score wins; a small offset does.
+        sign = 1 if len(panels) == 1 else -1
+        order = np.argsort(-sign * panels[0][1][:, -1].mean(axis=0), kind="stable")
+    else:
+        probability = 100 * _softmax(paths)
+        panels = [("probability [%]", probability, 100 * _softmax(judged), names)]
+        order = np.argsort(-probability[:, -1].mean(axis=0), kind="stable")
+    shown = order[:TOP]
+    with styled() as (Figure, ticker):
+        from matplotlib.lines import Line2D
+
+        figure = Figure(figsize=(9.0, 1.0 + 2.8 * len(panels)))
+        grid = figure.subplots(
+            len(panels), 2, squeeze=False, sharex="col" if len(panels) == 1 else False,
+            width_ratios=[1.6, 1],
+        )  # fmt: skip
+        for (label, values, ends, entries), (path, final) in zip(panels, grid, strict=True):
+            steps = np.arange(values.shape[1])
+            for colour, action in zip(PALETTE, shown, strict=False):
+                for chain in values[:, :, action]:
+                    path.plot(steps, chain, color=colour, lw=0.6, alpha=0.5, label="_chain")
+                mean = values[:, :, action].mean(axis=0)
+                path.plot(steps, mean, color=colour, lw=2.2, label=entries[action])
+            path.set(xlabel="denoising steps taken [number]", ylabel=label)
+            path.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+            path.margins(x=0.02)
+            rows = np.arange(len(shown))
+            means = values[:, -1, shown].mean(axis=0)
+            final.barh(rows, means, height=0.7, color=PALETTE[: len(shown)], alpha=0.5)
+            spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else [0.0]
+            for place, chain in zip(spread, values[:, -1, shown], strict=True):
+                final.plot(chain, rows + place, ".", color="black", ms=4, label="_chain")
+            final.plot(ends[shown], rows, "D", mec="black", mfc="white", ms=6, label="judged")
+            final.set_yticks(rows, [entries[action] for action in shown])
+            final.set(xlabel=label, ylim=(len(shown) - 0.5, -0.5))
+            final.tick_params(axis="y", length=0)
+            final.grid(visible=False, axis="y")
+            final.axvline(0, color="black", lw=0.8)
+        rest = len(order) - len(shown)
+        hidden = f"; {rest} more not shown" if rest else ""
+        figure.suptitle(f"{policy.name}: {chains} draws of the noise{note}{hidden}", fontsize=11)
+        figure.legend(
+            handles=[
+                Line2D([], [], color="0.4", lw=0.6, label="one chain"),
+                Line2D([], [], color="0.4", lw=2.2, label="mean of the chains"),
+                Line2D([], [], ls="", marker=".", color="black", ms=4, label="end of a chain"),
+                Line2D([], [], ls="", marker="D", mec="black", mfc="white", ms=6,
+                       label="judged by"),
+            ],
+            loc="outside lower center",
+            ncols=4,
+        )  # fmt: skip
+    return figure
+
+
+def policy_map(
+    policy: str | Policy | Scheduler,
+    *,
+    task: str = "work",
+    queue: str | None = None,
+    show: str = "servers",
+    origin: int = 0,
+    server: int | None = None,
+    until: float | None = None,
+    points: int = 41,
+    **options: Any,
+) -> Figure:
+    """What a policy does over a task's weight and one server's queue, as a heat map.
+
+    All else is held at a reference: the first decision of a slot at station ``origin``, with
+    every other queue empty, and of a task the medians of those that arrive. Work and size of
+    real tasks go together; here one is held while the other changes. The policy decides as
+    it is judged, without exploration.
+
+    Args:
+        policy: a trained policy, a scheduler, or its name.
+        task: along the axis below, "work" or "size", from the least to the most that arrives.
+        queue: upwards, "backlog" (queued at ``server`` when the slot began) or "sent" (what the
+            station itself has sent there in this slot, and nobody else anything). By default
+            "sent" where the policy sees it.
+        show: "servers", how many get a share, or "home", the share that the station keeps.
+        origin: the station that decides.
+        server: whose queue; by default the station's own.
+        until: s, the top of the axis upwards; by default twice what an observation counts as 1.
+        points: along each axis.
+        options: as for `jaxmec.evaluate`: ``env``, ``preset``, ``information``, ...
+
+    Raises:
+        ValueError, TypeError: a wrong name or value, or a policy that schedules nothing.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    look_up("task axis", task, TASKS)
+    look_up("what to show", show, SHOWN)
+    with styled() as (Figure, _):
+        from matplotlib.colors import BoundaryNorm
+
+        import jaxmec.experiment as experiment
+
+        player = experiment.player_of(policy, **options)
+        if player.information is None:
+            raise ValueError(f"{player.name} schedules no tasks: a policy map needs offloading")
+        servers = player.environment.num_servers
+        if queue is None:
+            queue = "backlog" if player.information == "slot_start" else "sent"
+        look_up("queue axis", queue, QUEUES)
+        server = origin if server is None else server
+        for name, value in (("origin", origin), ("server", server)):
+            if not 0 <= value < servers:
+                raise ValueError(f"{name} must be from 0 to {servers - 1}, got {value}")
+        if until is None:
+            scales = player.params.scales
+            until = 2 * float(scales.backlog if queue == "backlog" else scales.slot)
+        low, high, fraction = _sweep(player, task, queue, origin, server, until, points)
+        if show == "servers":
+            values = (fraction > 0).sum(axis=-1)
+            shades: dict[str, Any] = {
+                "norm": BoundaryNorm(np.arange(servers + 1) + 0.5, 256), "cmap": "cividis",
+            }  # fmt: skip
+        else:
+            values = 100 * fraction[..., origin]
+            shades = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
+        figure = Figure(figsize=(6.4, 4.6))
+        axes = figure.add_subplot()
+        mesh = axes.pcolormesh(
+            np.linspace(low, high, points), np.linspace(0, until, points), values,
+            shading="nearest", rasterized=True, **shades,
+        )  # fmt: skip
+        axes.grid(visible=False)
+        axes.set(xlabel=TASKS[task], ylabel=QUEUES[queue].format(server))
+        axes.set_title(f"{player.name} at station {origin}")
+        ticks = range(1, servers + 1, -(-servers // 10)) if show == "servers" else None
+        bar = figure.colorbar(mesh, ax=axes, label=SHOWN[show], ticks=ticks)
+        bar.outline.set_visible(False)
+        bar.minorticks_off()
+    return figure
+
+
+def _observation(episode: Episode | CartPoleEpisode, index: int) -> np.ndarray:
+    states: Any = getattr(episode, "observation", None)
+    return (episode.state if states is None else states)[index]  # type: ignore[union-attr]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _sweep(
+    player: Any, task: str, queue: str, origin: int, server: int, until: float, points: int
+) -> tuple[float, float, np.ndarray]:
+    """The least and the most of the task's axis, and the fractions [points, points, B] chosen.
+
+    Rows are of the queue, columns of the task.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    env, params = player.environment, player.params
+    tasks = jax.jit(lambda key: _tasks(params.workload, key))(jax.random.key(0))
+    axis = np.asarray(getattr(tasks, task), float)
+    low, high = float(axis.min()), float(axis.max())
+    if low == high:  # all alike: show what is around them
+        low, high = 0.5 * low, 1.5 * high
+    middle = jax.tree.map(lambda x: jnp.median(x).astype(x.dtype), tasks)
+    master = bool(np.asarray(tasks.origin).max() < 0)
+    middle = middle._replace(origin=jnp.int32(-1 if master else origin))
+
+    @jax.jit
+    def choose(learner: Any, memory: Any, weights: jax.Array, seconds: jax.Array) -> jax.Array:
+        rule = player.decides(learner, params)
+        _, state = env.reset(jax.random.key(0), params)
+        cursor = state.cursor._replace(station=jnp.int32(0 if master else origin))
+
+        def one(weight: jax.Array, wait: jax.Array) -> jax.Array:
+            work = jnp.zeros(env.num_servers).at[server].set(wait * params.network.capacity[server])
+            queues = state.queues
+            if queue == "backlog":
+                now = state._replace(queues=queues.replace(backlog=work))
+            else:
+                now = state._replace(queues=queues.replace(inflight=work), sent=work)
+            now = now._replace(
+                task=middle._replace(**{task: weight.astype(middle.work.dtype)}), cursor=cursor
+            )
+            seen = env.observe_state(now, params)
+            action, _ = rule(jax.random.key(0), seen, now, memory)
+            return env.place(action, now, params)[0].fraction
+
+        return jax.vmap(lambda wait: jax.vmap(lambda w: one(w, wait))(weights))(seconds)
+
+    weights, seconds = jnp.linspace(low, high, points), jnp.linspace(0, until, points)
+    return low, high, np.asarray(choose(player.learner, player.memory, weights, seconds))
+
+
+def _tasks(workload: Any, key: Any) -> Any:
+    """[DRAWN] tasks as they arrive, of the beginning of an episode."""
+    import jax
+
+    def step(arrival: Any, key: Any) -> Any:
+        return strong(workload.next(key, arrival.cursor)), arrival.task
+
+    from jaxmec.training.rollout import strong
+
+    first = strong(workload.first(key))
+    return jax.lax.scan(step, first, jax.random.split(key, DRAWN))[1]
