@@ -1,6 +1,7 @@
 # make run    the main job: trains DDRL-AMSA, compares it, saves checkpoint, metrics and plots
 # make reproduce   runs every study at its short size and writes docs/reproduction.md
 # make test   everything that must pass before a change lands
+# make test-wheel  the same tests on the built wheel, outside the repository
 # make docs   the documentation site, into build/site
 #
 # Both make .venv first and install the pinned versions into it. Choose an interpreter with
@@ -22,7 +23,7 @@ test_ready := $(VENV)/.installed-$(EXTRAS),test
 docs_ready := $(VENV)/.installed-docs
 slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers
 
-.PHONY: run reproduce test test-slow lint format docs bench constraints clean
+.PHONY: run reproduce test test-slow test-wheel lint format docs bench constraints clean
 .DELETE_ON_ERROR:
 
 run: $(run_ready)
@@ -41,6 +42,23 @@ test: lint
 test-slow: export JAX_PLATFORMS ?= cpu
 test-slow: $(slow_ready)
 	$(PY) -m pytest -m slow $(ARGS)
+
+# What the repository's own files are tested by stays behind.
+OUTSIDE := build/outside
+test-wheel: export JAX_PLATFORMS ?= cpu
+test-wheel: $(test_ready)
+	rm -rf $(OUTSIDE) && mkdir -p $(OUTSIDE)
+	PIP_BUILD_CONSTRAINT=constraints/cpu.txt \
+		$(PY) -m pip wheel --quiet --no-deps --wheel-dir $(OUTSIDE)/dist .
+	$(PYTHON) -m venv $(OUTSIDE)/venv
+	PIP_CONSTRAINT=constraints/cpu.txt $(OUTSIDE)/venv/bin/python -m pip install --quiet \
+		"$$(ls $(OUTSIDE)/dist/*.whl)[$(EXTRAS),test]"
+	cp -r tests pyproject.toml $(OUTSIDE)
+	cd $(OUTSIDE) && venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" \
+		--ignore tests/benchmarks --ignore tests/test_docs.py --ignore tests/test_imports.py \
+		--ignore tests/test_notebooks.py --ignore tests/test_package.py \
+		--ignore tests/deploy/test_edge.py --ignore tests/deploy/test_service_benchmark.py \
+		--ignore tests/deploy/test_server.py $(ARGS)
 
 lint: $(test_ready)
 	$(PY) -m ruff check .
