@@ -25,6 +25,7 @@ PINS = {
 }
 # What a module may import beyond the dependencies, and the extra that brings it.
 OPTIONAL = {
+    "cluster.py": ("cluster",),
     **dict.fromkeys(
         ("curves.py", "decisions.py", "policies.py", "films.py", "style.py"), ("plot",)
     ),
