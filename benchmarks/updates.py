@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -147,13 +149,17 @@ def row(name: str, updates: int, seconds: list[float], **about: Any) -> dict[str
     return {"case": name, **about, "updates": updates, "seconds": seconds, "per_second": rate}
 
 
-def compare(size: Size) -> list[dict[str, Any]]:
-    """Ours and PyTorch's D2SAC side by side; [] without PyTorch."""
+def compare(size: Size, one_core: bool = False) -> list[dict[str, Any]]:
+    """Ours and PyTorch's D2SAC side by side, by processor time on one core; [] without PyTorch."""
     try:
         import torch
     except ImportError:
         print("PyTorch is not installed (the extra peers): nothing to compare with")
         return []
+    clock = None
+    if one_core:
+        torch.set_num_threads(1)
+        clock = time.process_time
     threads = torch.get_num_threads()
     rows = []
     for activation, batch, hidden in size.compared:
@@ -169,7 +175,7 @@ def compare(size: Size) -> list[dict[str, Any]]:
             one_by_one(agent, batch, updates),
             in_a_scan(agent, batch, updates),
         ]
-        seconds = turns(calls, size.repetitions)
+        seconds = turns(calls, size.repetitions, clock)
         about = f"D2SAC, {activation}, batch {batch}, hidden {hidden}"
         names = ("PyTorch", "PyTorch, fused Adam", "jaxmec, call by call", "jaxmec")
         for name, taken in zip(names, seconds, strict=True):
@@ -194,6 +200,7 @@ def line(row: dict[str, Any]) -> str:
 def main(
     size: Literal["tiny", "small", "full"] = "small",
     only: Literal["all", "agents", "compared"] = "all",
+    one_core: bool = False,
     output: Path | None = RESULT,
 ) -> dict[str, Any]:
     """Measure updates a second, print them and keep every repetition.
@@ -201,8 +208,15 @@ def main(
     Args:
         size: how much to measure: seconds, some ten minutes, or an hour.
         only: ours alone, or the comparison with PyTorch, or both.
+        one_core: PyTorch on one thread and processor time in the comparison, which other work
+            hardly changes; to be started on one core, by ``taskset -c 0``.
         output: the JSON file to write; None writes nothing.
+
+    Raises:
+        ValueError: ``one_core`` on several.
     """
+    if one_core and len(os.sched_getaffinity(0)) > 1:
+        raise ValueError("one_core is to be started on one core: taskset -c 0 python ...")
     chosen = SIZES[size]
     report = begin(size, dataclasses.asdict(chosen))
     rows = []
@@ -215,7 +229,7 @@ def main(
         rows.append(row(case.name, updates, turns([make(updates)], chosen.repetitions)[0]))
         print(line(rows[-1]), flush=True)
     report["results"] = rows
-    report["compared"] = compare(chosen) if only != "agents" else []
+    report["compared"] = compare(chosen, one_core) if only != "agents" else []
     write(report, output)
     return report
 

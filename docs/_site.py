@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "presets.md": presets(),
         "methods.md": methods(),
-        "benchmarks.md": (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"),
+        "benchmarks.md": benchmarks(),
     }
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
@@ -47,6 +47,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"[{text}]({config.repo_url}/blob/main/{file.relative_to(ROOT).as_posix()})"
 
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", moved, markdown)
+
+
+def benchmarks() -> str:
+    """How to run the benchmarks, and what came of it, with its figures."""
+    folder = ROOT / "benchmarks"
+    how, what = ((folder / name).read_text(encoding="utf-8") for name in ("README.md", "NOTES.md"))
+    what = re.sub("^#", "##", what, flags=re.M)  # one page has one title
+    return f"{how}\n{what}".replace("](../docs/benchmarks/", "](benchmarks/")
 
 
 def presets() -> str:

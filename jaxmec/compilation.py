@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 # XLA gives sums and products on a CPU to a library of kernels, one call each, which cannot be
-# fused with what is around them. Ours are over a few servers or some tens of units; without the
-# library a decision takes less than half the time, an update a tenth less (benchmarks/NOTES.md).
+# fused with what is around them. Ours are over a few servers: without the library a decision
+# takes less than half the time, and an update about the same (benchmarks/NOTES.md).
 ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
