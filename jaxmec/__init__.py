@@ -59,6 +59,7 @@ _PARTS = (
     "comparison",
     "deploy",
     "envs",
+    "episode",
     "mec",
     "methods",
     "plots",
