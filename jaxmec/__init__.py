@@ -60,6 +60,7 @@ _PARTS = (
     "compilation",
     "deploy",
     "envs",
+    "episode",
     "mec",
     "methods",
     "plots",

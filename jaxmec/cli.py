@@ -1,4 +1,4 @@
-"""The command line: ``jaxmec train``, ``evaluate``, ``compare``, ``report``, ``list``.
+"""The command line: ``jaxmec train``, ``evaluate``, ``compare``, ``show``, ``list`` and more.
 
 The flags are the fields of the dataclasses that the library itself uses, so ``--help``
 shows each with its unit, its default for the method and preset at hand, and nothing has to
@@ -32,6 +32,7 @@ COMMANDS = {
     "train": "train a method (or one agent) and save what it learned",
     "evaluate": "play episodes with a saved policy or a scheduler",
     "compare": "run a named study, or methods and schedulers of your own choice",
+    "show": "pictures of what a policy or a scheduler does: timeline, map, denoising, film",
     "gap": "how far schedulers are from the best plan known and from a lower bound",
     "trace": "check, import or draw a file of tasks, to train and evaluate on",
     "report": "write the page that sets the papers' claims against what was measured",
@@ -46,7 +47,7 @@ COMMANDS = {
 
 LISTED = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
 TRACE_ACTIONS = ("check", "import", "synth")
-COMPILING = ("train", "evaluate", "compare", "gap", "export")  # what JAX compiles for
+COMPILING = ("train", "evaluate", "compare", "show", "gap", "export")  # what JAX compiles for
 
 
 class UsageError(Exception):
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "train": _train,
             "evaluate": _evaluate,
             "compare": _compare,
+            "show": _show,
             "gap": _gap,
             "trace": _trace,
             "report": _report,
@@ -370,14 +372,8 @@ def _evaluate(words: Sequence[str]) -> int:
     import jaxmec
 
     command = tyro.cli(Evaluate, args=list(words), prog="jaxmec evaluate")
-    path = Path(command.what)
-    policy: Any = command.what
-    if path.exists():
-        policy = jaxmec.load_policy(path / "policy" if (path / "policy").is_dir() else path)
-    elif command.what not in jaxmec.SCHEDULERS and (len(path.parts) > 1 or path.suffix):
-        raise UsageError(f"there is no policy at {path}")
     report = jaxmec.evaluate(
-        policy,
+        _policy_or_name(command.what),
         env=command.env,
         preset=command.preset,
         preset_seed=command.preset_seed,
@@ -391,6 +387,96 @@ def _evaluate(words: Sequence[str]) -> int:
         print(json.dumps({"name": report.name, "information": report.information, **values}))
     else:
         print(report)
+    return EXIT_OK
+
+
+def _policy_or_name(what: str) -> Any:
+    """The policy at a path, or of the run there; else the name, of a scheduler it may be."""
+    import jaxmec
+
+    path = Path(what)
+    if path.exists():
+        return jaxmec.load_policy(path / "policy" if (path / "policy").is_dir() else path)
+    if what not in jaxmec.SCHEDULERS and (len(path.parts) > 1 or path.suffix):
+        raise UsageError(f"there is no policy at {path}")
+    return what
+
+
+PICTURES = ("timeline", "map", "denoising", "policy", "animation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Pictures of what a saved policy (a path) or a scheduler (a name) does in one episode.
+
+    Without --pictures, all that there are of it: a scheduler has no denoising, and CartPole
+    has denoising and an animation.
+    """
+
+    what: tyro.conf.Positional[str]  # the path of a policy or of a run, or a scheduler's name
+    to: Path  # folder that they are written to
+    pictures: tuple[str, ...] = ()  # some of timeline, map, denoising, policy, animation
+    env: str | None = None  # environment id; by default the policy's own
+    preset: str | None = None  # published setting; by default the policy's own
+    preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
+    trace: Path | None = None  # file of tasks; by default what the policy was trained on
+    trace_slots: int | None = None  # play only its first so many slots
+    information: str | None = None  # for a scheduler; by default the least that it needs
+    seed: int = 1  # of the episode: the first that `jaxmec evaluate` plays with that seed
+    slots: tuple[int, int] | None = None  # first and last of timeline and animation; else one
+    decision: int = 0  # number of the one whose denoising is shown
+    chains: int = 8  # draws of its noise
+    formats: tuple[str, ...] = ("png", "svg")  # png, svg or pdf
+    film: str = "gif"  # gif, or mp4 where ffmpeg is
+
+
+def _show(words: Sequence[str]) -> int:
+    from jaxmec import plots
+    from jaxmec.episode import CartPoleEpisode, record
+
+    command = tyro.cli(Show, args=list(words), prog="jaxmec show")
+    for name in command.pictures:
+        look_up("picture", name, dict.fromkeys(PICTURES))
+    look_up("film", command.film, dict.fromkeys(("gif", "mp4")))
+    policy = _policy_or_name(command.what)
+    where: dict[str, Any] = {
+        "env": command.env,
+        "preset": command.preset,
+        "preset_seed": command.preset_seed,
+        "trace": _trace_file(command.trace, command.trace_slots),
+        **({} if command.information is None else {"information": command.information}),
+    }
+    episode = record(policy, seed=command.seed, **where)
+    cartpole = isinstance(episode, CartPoleEpisode)
+    possible = {"denoising", "animation"} if cartpole else set(PICTURES)
+    if isinstance(policy, str) or not policy.denoises:
+        possible -= {"denoising"}
+    for name in command.pictures:
+        if name not in possible:
+            raise UsageError(
+                f"there is no {name} picture of {episode.name} in {episode.setting.env}; "
+                f"there are {', '.join(p for p in PICTURES if p in possible)}"
+            )
+    for name in PICTURES:
+        if name not in (command.pictures or possible):
+            continue
+        file = command.to / name
+        if name == "animation":
+            film = file.with_name(f"{name}.{command.film}")
+            if cartpole:
+                print(plots.animate_cartpole(episode, film))
+            else:
+                print(plots.animate_episode(episode, film, command.slots))
+            continue
+        if name == "timeline":
+            figure = plots.timeline(episode, command.slots)
+        elif name == "map":
+            figure = plots.network_map(episode)
+        elif name == "denoising":
+            figure = plots.denoising(policy, episode, command.decision, chains=command.chains)
+        else:
+            figure = plots.policy_map(policy, **where)
+        print("\n".join(map(str, plots.save(figure, file, command.formats))))
     return EXIT_OK
 
 

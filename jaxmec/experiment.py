@@ -127,6 +127,12 @@ class Policy:
             return action if action.ndim else int(action)
         return np.asarray(many(self.learner, observation))
 
+    @property
+    def denoises(self) -> bool:
+        """Whether its decisions are made from noise, by a diffusion actor."""
+        agent: Any = getattr(self.agent, "inner", self.agent)
+        return hasattr(agent, "chains") and agent.denoising_steps > 0
+
     def chains(self, observation: Any, number: int = 8, seed: int = 0) -> np.ndarray:
         """[number, K + 1, A] how noise becomes a choice: chains x_K, ..., x_0 at one observation.
 
@@ -136,11 +142,11 @@ class Policy:
             ValueError: a policy without a diffusion actor, no chain, or an observation that is
                 not [observation_size].
         """
-        agent: Any = self.agent
-        if not hasattr(agent, "chains"):
+        if not self.denoises:
+            agent = getattr(self.agent, "inner", self.agent)
             raise ValueError(
-                f"{self.name} has no denoising to show: {type(agent).__name__} has no "
-                "diffusion actor, as DSAC, Pathwise and ScoreTD3 have"
+                f"{self.name} has no denoising to show: its agent, {type(agent).__name__}, has no "
+                "diffusion actor (DSAC and ScoreTD3 have one, Pathwise with denoising_steps > 0)"
             )
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"number must be a positive whole number of chains, got {number!r}")
@@ -150,6 +156,7 @@ class Policy:
                 f"observation must have shape ({self.spec.observation_size},), "
                 f"got {observation.shape}"
             )
+        agent: Any = self.agent
         draw = jax.jit(agent.chains, static_argnums=3)
         return np.asarray(draw(self.learner, observation, jax.random.key(seed), number))
 

@@ -1,5 +1,7 @@
 """A record says what the environment did, and what `evaluate` reports of it."""
 
+import functools
+
 import edge_policies
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from jaxmec.episode import record
 from jaxmec.experiment import Policy, Setting
 from jaxmec.training.rollout import make_spec
 
-SCHEDULED = {
+CASES = {
     "sets, failures, capped waits": (
         "water-filling",
         {"preset": "smcoedge", "deadline": 0.06, "slots": 3, "positions": 20,
@@ -26,7 +28,19 @@ SCHEDULED = {
         "weighted-coin",
         {"env": "SingleServerOffloading-v0", "preset": "fdedge", "slots": 3, "positions": 20},
     ),
+    "neighbours": (edge_policies.CASES["neighbours"].policy, {"slots": 1, "positions": 12}),
 }  # fmt: skip
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in (*CASES,)[1:3]]
+PARAMETERS = pytest.mark.parametrize("case", ["sets, failures, capped waits", *SLOW, "neighbours"])
+
+
+@functools.cache
+def played(case):
+    """The record of episode 1, and the report of two episodes."""
+    who, options = CASES[case]
+    who = who if isinstance(who, str) else who()
+    report = jaxmec.evaluate(who, episodes=2, seed=5, **options)
+    return record(who, episode=1, seed=5, **options), report
 
 
 def policy_of(agent, env="MultiServerOffloading-v0", preset="amcoedge", **options):
@@ -37,25 +51,9 @@ def policy_of(agent, env="MultiServerOffloading-v0", preset="amcoedge", **option
     return Policy(agent, learner, spec, setting, type(agent).__name__.lower())
 
 
-@pytest.fixture(scope="module")
-def episodes():
-    """[case] the record of episode 1, and the report of two episodes."""
-    found = {}
-    for case, (name, options) in SCHEDULED.items():
-        report = jaxmec.evaluate(name, episodes=2, seed=5, **options)
-        found[case] = record(name, episode=1, seed=5, **options), report
-    neighbours = edge_policies.CASES["neighbours_score"].policy()
-    small = {"slots": 1, "positions": 12}
-    found["neighbours"] = (
-        record(neighbours, episode=1, seed=5, **small),
-        jaxmec.evaluate(neighbours, episodes=2, seed=5, **small),
-    )
-    return found
-
-
-@pytest.mark.parametrize("case", [*SCHEDULED, "neighbours"])
-def test_make_spans_are_those_that_evaluate_reports(episodes, case):
-    episode, report = episodes[case]
+@PARAMETERS
+def test_make_spans_are_those_that_evaluate_reports(case):
+    episode, report = played(case)
     assert len(episode) == report.values["length"][0, 1]
     assert len(episode) != report.values["length"][0, 0]  # the episodes differ: this is the second
     assert episode.makespan.mean() == pytest.approx(report.values["makespan"][0, 1], rel=1e-5)
@@ -63,10 +61,10 @@ def test_make_spans_are_those_that_evaluate_reports(episodes, case):
     assert episode.reward.sum() == pytest.approx(report.values["return"][0, 1], rel=1e-5)
 
 
-@pytest.mark.parametrize("case", [*SCHEDULED, "neighbours"])
-def test_the_record_obeys_the_model(episodes, case):
+@PARAMETERS
+def test_the_record_obeys_the_model(case):
     """What is written down fits together by the equations of docs/model.md, in float64."""
-    e, _ = episodes[case]
+    e, _ = played(case)
     n, servers = e.fraction.shape
     assert e.fraction.sum(axis=1) == pytest.approx(np.ones(n), abs=1e-5)
     remote = np.arange(servers) != e.origin[:, None]
@@ -94,26 +92,29 @@ def test_the_record_obeys_the_model(episodes, case):
     assert len(e.feature_names) == e.observation.shape[1]
 
 
-def test_the_cases_show_what_they_are_for(episodes):
-    assert episodes["sets, failures, capped waits"][0].failed.any()
-    assert (episodes["one server, backlogs"][0].slot_backlog[1:] > 0).any()
-    assert (episodes["a master node"][0].origin == -1).all()
-    near = episodes["neighbours"][0]
+def test_failures_are_recorded_and_nothing_beyond_the_neighbours():
+    assert played("sets, failures, capped waits")[0].failed.any()
+    near = played("neighbours")[0]
     away = (np.arange(5) - near.origin[:, None]) % 5
     assert near.fraction[away >= 3].max() == 0  # none beyond the own server and the next two
 
 
-def test_an_action_is_what_the_policy_answers_to_the_observation(episodes):
-    episode, _ = episodes["neighbours"]
-    policy = edge_policies.CASES["neighbours_score"].policy()
-    assert policy(episode.observation) == pytest.approx(episode.action, abs=1e-5)
+@pytest.mark.slow
+def test_backlogs_and_a_master_node_are_recorded():
+    assert (played("one server, backlogs")[0].slot_backlog[1:] > 0).any()
+    assert (played("a master node")[0].origin == -1).all()
+
+
+def test_an_action_is_what_the_policy_answers_to_the_observation():
+    episode, _ = played("neighbours")
+    assert (edge_policies.CASES["neighbours"].policy()(episode.observation) == episode.action).all()
 
 
 def test_a_record_may_be_longer_than_one_call_of_the_program(monkeypatch):
-    options = {"preset": "amcoedge", "slots": 1, "positions": 20}
-    whole = record("weighted-coin", **options)
+    who, options = CASES["neighbours"]
+    whole, _ = played("neighbours")
     monkeypatch.setattr("jaxmec.episode.CHUNK", 7)
-    parts = record("weighted-coin", **options)
+    parts = record(who(), episode=1, seed=5, **options)
     assert 7 < len(whole) == len(parts)
     assert (whole.fraction == parts.fraction).all() and (whole.work == parts.work).all()
 
@@ -138,17 +139,22 @@ def test_the_number_of_the_episode_is_checked(wrong):
 
 
 CHAINS = {
-    "dsac": lambda: edge_policies.CASES["one_server"].policy(),
-    "dsac, last": lambda: edge_policies.CASES["one_server_places"].policy(),
-    "scores": lambda: edge_policies.CASES["score"].policy(),
     "pathwise": lambda: policy_of(
         Pathwise(hidden=(8,), denoising_steps=3), action="score", features="times"
     ),
     "per station": lambda: policy_of(PerStation(DSAC(hidden=(8,), judged_chains=2))),
+    "dsac": lambda: edge_policies.CASES["one_server"].policy(),
+    "dsac, last": lambda: edge_policies.CASES["one_server_places"].policy(),
+    "scores": lambda: edge_policies.CASES["score"].policy(),
 }
+SLOW_CHAINS = ("dsac", "dsac, last", "scores")
 
 
-@pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, id=name, marks=[pytest.mark.slow] if name in SLOW_CHAINS else [])
+     for name, make in CHAINS.items()],
+)  # fmt: skip
 def test_chains_lead_from_noise_to_the_scores(make):
     policy = make()
     env, params = policy.setting.make()
@@ -170,16 +176,16 @@ def test_chains_lead_from_noise_to_the_scores(make):
 
 
 def test_no_chain_without_diffusion():
-    env, params = jaxmec.make("MultiServerOffloading-v0", action="score", features="times")
-    observation, _ = env.reset(jax.random.key(1), params)
-    plain = policy_of(Pathwise(hidden=(8,), denoising_steps=0), action="score", features="times")
-    with pytest.raises(ValueError, match="0 denoising_steps"):
-        plain.chains(observation)
-    for agent in (DQN(hidden=(8,)), PerStation(DQN(hidden=(8,)))):
-        policy = policy_of(agent)
-        with pytest.raises(ValueError, match="DQN has no diffusion actor"):
-            policy.chains(np.zeros(policy.spec.observation_size))
-    dsac = policy_of(DSAC(hidden=(8,)))
+    for agent in (DQN(), PerStation(DQN()), Pathwise(denoising_steps=0)):
+        policy = Policy.__new__(Policy)
+        policy.agent, policy.name = agent, "it"
+        assert not policy.denoises
+        with pytest.raises(ValueError, match=r"it has no denoising to show: its agent, (DQN|Path)"):
+            policy.chains(np.zeros(3))
+
+
+def test_what_is_asked_of_chains_is_checked():
+    dsac = CHAINS["per station"]()
     with pytest.raises(ValueError, match="observation must have shape"):
         dsac.chains(np.zeros(3))
     with pytest.raises(ValueError, match="number must be a positive whole number"):

@@ -179,13 +179,7 @@ class Pathwise:
     def chains(
         self, learner: PathwiseLearner, observation: jax.Array, key: jax.Array, number: int
     ) -> jax.Array:
-        """[number, K + 1, A] chains x_K, ..., x_0 of the best policy at one observation [S].
-
-        Raises:
-            ValueError: no denoising steps.
-        """
-        if self.denoising_steps == 0:
-            raise ValueError("a Pathwise agent of 0 denoising_steps is a plain network, no chain")
+        """[number, K + 1, A] chains x_K, ..., x_0 of the best policy at one observation; K >= 1."""
         actor = self._actor(learner.sizes)
         state = jnp.broadcast_to(observation, (number, *observation.shape))
         path = actor.path(learner.actor, state, actor.sample_noise(key, number))

@@ -92,14 +92,8 @@ class PerStation:
     def chains(
         self, learner: StationsLearner, observation: jax.Array, key: jax.Array, number: int
     ) -> jax.Array:
-        """[number, K + 1, A] the chains of the learner of the observation's station.
-
-        Raises:
-            ValueError: the inner agent has none.
-        """
+        """[number, K + 1, A] of the learner of the observation's station, if its kind has them."""
         inner: Any = self.inner
-        if not hasattr(inner, "chains"):
-            raise ValueError(f"{type(inner).__name__} has no diffusion actor")
         own = self._own(learner, observation)
         return inner.chains(own, _without(learner, observation), key, number)
 

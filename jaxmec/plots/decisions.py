@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MASTER_COLOUR = "#444444"
 LATE_COLOUR = "black"
 MOST_LABELS = 24  # stations of a map that are labelled, beyond which the labels would not fit
+MOST_ARROWS = 60  # of a map; 5 stations have 20 at most
 MOST_SLOTS = 12  # slot labels of a timeline
 
 
@@ -59,13 +60,14 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
     back = episode.fraction * episode.result[:, None] / episode.rate
     sent = start + np.maximum(episode.fraction * episode.serve - computed - back, 0)
     left = episode.slot_backlog[first] / episode.capacity  # [B] s
-    place, thickness = _lanes(given, left)
+    place, thickness = _lanes(episode, given, left, first * episode.slot_length)
     with styled() as (Figure, _):
         from matplotlib.collections import LineCollection, PolyCollection
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
-        figure = Figure(figsize=(9.0, 2.6 + max(0.34, 0.85 - 0.05 * servers) * servers))
+        row = max(0.34, 0.85 - 0.05 * servers)  # inches
+        figure = Figure(figsize=(9.0, 2.6 + row * servers))
         rows, queues = figure.subplots(
             2, 1, sharex=True, height_ratios=[servers, max(1.5, 0.35 * servers)]
         )
@@ -82,8 +84,8 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
                 LineCollection(
                     [[(a, v), (b, v)] for a, b, v in zip(opens, begins, y, strict=True)],
                     colors=[colours[origin]],
-                    linewidths=0.6,
-                    alpha=0.6,
+                    linewidths=np.minimum(0.6, 0.25 * 72 * row * thickness[server]),
+                    alpha=0.5,
                     label=f"{label}: wait",
                 )
             )
@@ -165,6 +167,8 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
             Patch(color="0.3", alpha=0.4, lw=0, label="data moves"),
             Patch(color="0.3", lw=0, label="is computed"),
         ]
+        if (episode.origin[shown] < 0).any():
+            entries.insert(0, Patch(color=MASTER_COLOUR, lw=0, label="master node"))
         if (left > 0).any():
             entries.append(Patch(color="0.7", lw=0, label="of earlier slots"))
         if n.size:
@@ -180,9 +184,10 @@ def network_map(episode: Episode) -> Figure:
 
     A disc is a station with its server. Its area is the server's capacity, its colour the load:
     the work given to it over what it could do in the whole episode, above 100 % where its queue
-    grew. An arrow's width is the work that a station sent, and what stays at home has no arrow
-    but a share. Beside a disc stand capacity, load and the share of the station's own work that
-    stayed there. The tasks of a master node come from the square in the middle.
+    grew. An arrow's width is the work that a station sent; the 60 widest are drawn, and none
+    below 2 % of the widest. What stays at home has no arrow: beside a disc stand capacity, load
+    and the share of the station's own work that stayed there; of many stations the load alone.
+    The tasks of a master node come from the square in the middle.
 
     Raises:
         ValueError: an episode without a decision.
@@ -206,11 +211,11 @@ def network_map(episode: Episode) -> Figure:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
         from matplotlib.lines import Line2D
-        from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+        from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch, Rectangle
 
         figure = Figure(figsize=(8.0, 6.4))
         axes = figure.add_subplot()
-        axes.set(xlim=(-1.75, 1.75), ylim=(-1.5, 1.5), aspect="equal")
+        axes.set(xlim=(-1.75, 1.75), ylim=(-1.4, 1.45), aspect="equal")
         axes.set_axis_off()
         norm, shades = Normalize(0, max(1.0, load.max()) * 100), colormaps["cividis"]
         discs: list[Any] = []
@@ -237,14 +242,19 @@ def network_map(episode: Episode) -> Figure:
         away[np.arange(servers), np.arange(servers)] = 0
         widest = 7.0 if servers <= 10 else 4.0
         scale = widest / away.max() if away.max() > 0 else 0.0
+        least = max(0.02 * away.max(), np.sort(away, axis=None)[-MOST_ARROWS:].min())
         for origin, server in zip(*np.nonzero(away), strict=True):
-            width = scale * away[origin, server]
+            if away[origin, server] < least:
+                continue
+            width = scale * away[origin, server]  # points
             arrow = FancyArrowPatch(
                 tuple(places[origin]), tuple(places[server]), patchA=discs[origin],
                 patchB=discs[server], connectionstyle="arc3,rad=0.14", shrinkA=1, shrinkB=1,
-                arrowstyle="-|>", mutation_scale=5 + 1.6 * width, lw=width, alpha=0.65,
+                arrowstyle=ArrowStyle.Simple(
+                    head_length=4 + 1.2 * width, head_width=4 + 1.6 * width, tail_width=width
+                ),
+                mutation_scale=1, lw=0, alpha=0.7, zorder=2, label=f"{origin} to {server}",
                 color=colours[origin] if servers <= len(PALETTE) else "0.35",
-                capstyle="butt", joinstyle="miter", zorder=2, label=f"{origin} to {server}",
             )  # fmt: skip
             axes.add_patch(arrow)
         if servers <= MOST_LABELS:
@@ -285,14 +295,27 @@ def _where(episode: Episode) -> str:
     return setting.env if setting.preset is None else setting.preset
 
 
-def _lanes(given: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _lanes(
+    episode: Episode, given: np.ndarray, left: np.ndarray, begins: float
+) -> tuple[np.ndarray, np.ndarray]:
     """[n, B] where each share's line is in its server's row, and [B] how high a line is.
 
-    The rows are of height 1; the first line of a row is for what earlier slots left there.
+    The rows are of height 1. The first line of a row is for what earlier slots left there; a
+    slot that begins when all shares before it are done starts again at the top.
     """
-    offset = (left > 0).astype(int)
-    thickness = 0.9 / np.maximum(given.sum(axis=0) + offset, 6)
-    number = np.cumsum(given, axis=0) - 1 + offset
+    number = np.zeros(given.shape, int)
+    free = (left > 0).astype(int)  # [B] the next line
+    done = begins + left  # [B] s
+    most = np.ones(len(free), int)
+    ends = np.where(given, episode.start[:, None] + episode.finish, -np.inf)
+    for slot in np.unique(episode.slot[given.any(axis=1)]):
+        rows = episode.slot == slot
+        free = np.where(done <= slot * episode.slot_length, 0, free)
+        number[rows] = free + np.cumsum(given[rows], axis=0) - 1
+        free = free + given[rows].sum(axis=0)
+        done = np.maximum(done, ends[rows].max(axis=0))
+        most = np.maximum(most, free)
+    thickness = 0.9 / np.maximum(most, 6)
     return np.arange(given.shape[1]) + 0.05 + (number + 0.5) * thickness, thickness
 
 

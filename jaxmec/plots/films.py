@@ -200,7 +200,8 @@ def _write(
     draw(numbers[-1])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: nothing may jump from picture to picture
-    writer = kind(fps=fps)
+    # Pillow keeps whole milliseconds, and cuts off what is beyond them.
+    writer = kind(fps=1000 / (round(1000 / fps) + 0.01))
     with writer.saving(figure, path, DPI):
         for number in numbers:
             draw(number)

@@ -168,8 +168,8 @@ def policy_map(
             "sent" where the policy sees it.
         show: "servers", how many get a share, or "home", the share that the station keeps.
         origin: the station that decides.
-        server: whose queue; by default the station's own.
-        until: s, the top of the axis upwards; by default twice what an observation counts as 1.
+        server: whose queue; by default the fastest.
+        until: s, the top of the axis upwards; by default what an observation counts as 1.
         points: along each axis.
         options: as for `jaxmec.evaluate`: ``env``, ``preset``, ``information``, ...
 
@@ -191,13 +191,14 @@ def policy_map(
         if queue is None:
             queue = "backlog" if player.information == "slot_start" else "sent"
         look_up("queue axis", queue, QUEUES)
-        server = origin if server is None else server
+        capacity = np.asarray(player.params.network.capacity)
+        server = int(capacity.argmax()) if server is None else server
         for name, value in (("origin", origin), ("server", server)):
             if not 0 <= value < servers:
                 raise ValueError(f"{name} must be from 0 to {servers - 1}, got {value}")
         if until is None:
             scales = player.params.scales
-            until = 2 * float(scales.backlog if queue == "backlog" else scales.slot)
+            until = float(scales.backlog if queue == "backlog" else scales.slot)
         low, high, fraction = _sweep(player, task, queue, origin, server, until, points)
         if show == "servers":
             values = (fraction > 0).sum(axis=-1)
@@ -211,11 +212,11 @@ def policy_map(
         axes = figure.add_subplot()
         mesh = axes.pcolormesh(
             np.linspace(low, high, points), np.linspace(0, until, points), values,
-            shading="nearest", rasterized=True, **shades,
+            shading="nearest", edgecolors="face", lw=0.2, **shades,
         )  # fmt: skip
         axes.grid(visible=False)
         axes.set(xlabel=TASKS[task], ylabel=QUEUES[queue].format(server))
-        axes.set_title(f"{player.name} at station {origin}")
+        axes.set_title(f"{player.name}, {player.setting.preset}, at station {origin}")
         ticks = range(1, servers + 1, -(-servers // 10)) if show == "servers" else None
         bar = figure.colorbar(mesh, ax=axes, label=SHOWN[show], ticks=ticks)
         bar.outline.set_visible(False)
