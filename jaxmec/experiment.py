@@ -143,9 +143,9 @@ class Policy:
                 not [observation_size].
         """
         if not self.denoises:
-            agent = getattr(self.agent, "inner", self.agent)
+            kind = type(getattr(self.agent, "inner", self.agent)).__name__
             raise ValueError(
-                f"{self.name} has no denoising to show: its agent, {type(agent).__name__}, has no "
+                f"{self.name} has no denoising to show: its agent, {kind}, has no "
                 "diffusion actor (DSAC and ScoreTD3 have one, Pathwise with denoising_steps > 0)"
             )
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:

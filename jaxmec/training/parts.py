@@ -50,8 +50,8 @@ def run(
     """``runner.run`` of so many seeds at once, and the next ones when those are trained.
 
     Args:
-        agent, env, params, config, seeds, directory, resume, start, devices, deterministic,
-            options: as for ``runner.run``.
+        agent, env, params, config, seeds: as for ``runner.run``.
+        directory, resume, start, devices, deterministic, options: likewise.
         seeds_at_once: seeds side by side; "auto" for as many as the memory holds, for which
             the program is compiled once more; all if None.
 
