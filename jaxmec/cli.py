@@ -446,7 +446,7 @@ def _show(words: Sequence[str]) -> int:
         "trace": _trace_file(command.trace, command.trace_slots),
         **({} if command.information is None else {"information": command.information}),
     }
-    episode = record(policy, seed=command.seed, **where)
+    episode: Any = record(policy, seed=command.seed, **where)
     cartpole = isinstance(episode, CartPoleEpisode)
     possible = {"denoising", "animation"} if cartpole else set(PICTURES)
     if isinstance(policy, str) or not policy.denoises:
