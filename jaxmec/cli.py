@@ -431,13 +431,13 @@ class Show:
 
 
 def _show(words: Sequence[str]) -> int:
-    from jaxmec import plots
-    from jaxmec.episode import CartPoleEpisode, record
-
     command = tyro.cli(Show, args=list(words), prog="jaxmec show")
     for name in command.pictures:
         look_up("picture", name, dict.fromkeys(PICTURES))
     look_up("film", command.film, dict.fromkeys(("gif", "mp4")))
+    from jaxmec import plots
+    from jaxmec.episode import CartPoleEpisode, record
+
     policy = _policy_or_name(command.what)
     where: dict[str, Any] = {
         "env": command.env,
@@ -984,6 +984,7 @@ def _completion(words: Sequence[str]) -> int:
     names: dict[str, Sequence[str]] = {
         "train": list(METHODS),
         "evaluate": list(SCHEDULERS),
+        "show": list(SCHEDULERS),
         "compare": list(STUDIES),
         "gap": [*SCHEDULERS, *METHODS],
         "trace": TRACE_ACTIONS,

@@ -178,7 +178,7 @@ def record(
     player = player_of(
         policy, env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
     )
-    kept = _play(player, evaluation_key(seed), episode)
+    kept: Any = _play(player, evaluation_key(seed), episode)
     if isinstance(kept, _Push):
         params = player.params
         return CartPoleEpisode(

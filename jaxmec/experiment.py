@@ -142,8 +142,9 @@ class Policy:
             ValueError: a policy without a diffusion actor, no chain, or an observation that is
                 not [observation_size].
         """
+        agent: Any = self.agent
         if not self.denoises:
-            kind = type(getattr(self.agent, "inner", self.agent)).__name__
+            kind = type(getattr(agent, "inner", agent)).__name__
             raise ValueError(
                 f"{self.name} has no denoising to show: its agent, {kind}, has no "
                 "diffusion actor (DSAC and ScoreTD3 have one, Pathwise with denoising_steps > 0)"
@@ -156,7 +157,6 @@ class Policy:
                 f"observation must have shape ({self.spec.observation_size},), "
                 f"got {observation.shape}"
             )
-        agent: Any = self.agent
         draw = jax.jit(agent.chains, static_argnums=3)
         return np.asarray(draw(self.learner, observation, jax.random.key(seed), number))
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from jaxmec.episode import Episode
 
 MASTER_COLOUR = "#444444"
-LATE_COLOUR = "black"
 MOST_LABELS = 24  # stations of a map that are labelled, beyond which the labels would not fit
 MOST_ARROWS = 60  # of a map; 5 stations have 20 at most
 MOST_SLOTS = 12  # slot labels of a timeline
@@ -52,17 +51,12 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
     if not shown.any():
         raise ValueError(f"no task arrived in the slots {first} to {last}")
     servers, length = episode.num_servers, episode.slot_length
-    colours = [*station_colours(servers), MASTER_COLOUR]  # by origin, −1 the last
-    given = shown[:, None] & (episode.fraction > 0)
-    start = episode.start[:, None] + episode.wait
-    # Transfer there, computation, transfer back: together fraction · serve.
-    computed = episode.given / episode.capacity
-    back = episode.fraction * episode.result[:, None] / episode.rate
-    sent = start + np.maximum(episode.fraction * episode.serve - computed - back, 0)
     left = episode.slot_backlog[first] / episode.capacity  # [B] s
-    place, thickness = _lanes(episode, given, left, first * episode.slot_length)
+    given = shown[:, None] & (episode.fraction > 0)
+    latest = np.max(np.where(given, episode.start[:, None] + episode.finish, -np.inf))
+    latest = max(latest, first * length + left.max())
+    edges = (first * length, latest + 0.02 * (latest - first * length))
     with styled() as (Figure, _):
-        from matplotlib.collections import LineCollection, PolyCollection
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
@@ -71,84 +65,13 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
         rows, queues = figure.subplots(
             2, 1, sharex=True, height_ratios=[servers, max(1.5, 0.35 * servers)]
         )
-        for origin in np.unique(episode.origin[shown]):
-            own = given & (episode.origin == origin)[:, None]
-            label = "master node" if origin < 0 else f"station {origin}"
-            n, server = np.nonzero(own)
-            y, half = place[n, server], 0.45 * thickness[server]
-            begins, ready = start[n, server], sent[n, server]
-            done = ready + computed[n, server]
-            ends = done + back[n, server]
-            opens = episode.start[n]
-            rows.add_collection(
-                LineCollection(
-                    [[(a, v), (b, v)] for a, b, v in zip(opens, begins, y, strict=True)],
-                    colors=[colours[origin]],
-                    linewidths=np.minimum(0.6, 0.25 * 72 * row * thickness[server]),
-                    alpha=0.5,
-                    label=f"{label}: wait",
-                )
-            )
-            for name, a, b, alpha in (
-                ("transfer there", begins, ready, 0.4),
-                ("computation", ready, done, 1.0),
-                ("transfer back", done, ends, 0.4),
-            ):
-                rows.add_collection(
-                    PolyCollection(
-                        _boxes(a, b, y, half),
-                        facecolors=[colours[origin]],
-                        linewidths=0,
-                        alpha=alpha,
-                        label=f"{label}: {name}",
-                    )
-                )
-        if (left > 0).any():
-            at = first * length
-            y = np.arange(servers) + 0.05 + thickness / 2
-            rows.add_collection(
-                PolyCollection(
-                    _boxes(np.full(servers, at), at + left, y, 0.45 * thickness),
-                    facecolors=["0.7"],
-                    linewidths=0,
-                    label="earlier slots",
-                )
-            )
-        late = given & episode.failed[:, None]
-        last_share = np.where(given, episode.finish, -np.inf).argmax(axis=1)
-        n = np.flatnonzero(late.any(axis=1))
-        if n.size:
-            ends = episode.start[n] + episode.finish[n, last_share[n]]
-            rows.plot(
-                ends, place[n, last_share[n]], "x", color=LATE_COLOUR, ms=4, label="failed task"
-            )
-        finish = np.where(given, episode.start[:, None] + episode.finish, -np.inf)
-        latest = max(finish.max(), last * length + left.max())
-        edges = (first * length, latest + 0.02 * (latest - first * length))
+        _draw_shares(rows, episode, given, left, first * length, row)
+        _draw_backlogs(queues, episode, first, last)
         rows.set(xlim=edges, ylim=(servers, 0))
-        many = servers > 10
-        names = [f"server {i}" if many else f"server {i}\n{c:g} Gcycles/s"
-                 for i, c in enumerate(episode.capacity)]  # fmt: skip
-        rows.set_yticks(np.arange(servers) + 0.5, names)
-        rows.tick_params(axis="y", length=0)
-        rows.grid(visible=False, axis="y")
-        for server in range(1, servers):
-            rows.axhline(server, color="0.85", lw=0.8)
-
-        dashes = [DASHES[i % len(DASHES)] if servers <= len(PALETTE) else "-"
-                  for i in range(servers)]  # fmt: skip
-        for server in range(servers):
-            times, seconds = _sawtooth(episode, server, first, last)
-            queues.plot(
-                times, seconds, ls=dashes[server], color=colours[server], lw=1.4,
-                label=f"server {server}",
-            )  # fmt: skip
         queues.set(xlabel="time since the episode began [s]", ylabel="work queued [s]")
         queues.set_ylim(bottom=0)
-        queues.margins(y=0.1)
-        stride = math.ceil(
-            max((last - first + 1) / MOST_SLOTS, 0.1 * (edges[1] - edges[0]) / length)
-        )
+        needed = 0.1 * (edges[1] - edges[0]) / length  # slots that a label is as wide as
+        stride = math.ceil(max((last - first + 1) / MOST_SLOTS, needed))
         for slot in range(first, last + 2):
             at = slot * length
             if at > edges[1]:
@@ -160,8 +83,7 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
                     f"slot {slot}", (at, 1), xycoords=("data", "axes fraction"), xytext=(2, 2),
                     textcoords="offset points", fontsize=8,
                 )  # fmt: skip
-        tasks = f"{int(shown.sum())} tasks"
-        rows.set_title(f"{episode.name}, {_where(episode)}, {tasks}", pad=16)
+        rows.set_title(f"{episode.name}, {_where(episode)}, {int(shown.sum())} tasks", pad=16)
         entries: list[Any] = [
             Line2D([], [], color="0.3", lw=0.8, label="waits"),
             Patch(color="0.3", alpha=0.4, lw=0, label="data moves"),
@@ -171,10 +93,9 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
             entries.insert(0, Patch(color=MASTER_COLOUR, lw=0, label="master node"))
         if (left > 0).any():
             entries.append(Patch(color="0.7", lw=0, label="of earlier slots"))
-        if n.size:
-            entries.append(
-                Line2D([], [], ls="", marker="x", color=LATE_COLOUR, ms=4, label="missed deadline")
-            )
+        if episode.failed[shown].any():
+            entries.append(Line2D([], [], ls="", marker="x", color="black", ms=4,
+                                  label="missed deadline"))  # fmt: skip
         show_stations(figure, [rows, queues], servers, entries)
     return figure
 
@@ -216,6 +137,7 @@ def network_map(episode: Episode) -> Figure:
         figure = Figure(figsize=(8.0, 6.4))
         axes = figure.add_subplot()
         axes.set(xlim=(-1.75, 1.75), ylim=(-1.4, 1.45), aspect="equal")
+        axes.set(xticks=[], yticks=[])
         axes.set_axis_off()
         norm, shades = Normalize(0, max(1.0, load.max()) * 100), colormaps["cividis"]
         discs: list[Any] = []
@@ -295,6 +217,79 @@ def _where(episode: Episode) -> str:
     return setting.env if setting.preset is None else setting.preset
 
 
+def _draw_shares(
+    axes: Any,
+    episode: Episode,
+    given: np.ndarray,
+    left: np.ndarray,
+    begins: float,
+    row: float,
+) -> None:
+    """The shares [n, B] that are given, and what was left [B] s, in rows ``row`` inches high."""
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    servers = episode.num_servers
+    colours = [*station_colours(servers), MASTER_COLOUR]  # by origin, −1 the last
+    place, thickness = _lanes(episode, given, left, begins)
+    # Wait, transfer there, computation, transfer back; the last three are fraction · serve.
+    start = episode.start[:, None] + episode.wait
+    computed = episode.given / episode.capacity
+    back = episode.fraction * episode.result[:, None] / episode.rate
+    ready = start + np.maximum(episode.fraction * episode.serve - computed - back, 0)
+    for origin in np.unique(episode.origin[given.any(axis=1)]):
+        n, server = np.nonzero(given & (episode.origin == origin)[:, None])
+        label = "master node" if origin < 0 else f"station {origin}"
+        y, half = place[n, server], 0.45 * thickness[server]
+        times = [start[n, server], ready[n, server]]
+        times += [times[1] + computed[n, server]]
+        times += [times[2] + back[n, server]]
+        waits = LineCollection(
+            [[(a, v), (b, v)] for a, b, v in zip(episode.start[n], times[0], y, strict=True)],
+            colors=[colours[origin]],
+            linewidths=np.minimum(0.6, 0.25 * 72 * row * thickness[server]),  # points
+            alpha=0.5,
+            label=f"{label}: wait",
+        )
+        axes.add_collection(waits)
+        parts = ("transfer there", 0.4), ("computation", 1.0), ("transfer back", 0.4)
+        for (part, alpha), a, b in zip(parts, times, times[1:], strict=False):
+            bars = PolyCollection(
+                _boxes(a, b, y, half), facecolors=[colours[origin]], linewidths=0, alpha=alpha,
+                label=f"{label}: {part}",
+            )  # fmt: skip
+            axes.add_collection(bars)
+    if (left > 0).any():
+        y, at = np.arange(servers) + 0.05 + thickness / 2, np.full(servers, begins)
+        bars = PolyCollection(
+            _boxes(at, at + left, y, 0.45 * thickness), facecolors=["0.7"], linewidths=0,
+            label="earlier slots",
+        )  # fmt: skip
+        axes.add_collection(bars)
+    late = np.flatnonzero(given.any(axis=1) & episode.failed)
+    if late.size:
+        server = np.where(given, episode.finish, -np.inf).argmax(axis=1)[late]
+        ends = episode.start[late] + episode.finish[late, server]
+        axes.plot(ends, place[late, server], "x", color="black", ms=4, label="failed task")
+    names = [f"server {i}" if servers > 10 else f"server {i}\n{speed:g} Gcycles/s"
+             for i, speed in enumerate(episode.capacity)]  # fmt: skip
+    axes.set_yticks(np.arange(servers) + 0.5, names)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    for server in range(1, servers):
+        axes.axhline(server, color="0.85", lw=0.8)
+
+
+def _draw_backlogs(axes: Any, episode: Episode, first: int, last: int) -> None:
+    """A line a server, in the colour of its station."""
+    servers = episode.num_servers
+    few = servers <= len(PALETTE)
+    for server, colour in enumerate(station_colours(servers)):
+        times, seconds = _sawtooth(episode, server, first, last)
+        dash = DASHES[server] if few else "-"
+        axes.plot(times, seconds, ls=dash, color=colour, lw=1.4, label=f"server {server}")
+    axes.margins(y=0.1)
+
+
 def _lanes(
     episode: Episode, given: np.ndarray, left: np.ndarray, begins: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -304,9 +299,9 @@ def _lanes(
     slot that begins when all shares before it are done starts again at the top.
     """
     number = np.zeros(given.shape, int)
-    free = (left > 0).astype(int)  # [B] the next line
+    free = np.asarray(left > 0, int)  # [B] the next line
     done = begins + left  # [B] s
-    most = np.ones(len(free), int)
+    most = free
     ends = np.where(given, episode.start[:, None] + episode.finish, -np.inf)
     for slot in np.unique(episode.slot[given.any(axis=1)]):
         rows = episode.slot == slot
@@ -319,10 +314,10 @@ def _lanes(
     return np.arange(given.shape[1]) + 0.05 + (number + 0.5) * thickness, thickness
 
 
-def _boxes(begin: np.ndarray, end: np.ndarray, y: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """[n, 4, 2] the corners of bars."""
+def _boxes(begin: np.ndarray, end: np.ndarray, y: np.ndarray, half: np.ndarray) -> list[np.ndarray]:
+    """[n] of [4, 2], the corners of bars."""
     x = np.stack([begin, end, end, begin], axis=1)
-    return np.stack([x, np.stack([y - half, y - half, y + half, y + half], axis=1)], axis=2)
+    return list(np.stack([x, np.stack([y - half, y - half, y + half, y + half], axis=1)], axis=2))
 
 
 def _sawtooth(
