@@ -194,7 +194,8 @@ def network_map(episode: Episode) -> Figure:
                 handles=entries, loc="outside lower center", ncols=len(entries),
                 title="work sent to another server", handlelength=3,
             )  # fmt: skip
-        axes.set_title(f"{episode.name}, {_where(episode)}, {len(episode)} tasks in {duration:g} s")
+        tasks = f"{len(episode)} tasks in {duration:g} s"
+        figure.suptitle(f"{episode.name}, {_where(episode)}, {tasks}", fontsize=12)
     return figure
 
 
