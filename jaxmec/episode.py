@@ -185,7 +185,7 @@ def record(
             name=player.name,
             setting=player.setting,
             state=np.concatenate([kept.observation[:1], kept.reached]),
-            action=kept.action,
+            action=np.asarray(kept.action),
             time_step=float(params.time_step),
             half_length=float(params.half_length),
             position_limit=float(params.position_limit),

@@ -276,8 +276,8 @@ def _draw_shares(
     axes.set_yticks(np.arange(servers) + 0.5, names)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    for server in range(1, servers):
-        axes.axhline(server, color="0.85", lw=0.8)
+    for edge in range(1, servers):
+        axes.axhline(edge, color="0.85", lw=0.8)
 
 
 def _draw_backlogs(axes: Any, episode: Episode, first: int, last: int) -> None:
