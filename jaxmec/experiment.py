@@ -133,6 +133,15 @@ class Policy:
         agent: Any = getattr(self.agent, "inner", self.agent)
         return hasattr(agent, "chains") and agent.denoising_steps > 0
 
+    @functools.cached_property
+    def _draw(self) -> Any:
+        agent: Any = self.agent
+        return jax.jit(agent.chains, static_argnums=3)
+
+    @functools.cached_property
+    def _prefer(self) -> Any:
+        return jax.jit(self.agent.preferences)
+
     def chains(self, observation: Any, number: int = 8, seed: int = 0) -> np.ndarray:
         """[number, K + 1, A] how noise becomes a choice: chains x_K, ..., x_0 at one observation.
 
@@ -142,9 +151,8 @@ class Policy:
             ValueError: a policy without a diffusion actor, no chain, or an observation that is
                 not [observation_size].
         """
-        agent: Any = self.agent
         if not self.denoises:
-            kind = type(getattr(agent, "inner", agent)).__name__
+            kind = type(getattr(self.agent, "inner", self.agent)).__name__
             raise ValueError(
                 f"{self.name} has no denoising to show: its agent, {kind}, has no "
                 "diffusion actor (DSAC and ScoreTD3 have one, Pathwise with denoising_steps > 0)"
@@ -157,13 +165,11 @@ class Policy:
                 f"observation must have shape ({self.spec.observation_size},), "
                 f"got {observation.shape}"
             )
-        draw = jax.jit(agent.chains, static_argnums=3)
-        return np.asarray(draw(self.learner, observation, jax.random.key(seed), number))
+        return np.asarray(self._draw(self.learner, observation, jax.random.key(seed), number))
 
     def preferences(self, observation: Any) -> np.ndarray:
         """[A] what the greedy decision at one observation is made of: logits, values or scores."""
-        prefer = jax.jit(self.agent.preferences)
-        return np.asarray(prefer(self.learner, jnp.asarray(observation)))
+        return np.asarray(self._prefer(self.learner, jnp.asarray(observation)))
 
     def save(self, path: PathLike) -> Path:
         """Save the policy alone, for inference on any machine; returns the path."""

@@ -115,7 +115,11 @@ def drawn_map():
     )
 
 
-@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+@pytest.mark.parametrize(
+    "draw",
+    [pytest.param(draw, id=name, marks=[pytest.mark.slow] if name == "denoising of sets" else [])
+     for name, draw in FIGURES.items()],
+)  # fmt: skip
 def test_no_text_overlaps_or_is_clipped_and_axes_have_units(draw):
     figure = draw()
     assert_legible(figure)
@@ -200,12 +204,12 @@ def test_backlogs_jump_and_fall_with_the_slots():
 
 
 def test_missed_deadlines_are_marked():
-    e = made(heavy=True, deadline=0.5)
+    e = made(heavy=True, deadline=float(np.median(made(heavy=True).makespan)))
     (marks,) = (
         x for x in plots.timeline(e, (0, 2)).axes[0].lines if x.get_label() == "failed task"
     )
     assert marks.get_xdata() == pytest.approx((e.slot + e.makespan)[e.failed])
-    assert 0 < e.failed.sum() < len(e)
+    assert e.failed.sum() == len(e) / 2
 
 
 def test_timeline_is_of_slots_that_are_there():
@@ -242,7 +246,7 @@ def test_arrows_are_as_wide_as_what_is_sent():
                 f"keeps {100 * own[i][i] / own[i].sum():.0f} %") in texts  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["pushes", "sets"])
+@pytest.mark.parametrize("kind", ["pushes", pytest.param("sets", marks=pytest.mark.slow)])
 def test_denoising_shows_the_probabilities_of_each_step(kind):
     policy = policy_of(kind)
     path, final = drawn_denoising(kind).axes
@@ -275,8 +279,8 @@ def test_denoising_of_scores_is_in_seconds():
 
 def test_denoising_takes_a_decision_of_an_episode():
     policy, episode = policy_of("pushes"), fallen()
-    figure = plots.denoising(policy, episode, 7, chains=2)
-    chains = policy.chains(episode.state[7], 2)
+    figure = plots.denoising(policy, episode, 7, chains=3)
+    chains = policy.chains(episode.state[7], 3)
     thin = [line.get_ydata() for line in figure.axes[0].lines if line.get_label() == "_chain"]
     shares = 100 * np.exp(chains) / np.exp(chains).sum(axis=2, keepdims=True)
     assert any(line == pytest.approx(shares[0, :, 0], rel=1e-4) for line in thin)

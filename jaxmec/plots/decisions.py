@@ -194,7 +194,8 @@ def network_map(episode: Episode) -> Figure:
                 handles=entries, loc="outside lower center", ncols=len(entries),
                 title="work sent to another server", handlelength=3,
             )  # fmt: skip
-        axes.set_title(f"{episode.name}, {_where(episode)}, {len(episode)} tasks in {duration:g} s")
+        tasks = f"{len(episode)} tasks in {duration:g} s"
+        figure.suptitle(f"{episode.name}, {_where(episode)}, {tasks}", fontsize=12)
     return figure
 
 
@@ -275,8 +276,8 @@ def _draw_shares(
     axes.set_yticks(np.arange(servers) + 0.5, names)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    for server in range(1, servers):
-        axes.axhline(server, color="0.85", lw=0.8)
+    for edge in range(1, servers):
+        axes.axhline(edge, color="0.85", lw=0.8)
 
 
 def _draw_backlogs(axes: Any, episode: Episode, first: int, last: int) -> None:
