@@ -30,6 +30,7 @@ OPTIONAL = {
         ("curves.py", "decisions.py", "policies.py", "films.py", "style.py"), ("plot",)
     ),
     "graph.py": ("onnx",),
+    "results.py": ("plot",),
     "onnx.py": ("edge",),
     "server.py": ("serve",),
     "traces.py": ("parquet",),

@@ -191,6 +191,7 @@ OVERRIDES = {  # field: changes of amcoedge, where to read it, what must be read
     "size": ((1, 2), lambda p: (p.workload.sizes.size_low, p.workload.sizes.size_high)),
     "probability": (0.75, lambda p: p.workload.probability),
     "master": (True, lambda p: p.workload.master),
+    "laid_out": (True, lambda p: p.workload.laid_out),
     "density": ((0.5, 0.5), lambda p: np.unique(p.workload.sizes.density).repeat(2)),
     "result": ((0.25, 0.25), lambda p: np.unique(p.workload.sizes.result).repeat(2)),
     "deadline": (0.25, lambda p: p.deadline),

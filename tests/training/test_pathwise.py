@@ -208,6 +208,7 @@ def test_what_a_window_leaves_behind_has_a_gradient():
         assert np.all(np.abs(expected) > 1e-2)
 
 
+@pytest.mark.slow
 def test_carried_training_goes_on_over_chunks_and_validates_on_whole_episodes():
     env, params = make(**LONG_QUEUES)
     key = jax.random.key(2)
@@ -305,6 +306,7 @@ def test_it_learns_what_it_is_judged_by(trained):
     np.testing.assert_allclose(trained.state.learner.cost, kept, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_policy_that_training_makes_worse_is_kept(trained):
     """With a learning rate that spoils it at once, what is judged is still what it started with."""
     options = SMALL | {
