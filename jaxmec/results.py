@@ -26,7 +26,7 @@ from jaxmec.statistics import interquartile_interval, interquartile_mean
 from jaxmec.study import Outcome, Place, Result
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jaxmec.plots.style import Figure
 
 INTERVALS = (
     "Intervals are of 95 %, over training seeds, or over episodes for what does not learn; "

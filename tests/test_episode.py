@@ -111,6 +111,7 @@ def test_an_action_is_what_the_policy_answers_to_the_observation():
     assert (edge_policies.CASES["neighbours"].policy()(episode.observation) == episode.action).all()
 
 
+@pytest.mark.slow
 def test_a_record_may_be_longer_than_one_call_of_the_program(monkeypatch):
     who, options = CASES["neighbours"]
     whole, _ = played("neighbours")
@@ -148,14 +149,10 @@ CHAINS = {
     "dsac, last": lambda: edge_policies.CASES["one_server_places"].policy(),
     "scores": lambda: edge_policies.CASES["score"].policy(),
 }
-SLOW_CHAINS = ("per station", "dsac", "dsac, last", "scores")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [pytest.param(make, id=name, marks=[pytest.mark.slow] if name in SLOW_CHAINS else [])
-     for name, make in CHAINS.items()],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
 def test_chains_lead_from_noise_to_the_scores(make):
     policy = make()
     env, params = policy.setting.make()

@@ -391,6 +391,7 @@ def test_show_writes_what_there_is_and_says_where(monkeypatch, capsys, tmp_path)
     assert all((tmp_path / name).stat().st_size > 1000 for name in files)
 
 
+@pytest.mark.slow
 def test_show_of_a_saved_policy(monkeypatch, capsys, tmp_path):
     policy_of("pushes").save(tmp_path / "policy")
     assert shown(monkeypatch, fallen(), tmp_path, "--to", tmp_path / "new", "--formats", "png",

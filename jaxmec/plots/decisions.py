@@ -27,6 +27,8 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
     the order of the decisions. A thin line is the wait (the queue, and the uplink where that is
     contended), a bar the service, light while data moves and solid while the server computes;
     the colour is that of the station where the task arrived. Grey is what earlier slots left.
+    A bar is a point high at least, and where there are more shares than that has room for, bars
+    touch: show fewer slots then.
     Below, the work queued at each server, in seconds of that server, on the same axis of time.
 
     What the order within a slot means: all tasks of a slot are there when it begins, and they
@@ -240,7 +242,7 @@ def _draw_shares(
     for origin in np.unique(episode.origin[given.any(axis=1)]):
         n, server = np.nonzero(given & (episode.origin == origin)[:, None])
         label = "master node" if origin < 0 else f"station {origin}"
-        y, half = place[n, server], 0.45 * thickness[server]
+        y, half = place[n, server], np.maximum(0.45 * thickness[server], 0.5 / (72 * row))
         times = [start[n, server], ready[n, server]]
         times += [times[1] + computed[n, server]]
         times += [times[2] + back[n, server]]
