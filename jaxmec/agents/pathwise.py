@@ -70,7 +70,8 @@ class Pathwise:
     that passes from decision to decision may move the window's cost by is bounded
     (``gradient_limit``), so that one bad window does not speak for the others, and so is the
     norm of the whole. The policy that was best on the validation windows is kept; one that
-    falls behind it by more than ``tolerance`` goes back to it, with half the learning rate.
+    falls behind it by more than ``tolerance``, after its first ``trial_updates``, goes back to it,
+    with half the learning rate.
 
     Where the descent ends depends on where it starts: some starts learn to give a task to few
     servers, others stay near splitting each over all. So several are tried for a while, one
@@ -88,7 +89,7 @@ class Pathwise:
     final_learning_rate: float = 5e-5  # after decay_updates, > 0; a cosine between
     decay_updates: int = static(default=1_500)  # updates from the trials until then, >= 1
     trials: int = static(default=1)  # starts that are tried, >= 1; 1: the only one goes on
-    trial_updates: int = static(default=400)  # of each start, at the full learning rate, >= 1
+    trial_updates: int = static(default=400)  # of each start, which is let be so long, >= 1
     squared_decay: float = 0.99  # β_2 of Adam, in [0, 1)
     max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
     gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0
@@ -278,7 +279,11 @@ class Pathwise:
     def judge(self, learner: PathwiseLearner, cost: jax.Array) -> PathwiseLearner:
         """Keep the trained policy if its cost on the validation windows is the least so far."""
         better = cost < learner.cost
-        fallen = ~(cost <= learner.cost * (1 + self.tolerance))  # so has one whose cost is NaN
+        # The way from a policy that was learned otherwise may first lead uphill.
+        behind = (cost > learner.cost * (1 + self.tolerance)) & (
+            learner.updates > self.trial_updates
+        )
+        fallen = behind | jnp.isnan(cost)
         restart = tried = jnp.zeros((), bool)
         if self.trials > 1:
             due = learner.updates >= learner.starts * self.trial_updates

@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad):
 
 
 def test_the_best_is_kept_and_who_falls_behind_goes_back_to_it():
-    agent = make(tolerance=0.1)
+    agent = make(tolerance=0.1, trial_updates=2)
     start = fresh(agent)
     judge = jax.jit(agent.judge)
     first = judge(moved(start, 1.0), 2.0)
@@ -83,7 +83,10 @@ def test_the_best_is_kept_and_who_falls_behind_goes_back_to_it():
     assert (worse.cost, worse.rate) == (2.0, 1.0)
 
     busy, _ = agent.improve(worse, ones(worse))
-    for lost in (judge(busy, 2.3), judge(busy, jnp.nan)):
+    early = judge(busy, 2.3)  # after one update of two that it is let be
+    assert same(early.candidate, busy.candidate) and early.rate == 1.0
+    late = busy._replace(updates=jnp.array(3))
+    for lost in (judge(late, 2.3), judge(busy, jnp.nan)):
         assert same(lost.candidate, first.actor)
         assert (lost.cost, lost.rate) == (2.0, 0.5)
         assert same(lost.optimiser, start.optimiser)
