@@ -177,33 +177,18 @@ def denoising_loss(
     return jnp.mean(jnp.square(clip_prediction(output, clip, bound) - target))
 
 
-@pytree
-class DiffusionActor:
-    """A policy over A actions whose logits are x_0 of a reverse chain, given a state s.
+class ReverseChainActor:
+    """What an actor does with a reverse chain, whatever the network in it.
 
-    The network is an MLP on [x_k, embedding of k, s]. It has no state and no parameters of
-    its own: ``init`` makes them, ``logits`` uses them. Fields are checked by their owner.
+    A dataclass that inherits it has the fields named here, and :meth:`_denoiser`.
     """
 
-    num_actions: int = static()  # A
-    hidden: tuple[int, ...] = static(default=(128, 128))  # at least one layer
-    activation: str = static(default="relu")
-    steps: int = static(default=5)  # K; 0: no chain, the network's output at x = 0, bounded
-    schedule: str = static(default="vp")  # a name in SCHEDULES
-    predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
-    clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
-    embedding_size: int = static(default=16)  # of the step's embedding, even
-    bound: Any = 10.0  # c, the bound of x̂_0, thus of the logits
-
-    @property
-    def network(self) -> MLP:
-        """The MLP on [x_k, embedding of k, s]; its parameters are the actor's."""
-        return MLP(self.hidden, self.num_actions, self.activation)
-
-    def init(self, key: jax.Array, observation_size: int) -> Any:
-        """Fresh parameters."""
-        size = self.num_actions + self.embedding_size + observation_size
-        return self.network.init(key, jnp.zeros(size))
+    num_actions: Any  # A
+    steps: Any  # K; 0: no chain, the network's output at x = 0, bounded
+    schedule: Any  # a name in SCHEDULES
+    predict: Any  # what the network predicts, a name in PREDICTIONS
+    clip: Any  # how x̂_0 is bounded, a name in CLIPS
+    bound: Any  # c, the bound of x̂_0, thus of the logits
 
     def sample_noise(self, key: jax.Array, *batch: int) -> jax.Array:
         """[K, *batch, A] the standard normal noise that one chain of each example takes."""
@@ -258,6 +243,39 @@ class DiffusionActor:
             clip=self.clip,
             bound=self.bound,
         )
+
+    def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
+        """(x_k, k) -> what the network says of x_k, for states [..., S]."""
+        raise NotImplementedError
+
+
+@pytree
+class DiffusionActor(ReverseChainActor):
+    """A policy over A actions whose logits are x_0 of a reverse chain, given a state s.
+
+    The network is an MLP on [x_k, embedding of k, s]. It has no state and no parameters of
+    its own: ``init`` makes them, ``logits`` uses them. Fields are checked by their owner.
+    """
+
+    num_actions: int = static()  # A
+    hidden: tuple[int, ...] = static(default=(128, 128))  # at least one layer
+    activation: str = static(default="relu")
+    steps: int = static(default=5)  # K; 0: no chain, the network's output at x = 0, bounded
+    schedule: str = static(default="vp")  # a name in SCHEDULES
+    predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
+    clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
+    embedding_size: int = static(default=16)  # of the step's embedding, even
+    bound: Any = 10.0  # c, the bound of x̂_0, thus of the logits
+
+    @property
+    def network(self) -> MLP:
+        """The MLP on [x_k, embedding of k, s]; its parameters are the actor's."""
+        return MLP(self.hidden, self.num_actions, self.activation)
+
+    def init(self, key: jax.Array, observation_size: int) -> Any:
+        """Fresh parameters."""
+        size = self.num_actions + self.embedding_size + observation_size
+        return self.network.init(key, jnp.zeros(size))
 
     def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
         """(x_k, k) -> what the network says of x_k, for states [..., S].

@@ -17,14 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.networks.diffusion import (
-    clip_prediction,
-    denoising_loss,
-    noise_schedule,
-    reverse_chain,
-    reverse_path,
-    step_embedding,
-)
+from jaxmec.networks.diffusion import ReverseChainActor, step_embedding
 from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT
 from jaxmec.struct import pytree, static
 
@@ -122,7 +115,7 @@ class StackedServerValues(nn.Module):
 
 
 @pytree
-class EquivariantDiffusionActor:
+class EquivariantDiffusionActor(ReverseChainActor):
     """Scores of B servers made by a reverse chain whose network is shared over the servers.
 
     An action is ``outputs`` numbers a server, all servers' first ones and then all servers'
@@ -181,57 +174,6 @@ class EquivariantDiffusionActor:
         servers, shared = self._split(jnp.zeros(observation_size))
         shared = self._with_step(shared, np.zeros(self.embedding_size))
         return self.network.init(key, servers, shared, jnp.zeros((self.num_servers, self.outputs)))
-
-    def sample_noise(self, key: jax.Array, *batch: int) -> jax.Array:
-        """[K, *batch, A] the standard normal noise that one chain of each example takes."""
-        return jax.random.normal(key, (self.steps, *batch, self.num_actions))
-
-    def logits(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
-        """[..., A] x_0 for observations [..., S], from ``noise`` [K, ..., A]."""
-        denoise = self._denoiser(params, state)
-        if self.steps == 0:
-            zeros = jnp.zeros((*state.shape[:-1], self.num_actions), state.dtype)
-            return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
-        return reverse_chain(
-            denoise,
-            noise,
-            noise_schedule(self.schedule, self.steps),
-            predict=self.predict,
-            clip=self.clip,
-            bound=self.bound,
-        )
-
-    def path(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
-        """[K + 1, ..., A] the whole chain that ends in :meth:`logits`; K >= 1."""
-        return reverse_path(
-            self._denoiser(params, state),
-            noise,
-            noise_schedule(self.schedule, self.steps),
-            predict=self.predict,
-            clip=self.clip,
-            bound=self.bound,
-        )
-
-    def greedy_logits(self, params: Any, state: jax.Array) -> jax.Array:
-        """[..., A] x_0 of the chain without noise: x_K = 0 and z = 0."""
-        shape = (self.steps, *state.shape[:-1], self.num_actions)
-        return self.logits(params, state, jnp.zeros(shape, state.dtype))
-
-    def imitation_loss(
-        self, params: Any, state: jax.Array, target: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        """[] as of :class:`jaxmec.networks.diffusion.DiffusionActor`."""
-        if self.steps == 0:
-            return jnp.mean(jnp.square(self.greedy_logits(params, state) - target))
-        return denoising_loss(
-            self._denoiser(params, state),
-            target,
-            key,
-            noise_schedule(self.schedule, self.steps),
-            predict=self.predict,
-            clip=self.clip,
-            bound=self.bound,
-        )
 
     def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
         """(x_k, k) -> what the network says of x_k, for observations [..., S].
