@@ -24,7 +24,7 @@ evaluation_point = pathwise.evaluation_point
 
 
 @dataclass(frozen=True)
-class CloningConfig:
+class CloningConfig(pathwise.InUpdates):
     """How much is shown, and how long it is learned; hashable, static under ``jit``."""
 
     steps: int = 3_000_000  # decisions imitated, each time that it is counting
@@ -60,29 +60,9 @@ class CloningConfig:
         return self.total_steps // self.batch_size
 
     @property
-    def prefill_steps(self) -> int:
-        """Demonstrations are not counted as steps."""
-        return 0
-
-    @property
-    def chunk_steps(self) -> int:
-        """Decisions of a chunk: ``eval_every`` in whole updates."""
-        return math.ceil(self.eval_every / self.batch_size) * self.batch_size
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks of training, the fewest that reach ``steps``."""
-        return math.ceil(self.steps / self.chunk_steps)
-
-    @property
-    def total_steps(self) -> int:
-        """Decisions of the whole training: ``steps`` in whole chunks."""
-        return self.num_chunks * self.chunk_steps
-
-    @property
-    def num_points(self) -> int:
-        """P, evaluation points: one before training and one after each chunk."""
-        return self.num_chunks + 1
+    def update_steps(self) -> int:
+        """Decisions of one update."""
+        return self.batch_size
 
 
 class Shown(NamedTuple):

@@ -29,8 +29,41 @@ from jaxmec.training.rollout import Environment, make_spec
 PLACES, SPREAD = 2**31, 2**31 + 1  # beyond any count of updates: draws of carried windows' starts
 
 
+class InUpdates:
+    """The arithmetic of a training that is counted in updates of ``update_steps`` decisions."""
+
+    steps: int
+    eval_every: int
+    update_steps: Any
+
+    @property
+    def prefill_steps(self) -> int:
+        """Nothing is collected before training."""
+        return 0
+
+    @property
+    def chunk_steps(self) -> int:
+        """Decisions of a chunk: ``eval_every`` in whole updates."""
+        return math.ceil(self.eval_every / self.update_steps) * self.update_steps
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of training, the fewest that reach ``steps``."""
+        return math.ceil(self.steps / self.chunk_steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Decisions of the whole training: ``steps`` in whole chunks."""
+        return self.num_chunks * self.chunk_steps
+
+    @property
+    def num_points(self) -> int:
+        """P, evaluation points: one before training and one after each chunk."""
+        return self.num_chunks + 1
+
+
 @dataclass(frozen=True)
-class PathwiseConfig:
+class PathwiseConfig(InUpdates):
     """How long to train through the environment, on how much; hashable, static under ``jit``."""
 
     steps: int = 9_000_000  # decisions, over all environments
@@ -59,31 +92,6 @@ class PathwiseConfig:
     def update_steps(self) -> int:
         """Decisions of one update."""
         return self.num_envs * self.window
-
-    @property
-    def prefill_steps(self) -> int:
-        """Nothing is collected before training."""
-        return 0
-
-    @property
-    def chunk_steps(self) -> int:
-        """Decisions of a chunk: ``eval_every`` in whole updates."""
-        return math.ceil(self.eval_every / self.update_steps) * self.update_steps
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks of training, the fewest that reach ``steps``."""
-        return math.ceil(self.steps / self.chunk_steps)
-
-    @property
-    def total_steps(self) -> int:
-        """Decisions of the whole training: ``steps`` in whole chunks."""
-        return self.num_chunks * self.chunk_steps
-
-    @property
-    def num_points(self) -> int:
-        """P, evaluation points: one before training and one after each chunk."""
-        return self.num_chunks + 1
 
 
 class PathwiseState(NamedTuple):
