@@ -1,8 +1,8 @@
 """DDRL-AMSA on the published setting `amcoedge`, and how it compares: `make run`.
 
 Trains it twice, S seeds side by side: model-free, on the terms of the papers (CWA on the true
-waits), and through the differentiable simulator, with what a station can know and nothing
-else. Then it plays the same episodes with every seed's policy, the simple schedulers and the
+waits), and taught by the planner and then by the differentiable simulator, playing with what a
+station can know and nothing else. Then it plays the same episodes with every seed's policy, the simple schedulers and the
 published "Optimal", and writes a table, the figures and the checkpoints of the policies under
 --out. A run that was stopped goes on where it was.
 """
@@ -44,7 +44,7 @@ GIVEN = {
     "allocation_information": "true",
 }
 MODEL_FREE = Part("ddrl-amsa (CWA)", "model-free", "ddrl-amsa", GIVEN)
-PATHWISE = Part("ddrl-amsa-pathwise", "pathwise", "ddrl-amsa-pathwise", {})
+TAUGHT = Part("ddrl-amsa-taught", "taught", "ddrl-amsa-taught", {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Options:
     out: Path = Path("runs/ddrl-amsa")  # where everything goes
     seeds: int = 5  # training seeds of the model-free part, side by side
     steps: int = 100_000  # decisions that each of them trains on
-    pathwise_seeds: int = 3  # training seeds of the part through the simulator
-    pathwise_updates: int = 500  # gradient updates that each of them makes
+    taught_seeds: int = 2  # training seeds of the part that is taught
+    taught_updates: int = 1_000  # gradient updates through the simulator that each of them makes
     episodes: int = 20  # episodes to compare on, the same for all
     progress: bool = True  # show a progress display
 
@@ -64,20 +64,21 @@ def main(options: Options) -> None:
     """Train, compare, draw."""
     console = Console()
     started = time.perf_counter()
-    per_update = jaxmec.METHODS[PATHWISE.method].config.update_steps  # type: ignore[union-attr]
+    per_update = jaxmec.METHODS[TAUGHT.method].config.update_steps  # type: ignore[union-attr]
     sizes: dict[str, dict[str, Any]] = {
         MODEL_FREE.folder: {"seeds": options.seeds, "steps": options.steps},
-        PATHWISE.folder: {
-            "seeds": options.pathwise_seeds,
-            "steps": options.pathwise_updates * per_update,
-            "decay_updates": options.pathwise_updates,
-            "eval_every": max(1, options.pathwise_updates // 10) * per_update,
+        TAUGHT.folder: {
+            "seeds": options.taught_seeds,
+            "steps": options.taught_updates * per_update,
+            "decay_updates": options.taught_updates,
+            "eval_every": max(1, options.taught_updates // 10) * per_update,
         },
     }
     trained = {}
-    for part in (PATHWISE, MODEL_FREE):
+    for part in (TAUGHT, MODEL_FREE):
         directory = options.out / part.folder
-        unfinished = (directory / "checkpoints").exists()
+        # What teaches is trained first, in a directory of its own.
+        unfinished = any((directory / inside / "checkpoints").exists() for inside in ("", "start"))
         console.print(f"{part.label}: {'going on with' if unfinished else 'in'} {directory}")
         trained[part.label] = jaxmec.train(
             part.method,
@@ -107,7 +108,7 @@ def main(options: Options) -> None:
     comparison.save(options.out / "comparison.json", device=str(jax.devices()[0]))
 
     files = []
-    for part in (PATHWISE, MODEL_FREE):
+    for part in (TAUGHT, MODEL_FREE):
         result = trained[part.label]
         history = result.history
         figure = plots.learning_curves(
@@ -126,7 +127,7 @@ def main(options: Options) -> None:
     )
     files.append(plots.save(figure, options.out / "comparison")[0])
     finished = time.perf_counter()
-    for part in (PATHWISE, MODEL_FREE):
+    for part in (TAUGHT, MODEL_FREE):
         directory = options.out / part.folder
         console.print(
             f"{part.label}\n"

@@ -75,6 +75,7 @@ class ProgressDisplay:
                 TaskProgressColumn(),
                 TextColumn("{task.fields[status]}"),
                 console=self._console,
+                auto_refresh=False,  # a thread that draws ten times a second costs training 2 %
             )
             self._task = self._bar.add_task("compiling", total=total, status="")
 
@@ -173,6 +174,7 @@ class PlanDisplay:
                 TaskProgressColumn(),
                 TextColumn("{task.fields[status]}"),
                 console=self._console,
+                auto_refresh=False,  # a thread that draws ten times a second costs training 2 %
             )
             self._task = self._bar.add_task("", total=work, status="")
 
