@@ -2,9 +2,9 @@
 
 Trains it twice, S seeds side by side: model-free, on the terms of the papers (CWA on the true
 waits), and taught by the planner and then by the differentiable simulator, playing with what a
-station can know and nothing else. Then it plays the same episodes with every seed's policy, the simple schedulers and the
-published "Optimal", and writes a table, the figures and the checkpoints of the policies under
---out. A run that was stopped goes on where it was.
+station can know and nothing else. Then it plays the same episodes with every seed's policy, the
+simple schedulers and the published "Optimal", and writes a table, the figures and the
+checkpoints of the policies under --out. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
