@@ -18,8 +18,8 @@ from jaxmec.struct import is_concrete, pytree, static
 
 Array = Any
 
-# Below this many servers water-filling compares all pairs, which vectorises and needs no
-# sort; above it, it sorts. The results agree; only the time differs (benchmarks/NOTES.md).
+# Up to this many servers water-filling compares all pairs, which vectorises and needs no loop;
+# with more, it iterates. The results agree; only the time differs (benchmarks/NOTES.md).
 PAIRWISE_LIMIT = 32
 
 
@@ -102,17 +102,32 @@ def _hecwa(wait: Array, serve: Array, selected: Array) -> Array:
     return _normalised(_speed(serve, selected))
 
 
-def _poured(wait: Array, speed: Array) -> Array:
-    """[B] the work, in tasks, that fills all servers up to each server's own wait."""
+def _busy(wait: Array, speed: Array) -> Array:
+    """[B] bool: a server gets work iff filling all others up to its wait takes less than the task.
+
+    ``speed`` is 0 outside the set, where ``wait`` is that of a server in it.
+    """
     if wait.shape[0] <= PAIRWISE_LIMIT:
-        return jnp.sum(jnp.maximum(wait[:, None] - wait[None, :], 0) * speed[None, :], axis=1)
-    order = jnp.argsort(wait)
-    sorted_wait, sorted_speed = wait[order], speed[order]
-    # Σ_{j ≤ i} (w_i − w_j) s_j, summed as steps between neighbours: no cancellation.
-    steps = jnp.diff(sorted_wait, prepend=sorted_wait[:1])
-    below = jnp.cumsum(sorted_speed) - sorted_speed
-    filled = jnp.cumsum(steps * below)
-    return jnp.zeros_like(wait).at[order].set(filled)
+        poured = jnp.maximum(wait[:, None] - wait[None, :], 0) * speed[None, :]
+        return jnp.sum(poured, axis=1) < 1
+    # The level at which the servers of any subset finish together is at least the one sought:
+    # leave out who waits longer than that, until nobody does (Michelot 1986, for projection onto
+    # a simplex). At most B turns, about log B in practice. Counted from the shortest wait, all
+    # terms are positive and nothing cancels.
+    wait = wait - jnp.min(wait)
+
+    def lower(levels: tuple[Array, Array]) -> tuple[Array, Array]:
+        level, _ = levels
+        below = wait < level
+        speed_below = jnp.where(below, speed, 0)
+        filled = jnp.sum(jnp.where(below, wait, 0) * speed_below)
+        return jnp.minimum((1 + filled) / jnp.sum(speed_below), level), level
+
+    alone = jnp.min(wait + 1 / speed)  # one server takes it all
+    level, _ = jax.lax.while_loop(
+        lambda levels: levels[0] < levels[1], lower, (alone, jnp.full_like(alone, jnp.inf))
+    )
+    return wait < level
 
 
 def _water_filling(wait: Array, serve: Array, selected: Array) -> Array:
@@ -120,8 +135,7 @@ def _water_filling(wait: Array, serve: Array, selected: Array) -> Array:
     last = jnp.max(jnp.where(selected, wait, -jnp.inf), initial=0)
     wait = jnp.where(selected, wait, last)
     speed = _speed(serve, selected)
-    # A server gets work iff filling all others up to its wait takes less than the task.
-    active = selected & (jax.lax.stop_gradient(_poured(wait, speed)) < 1)
+    active = selected & _busy(jax.lax.stop_gradient(wait), jax.lax.stop_gradient(speed))
     return _shares(wait, jnp.where(active, speed, 0))
 
 
