@@ -690,7 +690,8 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        if str(error.name).startswith("jaxmec."):  # a part of jaxmec, which no extra brings
+        # A part of jaxmec no extra brings, and some say it themselves.
+        if str(error.name).startswith("jaxmec.") or "pip install" in str(error):
             raise
         raise ImportError(f"{error}: pip install 'jaxmec[{name}]'") from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -27,6 +29,17 @@ def test_kept_without_output_and_with_a_badge(name):
             assert cell["outputs"] == [] and cell["execution_count"] is None
     assert f"/blob/main/notebooks/{name}.ipynb" in "".join(cells[0]["source"])
     nbformat.validate(nbformat.reads(text, as_version=4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_extra_brings_what_colab_installs(name):
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    wanted = re.findall(r"jaxmec\[([\w,]+)\] @ git", text)
+    with (FOLDER.parent / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    brought = re.findall(r"jaxmec\[([\w,]+)\]", " ".join(extras["notebook"]))
+    assert len(wanted) == len(brought) == 1
+    assert set(wanted[0].split(",")) <= set(brought[0].split(","))
 
 
 @pytest.mark.slow

@@ -19,9 +19,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import onnx
 from jax.extend import core
-from onnx import TensorProto, helper, numpy_helper
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as error:
+    raise ImportError(
+        f"exporting a policy needs ONNX ({error}): pip install 'jaxmec[onnx]'", name=error.name
+    ) from error
 
 OPSET = 18
 IR_VERSION = 10

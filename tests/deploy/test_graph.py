@@ -1,5 +1,8 @@
 """JAX functions as ONNX graphs: every primitive that policies use, and refusal of the rest."""
 
+import importlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,3 +120,10 @@ def test_the_model_says_what_it_is():
     (dimension, size) = model.graph.input[0].type.tensor_type.shape.dim
     assert dimension.dim_param == "n" and size.dim_value == SIZE
     assert {entry.domain for entry in model.opset_import} == {""}
+
+
+def test_without_onnx_the_extra_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "jaxmec.deploy.graph")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"needs ONNX .*pip install 'jaxmec\[onnx\]'"):
+        importlib.import_module("jaxmec.deploy.graph")
