@@ -148,6 +148,17 @@ def test_curve_is_blank_where_a_seed_has_no_value(bad):
     assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, True, False]
 
 
+def test_a_wide_interval_does_not_squeeze_the_curves():
+    data = plots.Curve([10, 20], [[0.2, 0.2], [0.4, 0.2]])  # of two seeds, 0.3 +- 1.3
+    (axes,) = plots.learning_curves({"a": data}, "make-span (s)", references={"rule": 0.1}).axes
+    low, high = axes.get_ylim()
+    assert 0.05 < low < 0.1 and 0.4 < high < 0.45
+    (axes,) = plots.learning_curves({"a": data}, "make-span (s)", limits=(0, 1)).axes
+    assert axes.get_ylim() == (0, 1)
+    nothing = plots.Curve([10, 20], [[np.nan, np.nan]])
+    assert plots.learning_curves({"a": nothing}, "make-span (s)")
+
+
 def test_curves_are_told_apart():
     figure = plots.learning_curves({str(i): curve(2) for i in range(24)}, "return")
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,8 @@ def learning_curves(
         title: above the axes; empty for none.
         log_steps: a logarithmic axis of steps, for curves of very different lengths; what
             was measured before the first step is left out.
-        limits: the least and the largest value shown; all of them by default.
+        limits: the least and the largest value shown; by default those of any seed and the
+            references, beyond which the interval of few seeds may reach.
 
     Raises:
         ValueError: no curves.
@@ -70,6 +71,8 @@ def learning_curves(
     """
     if not curves:
         raise ValueError("curves is empty; expected at least one")
+    if limits is None:
+        limits = _span([curve.values for curve in curves.values()], (references or {}).values())
     with styled() as (Figure, ticker):
         figure = Figure(figsize=(7.0, _height([*curves, *(references or {})])))
         axes = figure.add_subplot()
@@ -90,6 +93,16 @@ def learning_curves(
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title, ylim=limits)
         figure.legend(loc="outside right upper", title=_interval_note(curves), alignment="left")
     return figure
+
+
+def _span(values: Sequence[np.ndarray], references: Iterable[float]) -> tuple[float, float] | None:
+    """The least and the largest of all that is finite, with a margin; None if nothing is."""
+    shown = np.concatenate([*(np.ravel(array) for array in values), np.array([*references])])
+    shown = shown[np.isfinite(shown)]
+    if not shown.size:
+        return None
+    margin = 0.05 * float(np.ptp(shown)) or 0.05 * abs(float(shown[0])) or 1.0
+    return float(shown.min()) - margin, float(shown.max()) + margin
 
 
 def sweep_curves(
