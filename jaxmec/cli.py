@@ -333,7 +333,7 @@ class MultiChoices:
     action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
     k: int = 3  # servers that an action top_k names
     allocate: str = "cwa"  # cwa, hecwa or water_filling
-    allocation_information: str = "true"  # true (as published) or seen
+    allocation_information: str = "true"  # true (as published), seen, expected or priced
     privileged: bool = False  # tell the critics, while they learn, what the simulator knows
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
     neighbours: int | None = None  # decide among the own server and the next ones, m in all

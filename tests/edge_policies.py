@@ -116,6 +116,23 @@ CASES = {
             ("allocation_information", "seen"),
         ),
     ),
+    "score_priced": Case(
+        ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
+        MULTI,
+        "amcoedge",
+        (
+            ("action", "score"),
+            ("features", "priced"),
+            ("information", "local"),
+            ("allocation_information", "priced"),
+        ),
+    ),
+    "expected": Case(
+        DQN(hidden=SMALL),
+        MULTI,
+        "amcoedge",
+        (("information", "local"), ("allocation_information", "expected")),
+    ),
 }
 
 

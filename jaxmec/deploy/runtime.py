@@ -39,6 +39,7 @@ ONE_SERVER, SUBSET, LOCAL_PLUS_ONE, TOP_K, SCORE = ACTION_MODES = (
     "score",
 )
 INFORMATION = ("slot_start", "local", "slot", "full")
+ALLOCATORS = ("true", "seen", "expected", "priced")
 
 # What an entry of an observation is: its quantity in this unit, over the scale in the manifest.
 FEATURES: dict[str, tuple[str, str]] = {
@@ -285,7 +286,9 @@ class Scheduler:
         rules = bundle.section("allocation")
         self.rule = _one_of(bundle, "allocation.rule", rules, tuple(arithmetic.ALLOCATIONS))
         self._allocate = arithmetic.ALLOCATIONS[self.rule]
-        self._on_seen = _one_of(bundle, "allocation.information", rules, ("true", "seen")) == "seen"
+        self._allocated_on = _one_of(bundle, "allocation.information", rules, ALLOCATORS)
+        if self._allocated_on == "priced" and "charge" not in dict(self._features):
+            raise _unknown(bundle, "its allocation is priced, but its observation has no charge")
 
     # Deciding.
 
@@ -463,10 +466,14 @@ class _Situation:
         self.seen_inflight = seen
         believed: np.ndarray | None = seen
         believed_uplink = self.seen_uplink
-        if not scheduler._on_seen:
+        if scheduler._allocated_on == "true":
             believed, believed_uplink = sent if inflight is None else inflight, own
         believed = nothing if believed is None else believed
+        if scheduler._allocated_on in ("expected", "priced"):
+            believed = self._factor * seen
         self.believed_wait = self._wait(believed, believed_uplink)
+        if scheduler._allocated_on == "priced":
+            self.believed_wait = self.believed_wait + self._charge
         # The same numbers make the same wait: computed once where nothing more is believed.
         same = believed is seen and believed_uplink is self.seen_uplink
         self._seen_wait = self.believed_wait if same else None
@@ -498,9 +505,13 @@ class _Situation:
     @property
     def _alike(self) -> np.ndarray:
         """[n, B] Gcycles at each server were all stations to do as this one has in its slot."""
+        return self.quantities["backlog"] + self._factor * self.seen_inflight
+
+    @property
+    def _factor(self) -> int:
+        """How many stations there are for each whose work is seen."""
         alone = self.scheduler.information in ("local", "slot")
-        factor = self.scheduler.num_servers if alone else 1
-        return self.quantities["backlog"] + factor * self.seen_inflight
+        return self.scheduler.num_servers if alone else 1
 
     @property
     def _charge(self) -> np.ndarray:

@@ -38,6 +38,7 @@ from jaxmec.struct import is_concrete, pytree
 INFORMATION = ("slot_start", "local", "slot", "full")
 FEATURES = ("published", "queues", "times", "expected", "priced")
 REWARDS = ("own", "charged")
+ALLOCATORS = ("true", "seen", "expected", "priced")  # what whoever splits a task goes by
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 SINGLE_ACTIONS = ("index", "score")
 ACTIONS = ("subset", "local_plus_one", "top_k", "mask", "fraction", "score")
@@ -505,9 +506,8 @@ class OffloadingEnvironment(environment.Environment):
             features["serve"] = service_time(params.network, view.task) / scales.slot
             features["compute"] = view.task.work / capacity / scales.slot
         if self.feature_set in ("expected", "priced"):
-            inflight = view.queues.inflight
-            alike = self.num_servers * inflight if self.shares_slot else inflight
-            queued = view.queues.backlog + alike
+            alike = self._alike(view.queues)
+            queued = alike.backlog + alike.inflight
             features["alike"] = queued / capacity / scales.backlog
             if self.feature_set == "priced":
                 caused = view.task.work * self._price_seen(state, params, queued)
@@ -524,6 +524,12 @@ class OffloadingEnvironment(environment.Environment):
             }
         dtype = jnp.result_type(view.queues.backlog)
         return {name: jnp.asarray(value, dtype) for name, value in features.items()}
+
+    def _alike(self, queues: QueueState) -> QueueState:
+        """Queues that are seen, had all stations done as this one has in its slot."""
+        if not self.shares_slot:
+            return queues
+        return QueueState(queues.backlog, self.num_servers * queues.inflight, queues.uplink)
 
     def _price_seen(
         self, state: OffloadingState, params: OffloadingParams, queued: jax.Array
@@ -756,7 +762,10 @@ class MultiServerOffloading(OffloadingEnvironment):
             action: one of ``ACTIONS``.
             k: how many servers an action "top_k" names, 1..B.
             allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
-            allocation_information: "true" waits, as published, or the "seen" ones.
+            allocation_information: the waits by which a task is split: the "true" ones, as
+                published; the "seen" ones; the "expected" ones, were all stations to do as this
+                one has in its slot; or those and what the task would cause to later ones
+                ("priced", for scores and features="priced").
             entry_gradient: weight, in the derivative of a score's make-span, of the jumps
                 where a server enters the set (:func:`jaxmec.mec.offload.entry_gradient`); no
                 value changes. 0: the derivative that holds almost everywhere.
@@ -769,10 +778,15 @@ class MultiServerOffloading(OffloadingEnvironment):
         for field, value, allowed in (
             ("action", action, ACTIONS),
             ("allocate", allocate, tuple(ALLOCATIONS)),
-            ("allocation_information", allocation_information, ("true", "seen")),
+            ("allocation_information", allocation_information, ALLOCATORS),
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
+        if allocation_information == "priced" and (action, features) != ("score", "priced"):
+            raise ValueError(
+                "allocation_information 'priced' goes with action='score' and features='priced', "
+                f"got action={action!r} and features={features!r}"
+            )
         if action == "subset" and self.num_choices > MAX_SUBSET_SERVERS:
             raise ValueError(
                 f"action 'subset' names 2^B - 1 sets and takes at most {MAX_SUBSET_SERVERS} "
@@ -915,6 +929,9 @@ class MultiServerOffloading(OffloadingEnvironment):
         queues = self._allocated_on(state, params)
         queues = state.queues if queues is None else queues
         wait = waiting_time(params.network, queues, state.task)
+        if self.allocation_information == "priced":  # prices are taken as given
+            price = self._price_seen(state, params, queues.backlog + queues.inflight)
+            wait += jax.lax.stop_gradient(state.task.work * price)
         serve = service_time(params.network, state.task)
         factor = jnp.exp(jnp.clip(factor, -MAX_LOG_FACTOR, MAX_LOG_FACTOR))
         return wait + offset * params.scales.slot, serve * factor
@@ -925,5 +942,7 @@ class MultiServerOffloading(OffloadingEnvironment):
 
     def _allocated_on(self, state: OffloadingState, params: OffloadingParams) -> QueueState | None:
         """The queues that whoever allocates believes in; None for the true ones."""
-        seen = self.allocation_information == "seen"
-        return self.view(state, params).queues if seen else None
+        if self.allocation_information == "true":
+            return None
+        seen = self.view(state, params).queues
+        return seen if self.allocation_information == "seen" else self._alike(seen)

@@ -18,7 +18,14 @@ OBSERVATIONS = 10_000
 
 
 # What differs from the quick ones in the agent alone is left to the slow run.
-SLOW = ("one_server_places", "per_station", "top_k", "neighbours_score", "neighbours_priced")
+SLOW = (
+    "one_server_places",
+    "per_station",
+    "top_k",
+    "neighbours_score",
+    "neighbours_priced",
+    "expected",
+)
 
 
 @pytest.mark.parametrize(

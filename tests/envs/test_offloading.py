@@ -373,9 +373,11 @@ def test_every_field_of_the_state_was_changed_above():
 
 
 @pytest.mark.parametrize("what", EVERYTHING)
-@pytest.mark.parametrize("information", SEEN)
-def test_allocation_on_seen_waits_uses_what_is_seen_and_nothing_else(information, what):
-    look, params, state = in_the_middle(information, "seen")
+@pytest.mark.parametrize(
+    ("information", "allocation"), [*((name, "seen") for name in SEEN), ("local", "expected")]
+)
+def test_allocation_on_seen_waits_uses_what_is_seen_and_nothing_else(information, allocation, what):
+    look, params, state = in_the_middle(information, allocation)
     one, other = look(params, state)[2], look(*changed(what, params, state))[2]
     steers = SEEN[information] & {"backlog", "inflight", "sent", "own uplink"}
     assert same(one, other) == (what not in steers)
@@ -832,6 +834,15 @@ def test_action_spaces_sample_what_they_contain(mode):
         ({"information": "all"}, r"information.*slot_start.*got 'all'"),
         ({"action": "set"}, r"action.*subset.*got 'set'"),
         ({"allocate": "se"}, r"allocate.*cwa.*got 'se'"),
+        (
+            {
+                "allocation_information": "priced",
+                "action": "mask",
+                "features": "priced",
+                "information": "local",
+            },  # fmt: skip
+            r"'priced' goes with action='score' .*got action='mask' and features='priced'",
+        ),
         ({"allocation_information": "none"}, r"allocation_information.*true.*got 'none'"),
         ({"information": "slot"}, r"slot.*TraceWorkload.*got BernoulliWorkload"),
         ({"preset": "lad-ts"}, r"subset.*at most 10.*got 20"),
@@ -883,10 +894,10 @@ def test_local_plus_one_and_top_k_name_the_sets_that_a_mask_names():
         )
 
 
-@pytest.mark.parametrize("allocation", ["true", "seen"])
+@pytest.mark.parametrize("allocation", ["true", "seen", "expected", "priced"])
 def test_scores_of_zero_are_water_filling_and_others_shift_it(allocation):
     """Against the oracle's water-filling on waits and service times changed by hand."""
-    options = {"information": "local", "allocation_information": allocation}
+    options = {"information": "local", "allocation_information": allocation, "features": "priced"}
     env, params = make(MULTI, preset="amcoedge", action="score", **options)
     _, state = env.reset(jax.random.key(0), params)
     rng = np.random.default_rng(5)
@@ -895,7 +906,13 @@ def test_scores_of_zero_are_water_filling_and_others_shift_it(allocation):
         sent=jnp.asarray(rng.random(5), jnp.float32),
     )
     queues = state.queues if allocation == "true" else env.view(state, params).queues
+    if allocation in ("expected", "priced"):
+        queues = queues.replace(inflight=5 * queues.inflight)
     wait = np.asarray(waiting_time(params.network, queues, state.task), np.float64)
+    if allocation == "priced":
+        charge = env.features(state, params)["charge"] * params.scales.backlog
+        assert len(set(np.round(np.asarray(charge, np.float64), 4))) > 1
+        wait += charge
     serve = np.asarray(service_time(params.network, state.task), np.float64)
     offset, factor = rng.normal(size=(2, 5))
     for scores, w, s in (
@@ -917,7 +934,7 @@ def test_scores_without_bound_or_meaning_still_give_a_split():
             assert (fraction >= 0).all() and fraction.sum() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("allocation", ["true", "seen"])
+@pytest.mark.parametrize("allocation", ["true", "seen", "expected"])
 @pytest.mark.parametrize("neighbours", [None, 3])
 def test_fractions_are_decoded_from_the_scores_that_encode_them(allocation, neighbours):
     """Sparse ones too, whatever is queued; within float32."""
