@@ -840,7 +840,7 @@ def test_action_spaces_sample_what_they_contain(mode):
                 "action": "mask",
                 "features": "priced",
                 "information": "local",
-            },  # fmt: skip
+            },
             r"'priced' goes with action='score' .*got action='mask' and features='priced'",
         ),
         ({"allocation_information": "none"}, r"allocation_information.*true.*got 'none'"),
