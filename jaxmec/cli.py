@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from jaxmec.naming import look_up
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 
 COMMANDS = {
     "train": "train a method (or one agent) and save what it learned",
@@ -91,35 +91,20 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _run(words), f"{words[0]!r}" if words else "it")
+
+
+def guarded(work: Callable[[], int | None], what: str = "it") -> int:
+    """Do some work, where an error that a person can mend is one message, without a traceback.
+
+    For the command line, and for scripts that are run like it. ``what`` stands for the work
+    where it needs more than is installed. Returns the exit code.
+    """
     console = Console(stderr=True, soft_wrap=True)
     try:
-        if not words or words[0] in ("-h", "--help"):
-            print(_overview())
-            return EXIT_OK if words else EXIT_USAGE
-        if words[0] == "--version":
-            import jaxmec
-
-            print(f"jaxmec {jaxmec.__version__}")
-            return EXIT_OK
-        command = {
-            "train": _train,
-            "evaluate": _evaluate,
-            "compare": _compare,
-            "show": _show,
-            "gap": _gap,
-            "trace": _trace,
-            "report": _report,
-            "export": _export,
-            "serve": _serve,
-            "watch": _watch,
-            "list": _list,
-            "doctor": _doctor,
-            "completion": _completion,
-        }
-        look_up("command", words[0], COMMANDS)
-        if words[0] in COMPILING:
-            _keep_programs()
-        return command[words[0]](words[1:])
+        code = work() or EXIT_OK
+        sys.stdout.flush()  # a reader that has gone is told of here, and not as Python ends
+        return code
     except SystemExit as exit_:  # tyro has printed what it has to say
         return exit_.code if isinstance(exit_.code, int) else EXIT_USAGE
     except (UsageError, ValueError, TypeError) as error:
@@ -128,13 +113,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         console.print(f"jaxmec: {error or 'interrupted'}", markup=False, highlight=False)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # as `| head` leaves behind: whoever read has read enough
+        with contextlib.suppress(OSError, ValueError):  # Python flushes once more as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except Exception as error:
         from jaxmec.bundle import BundleError
 
         if isinstance(error, ImportError) and str(error.name).startswith("jaxmec."):
             error = ImportError(
-                f"{words[0]!r} needs the whole of jaxmec; this is jaxmec-edge, for `jaxmec serve`"
+                f"{what} needs the whole of jaxmec; this is jaxmec-edge, for `jaxmec serve`"
             )
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            error = OSError(f"{error.filename}: {error.strerror}")  # no number of C's
         if isinstance(error, BundleError | ImportError | OSError):
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
@@ -149,6 +140,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
             return EXIT_FAILED
         raise
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return EXIT_OK if words else EXIT_USAGE
+    if words[0] == "--version":
+        import jaxmec
+
+        print(f"jaxmec {jaxmec.__version__}")
+        return EXIT_OK
+    command = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "compare": _compare,
+        "show": _show,
+        "gap": _gap,
+        "trace": _trace,
+        "report": _report,
+        "export": _export,
+        "serve": _serve,
+        "watch": _watch,
+        "list": _list,
+        "doctor": _doctor,
+        "completion": _completion,
+    }
+    look_up("command", words[0], COMMANDS)
+    if words[0] in COMPILING:
+        _keep_programs()
+    return command[words[0]](words[1:])
 
 
 def _keep_programs() -> None:
@@ -211,7 +232,8 @@ def _train(words: Sequence[str]) -> int:
 
     if not words or words[0].startswith("-"):
         print("usage: jaxmec train METHOD [flags]\n\nmethods:")
-        print("\n".join(f"  {row.name:<10} {row.about}" for row in METHODS.values()))
+        width = max(map(len, METHODS))
+        print("\n".join(f"  {row.name:<{width}} {row.about}" for row in METHODS.values()))
         print("\njaxmec train METHOD --help shows every flag with its default for that method.")
         return EXIT_OK if words and words[0] in ("-h", "--help") else EXIT_USAGE
     row = find_method(words[0])
@@ -603,6 +625,11 @@ def _entry(text: str) -> Any:
     wrong = [part for part in parts if part != "published" and "=" not in part]
     if wrong:
         raise UsageError(f"{text!r}: {wrong[0]!r} is neither published nor option=value")
+    if os.sep in name and Path(name).is_dir():
+        raise UsageError(
+            f"{name} is a directory; expected the name of a method, which is trained here. "
+            f"What has been trained: jaxmec evaluate {name}, or jaxmec gap {name} optimal"
+        )
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     label = options.pop("label", text.replace(":", ", ") if options else "")
     values = tuple(sorted((option, _value(value)) for option, value in options.items()))

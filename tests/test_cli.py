@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +46,7 @@ def test_list_names_everything(capsys):
         (["compare", "cartpole", "--size", "ful"], "did you mean 'full'"),
         (["compare", "--schedulers", "optiml"], "did you mean 'optimal'"),
         (["compare", "--methods", "ddrl-amsa:publishd"], "neither published nor option=value"),
+        (["compare", "--methods", "tests/training"], "jaxmec evaluate tests/training"),
         (["compare"], "name a study"),
         (["compare", "amcoedge-methods", "--sweep", "deadline"], "give both"),
         (["report", "--size", "shrt"], "did you mean 'short'"),
@@ -132,3 +136,28 @@ def test_report_without_results_says_so(capsys, tmp_path):
     assert code == 0 and str(page) in out
     text = page.read_text()
     assert "Nothing has been measured yet" in text and "**yes**" not in text
+
+
+def test_a_missing_file_is_named_without_a_number_of_the_system(capsys, tmp_path):
+    code, _, err = run(capsys, "trace", "check", str(tmp_path / "none.csv"))
+    assert code == 1
+    assert "none.csv: No such file or directory" in err and "Errno" not in err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_leaves_early_is_no_error(words):
+    command = [sys.executable, "-m", "jaxmec", *words]
+    pipe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe.stdout.close()  # as `| head -0` does
+    assert (pipe.stderr.read(), pipe.wait()) == ("", cli.EXIT_PIPE)
+
+
+JOB = Path(__file__).parents[1] / "train" / "ddrl_amsa.py"
+
+
+@pytest.mark.skipif(not JOB.exists(), reason="an installed wheel has no jobs")
+def test_the_main_job_says_without_a_traceback_what_is_wrong(tmp_path):
+    command = [sys.executable, JOB, "--taught-updates", "0", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "expected a positive integer" in done.stderr and "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ checkpoints of the policies under --out. A run that was stopped goes on where it
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from rich.console import Console
 
 import jaxmec
 from jaxmec import plots
+from jaxmec.cli import guarded
 from jaxmec.comparison import Comparison
+from jaxmec.training.runner import Interrupted
 
 PRESET = "amcoedge"
 SCHEDULERS = ("static-sets", "water-filling", "weighted-coin", "random-subset", "random", "local")
@@ -80,16 +83,20 @@ def main(options: Options) -> None:
         # What teaches is trained first, in a directory of its own.
         unfinished = any((directory / inside / "checkpoints").exists() for inside in ("", "start"))
         console.print(f"{part.label}: {'going on with' if unfinished else 'in'} {directory}")
-        trained[part.label] = jaxmec.train(
-            part.method,
-            preset=PRESET,
-            directory=directory,
-            resume=unfinished,
-            progress=options.progress,
-            name=part.label,
-            **part.options,
-            **sizes[part.folder],
-        )
+        try:
+            trained[part.label] = jaxmec.train(
+                part.method,
+                preset=PRESET,
+                directory=directory,
+                resume=unfinished,
+                progress=options.progress,
+                name=part.label,
+                **part.options,
+                **sizes[part.folder],
+            )
+        except Interrupted as error:  # there is no --resume here: it goes on by itself
+            message = f"{part.label}: stopped and saved in {directory}; the same again goes on"
+            raise Interrupted(message, error.result, error.exit_code - 128) from None
     compared = time.perf_counter()
     optimal = jaxmec.evaluate("optimal", preset=PRESET, episodes=options.episodes)
     reports = [jaxmec.evaluate(result, episodes=options.episodes) for result in trained.values()]
@@ -144,4 +151,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(guarded(lambda: main(tyro.cli(Options, description=__doc__))))

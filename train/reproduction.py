@@ -19,6 +19,7 @@ import tyro
 from rich.progress import Progress, TimeElapsedColumn
 
 from jaxmec import reproduction, results, study
+from jaxmec.cli import guarded
 from jaxmec.naming import look_up
 from jaxmec.studies import APART, SIZES, STUDIES, find_study
 
@@ -139,4 +140,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(guarded(lambda: main(tyro.cli(Options, description=__doc__))))
