@@ -20,6 +20,7 @@ from jaxmec.training.progress import SCORES, duration
 from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, is_running
 
 BARS = "▁▂▃▄▅▆▇█"
+START = "start"  # where `jaxmec.train` keeps the run of the method that another starts from
 RECENT = 16  # points that the rate is taken from
 
 
@@ -124,7 +125,9 @@ class Standing:
         seeds = next((values.shape[1] for values in self.evaluation.values()), 0)
         lines = [f"{self.home}: {self.method}, {seeds} seed{'' if seeds == 1 else 's'}, {state}"]
         lines.append(self.progress)
-        if state == "stopped":
+        if state != "running" and self.home.name == START:
+            lines.append("the first part of a run; to go on: the same command with --resume")
+        elif state == "stopped":
             lines.append("to go on: the same command with --resume")
         for name, shown in SCORES:
             if name in self.evaluation:
@@ -191,9 +194,15 @@ def run(command: Command, console: Console | None = None) -> None:
 
 
 def _standings(command: Command) -> Iterator[Standing]:
-    """How the run stands, time and again, until it goes on no longer."""
+    """How the run stands, time and again, until it goes on no longer.
+
+    A run that starts from another method has that one's in ``start``, and until that has ended
+    nothing of its own.
+    """
+    first = command.run / START
     while True:
-        standing = Standing.of(command.run)
+        begun = (command.run / METRICS_FILE).exists() or is_running(command.run)
+        standing = Standing.of(command.run if begun or not first.is_dir() else first)
         yield standing
         if not standing.running:
             return

@@ -111,6 +111,19 @@ def test_a_run_that_has_only_begun(home):
     assert watch.Standing.of(home).lines()[1] == "no points"
 
 
+def test_what_a_run_starts_from_is_shown_until_it_has_begun_itself(home, capsys):
+    run, first = home / "taught", home / "taught" / "start"
+    first.mkdir(parents=True)
+    for name in ("run.json", "metrics.jsonl"):
+        (home / name).rename(first / name)
+    code, out, _ = shown(run, capsys=capsys)
+    assert code == 0
+    assert out.startswith(f"{first}: ddrl-amsa, 2 seeds, stopped")
+    assert "the first part of a run; to go on: the same command with --resume" in out
+    (run / "metrics.jsonl").write_text(line(0, 1.0, [0.1, 0.1]) + "\n")
+    assert shown(run, capsys=capsys)[1].startswith(f"{run}: a run")
+
+
 def test_no_run_is_an_error(tmp_path, capsys):
     assert shown(tmp_path / "none", capsys=capsys)[0] == 2
     code, _, err = shown(tmp_path, capsys=capsys)
