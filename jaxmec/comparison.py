@@ -174,7 +174,9 @@ class Comparison:
             [cell for index, cell in enumerate(cells) if index not in empty]
             for cells in (headers, *lines)
         )
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        # Without edges, so that the methods' names fit into 80 columns.
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+                      show_edge=False, pad_edge=False)  # fmt: skip
         for index, header in enumerate(headers):
             left = header in ("method", "sees", "waits")
             justify: Any = "left" if left else "right"

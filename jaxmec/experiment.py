@@ -44,6 +44,7 @@ from jaxmec.training.rollout import make_spec
 PathLike = str | os.PathLike[str]
 Config = TrainConfig | PathwiseConfig | CloningConfig
 POLICY_FORMAT = 1
+UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -559,11 +560,11 @@ class Report:
         if metric not in self.values:
             raise KeyError(f"the report has no metric {metric!r}; it has {', '.join(self.values)}")
         values = self.values[metric]
-        return values.mean(axis=1) if self.num_seeds > 1 else values[0]
+        return values.mean(axis=1, dtype=float) if self.num_seeds > 1 else values[0]
 
     def mean(self, metric: str) -> float:
         """The mean over seeds and episodes."""
-        return float(np.mean(self.values[metric]))
+        return float(np.mean(self.values[metric], dtype=float))
 
     def interval(self, metric: str, level: float = 0.95) -> tuple[float, float]:
         """The interval of Student's t around the mean; over seeds, or episodes of one seed."""
@@ -614,7 +615,8 @@ class Report:
         lines = [f"{self.name}: mean and 95 % interval over {self.samples('return').size} {over}"]
         for metric in self.values:
             low, high = self.interval(metric)
-            lines.append(f"  {metric:<10} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]")
+            line = f"  {metric:<10} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]  "
+            lines.append((line + UNITS.get(metric, "")).rstrip())
         return "\n".join(lines)
 
 

@@ -391,7 +391,9 @@ def table(gap: Gap) -> Table:
         f"load {gap.load:.3g}, B = {gap.servers}, N = {gap.positions}, {gap.tasks:.0f} tasks an "
         "episode: mean make-span in s, deadlines left aside"
     )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Without edges, so that the methods' names fit into 80 columns.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+                  show_edge=False, pad_edge=False)  # fmt: skip
     for index, header in enumerate(_HEADERS):
         table.add_column(header, justify="left" if index < 2 else "right", overflow="fold")
     for line in _lines(gap):
@@ -555,7 +557,7 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
         about = {"command": _plain(dataclasses.asdict(command))}
         text = json.dumps(document(gaps, **about), indent=1) + "\n"
         (command.out / "gap.json").write_text(text, encoding="utf-8")
-        say(f"figures: {command.out / 'gap.json'}")
+        say(f"numbers: {command.out / 'gap.json'}")
     return gaps
 
 

@@ -52,6 +52,13 @@ def test_it_is_shown_and_saved_with_every_value(comparison, tmp_path):
     assert saved["values"]["learned (slot_start)"]["makespan"] == [[0.9, 1.8], [1.2, 2.4]]
 
 
+def test_a_table_of_80_columns_does_not_break_our_names():
+    optimal, ours = report("optimal", [[1, 2]]), report("ddrl-amsa-taught", [[1, 3]])
+    console = Console(record=True, width=80)
+    console.print(Comparison([optimal, ours], optimal).table("title"))
+    assert "ddrl-amsa-taught" in console.export_text()
+
+
 def test_reports_of_different_episodes_are_not_compared():
     with pytest.raises(ValueError, match="3 and 2 episodes"):
         report("a", [[1, 2, 3]]).ratio(report("b", [[1, 2]]))

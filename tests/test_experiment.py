@@ -81,7 +81,9 @@ def test_evaluating_a_result_takes_every_seed_on_the_same_arrivals(amsa):
     assert ratio.shape == (2,)
     expected = report.values["makespan"].mean(axis=1) / rule.values["makespan"].mean()
     np.testing.assert_allclose(ratio, expected)
-    assert "makespan" in str(report)
+    (line,) = (line for line in str(report).splitlines() if "makespan" in line)
+    assert line.endswith("]  s")
+    assert f"{np.mean(length, dtype=float):.4f}" in str(report)
 
 
 def test_damaged_and_missing_policies_are_refused_by_name(cartpole, tmp_path):
