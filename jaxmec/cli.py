@@ -748,7 +748,8 @@ def _gap(words: Sequence[str]) -> int:
                 for name, values in samples.items()
             }
             figure = plots.sweep_curves(curves, label, "make-span [s]")
-        plots.save(figure, command.out / "gap")
+        for file in plots.save(figure, command.out / "gap"):
+            print(f"figure: {file}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -926,7 +927,9 @@ def _list(words: Sequence[str]) -> int:
         console.print(table)
     if kind in ("presets", "all"):
         table = Table("preset", "problem", "servers", "arrivals", "slots", title="Presets",
-                      title_justify="left")  # fmt: skip
+                      title_justify="left", caption_justify="left",
+                      caption="amcoedge-20 is amcoedge with 20 servers at the same load; so any "
+                              "preset, with any number")  # fmt: skip
         for name, preset in envs.PRESETS.items():
             kind_of = {"multi": "multi-server", "single": "single-server"}[preset.problem]
             arrivals = f"{preset.arrivals}, up to {preset.positions} a station and slot"

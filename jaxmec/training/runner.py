@@ -174,7 +174,9 @@ def run(
         display = stack.enter_context(_display(progress, last_step, len(numbers)))
         tracked = stack.enter_context(_tracking(trackers if on_devices.is_first() else ()))
         template = jax.eval_shape(program.begin, params, keys, start)
-        display.message(memory.described(template, len(numbers), placement))
+        # By its name, since a run may train what it starts from first.
+        named = f"{metadata['method']}, " if metadata and metadata.get("method") else ""
+        display.message(named + memory.described(template, len(numbers), placement))
         if resume:
             assert home is not None
             with on_devices.together():
