@@ -152,7 +152,7 @@ def test_a_wide_interval_does_not_squeeze_the_curves():
     data = plots.Curve([10, 20], [[0.2, 0.2], [0.4, 0.2]])  # of two seeds, 0.3 +- 1.3
     (axes,) = plots.learning_curves({"a": data}, "make-span (s)", references={"rule": 0.1}).axes
     low, high = axes.get_ylim()
-    assert 0.05 < low < 0.1 and 0.4 < high < 0.45
+    assert 0.05 < low < 0.1 and 0.3 < high < 0.35  # nor does the one seed that begins at 0.4
     (axes,) = plots.learning_curves({"a": data}, "make-span (s)", limits=(0, 1)).axes
     assert axes.get_ylim() == (0, 1)
     nothing = plots.Curve([10, 20], [[np.nan, np.nan]])

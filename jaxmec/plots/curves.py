@@ -62,8 +62,9 @@ def learning_curves(
         title: above the axes; empty for none.
         log_steps: a logarithmic axis of steps, for curves of very different lengths; what
             was measured before the first step is left out.
-        limits: the least and the largest value shown; by default those of any seed and the
-            references, beyond which the interval of few seeds may reach.
+        limits: the least and the largest value shown; by default those of all means and
+            references, and of any seed in a curve's later half. Beyond them a seed that has not
+            learned yet may reach, and the interval of few seeds.
 
     Raises:
         ValueError: no curves.
@@ -72,7 +73,10 @@ def learning_curves(
     if not curves:
         raise ValueError("curves is empty; expected at least one")
     if limits is None:
-        limits = _span([curve.values for curve in curves.values()], (references or {}).values())
+        late = [curve.values[:, curve.steps.size // 2 :] for curve in curves.values()]
+        known = [np.where(np.isfinite(c.values), c.values, np.nan) for c in curves.values()]
+        means = [mean_interval(values)[0] for values in known]
+        limits = _span([*means, *late], (references or {}).values())
     with styled() as (Figure, ticker):
         figure = Figure(figsize=(7.0, _height([*curves, *(references or {})])))
         axes = figure.add_subplot()
