@@ -102,14 +102,15 @@ class Comparison:
         difference = report.difference(self.reference, self.metric)
         ratio = report.ratio(self.reference, self.metric)
         multi = report.setting.env.startswith("Multi")
+        waits = dict(report.setting.options).get("allocation_information", "true")
+        if report.information == "full":  # what is seen is true
+            waits = "true"
         fails = "failed" in report.values
         gap = self._gap(report)
         return Row(
             name=report.name,
             information=report.information or "",
-            waits=dict(report.setting.options).get("allocation_information", "true")
-            if multi
-            else "-",
+            waits=waits if multi else "-",
             seeds=report.num_seeds,
             episodes=report.values[self.metric].shape[1],
             mean=report.mean(self.metric),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.table import Table
 
 import jaxmec
 from jaxmec import plots
+from jaxmec.cli import guarded
 from jaxmec.statistics import t_interval
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1
@@ -99,4 +101,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(guarded(lambda: main(tyro.cli(Options, description=__doc__))))

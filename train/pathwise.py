@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import tyro
 
 import jaxmec
+from jaxmec.cli import guarded
 from jaxmec.methods import find_method
 from jaxmec.statistics import t_interval
 
@@ -31,8 +33,11 @@ class Options:
     method: str = "ddrl-amsa-taught"  # or any other that learns through the simulator
     preset: str | None = None  # which published setting; by default the method's
     information: str = "local"  # local, slot (whose slots are laid out) or full
+    allocation: str | None = None  # allocation_information; the method's if None
     probability: float | None = None  # of a task at each position; the preset's if None
     network: str | None = None  # flat, or servers: one shared over them; the method's if None
+    denoising_steps: int | None = None  # K; 0 is a plain network; the method's if None
+    start: str | None = None  # a method whose policy it begins with; the method's own if None
     neighbours: int | None = None  # decide among the own server and the next ones, m in all
     seeds: int = 10  # 0 .. seeds - 1
     steps: int | None = None  # decisions to train on, a seed; the method's if None
@@ -53,6 +58,7 @@ def main(options: Options) -> None:
         setting["probability"] = options.probability
     if options.information == "slot":
         setting["laid_out"] = True
+    split = {"allocation_information": options.allocation} if options.allocation else {}
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("steps", "trials", "window", "counted_slots", "num_envs")
@@ -67,8 +73,9 @@ def main(options: Options) -> None:
         agent: Any = row.agent().replace(trials=changes.get("trials", row.agent().trials))  # type: ignore[attr-defined]
         tried = agent.trials * agent.trial_updates if agent.trials > 1 else 0
         changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps - tried)
-    if options.network is not None:
-        changes["network"] = options.network
+    for name in ("network", "denoising_steps", "start"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
     preset = row.preset if options.preset is None else options.preset
     single = row.env.startswith("Single")
     given: dict[str, Any] = {} if single else {"allocation_information": "true"}
@@ -94,6 +101,7 @@ def main(options: Options) -> None:
             neighbours=options.neighbours,
             progress=False,
             **setting,
+            **split,
             **changes,
         )
         seconds.append((time.perf_counter() - began) / len(result.seeds))
@@ -114,9 +122,13 @@ def main(options: Options) -> None:
         },
         "device": str(jax.devices()[0].device_kind),
     }
-    name = options.name or "-".join(
-        str(part) for part in (options.method, preset, options.information)
-    )
+    load = "" if options.probability is None else f"p{options.probability:g}"
+    steps = "" if options.denoising_steps is None else f"K{options.denoising_steps}"
+    start = f"from-{options.start}" if options.start else ""
+    parts = (
+        options.method, preset, options.information, options.allocation, load, steps, start
+    )  # fmt: skip
+    name = options.name or "-".join(part for part in parts if part)
     print(f"{name}: {entry['ratio_to_optimal']:.4f} [{low:.4f}, {high:.4f}] of Optimal")
     entries = json.loads(options.out.read_text()) if options.out.exists() else {}
     entries[name] = entry
@@ -125,4 +137,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(guarded(lambda: main(tyro.cli(Options, description=__doc__))))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import jax
 import tyro
 
 import jaxmec
+from jaxmec.cli import guarded
 from jaxmec.schedulers import SCHEDULERS
 
 REFERENCE = "water-filling-full"  # the published Optimal, for any number of servers
@@ -109,4 +111,4 @@ def _write(path: Path, results: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(guarded(lambda: main(tyro.cli(Options, description=__doc__))))
