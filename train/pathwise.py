@@ -58,7 +58,9 @@ def main(options: Options) -> None:
         setting["probability"] = options.probability
     if options.information == "slot":
         setting["laid_out"] = True
-    split = {"allocation_information": options.allocation} if options.allocation else {}
+    split: dict[str, Any] = (
+        {"allocation_information": options.allocation} if options.allocation else {}
+    )
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("steps", "trials", "window", "counted_slots", "num_envs")
