@@ -309,11 +309,24 @@ def test_policy_map_shows_what_the_scheduler_does():
     assert axes.get_ylabel() == "sent to server 1 by the own station in this slot [s]"
 
 
+def test_policy_map_of_one_server_a_task_shows_which_and_when_it_changes():
+    """By the shortest delay on its own work: the fastest server until its queue is long."""
+    figure = plots.policy_map("shortest-delay-own", information="local", points=5, until=1.0)
+    assert_legible(figure)
+    axes = figure.axes[0]
+    (mesh,) = axes.collections
+    chosen = np.asarray(mesh.get_array()).reshape(5, 5)
+    assert axes.get_ylabel() == "sent to server 4 by the own station in this slot [s]"
+    assert (chosen[0] == 4).all() and (chosen[-1] == 3).all()
+    assert figure.axes[1].get_ylabel() == "server that gets most of the task [number]"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"task": "weight"}, "task axis"),
         ({"show": "server"}, "did you mean 'servers'"),
+        ({"server": 5}, "server must be from 0 to 4, got 5"),
         ({"queue": "backlogs"}, "did you mean 'backlog'"),
         ({"origin": 7}, "origin must be from 0 to 4, got 7"),
     ],

@@ -25,7 +25,9 @@ QUEUES = {
 SHOWN = {
     "servers": "servers that get a share [number]",
     "home": "share kept at the own station [%]",
+    "most": "server that gets most of the task [number]",
 }
+MOSTLY = 0.9  # share of a map's decisions from which on it is of policies that take one server
 DRAWN = 512  # tasks that the reference and the range of a policy map come from
 
 
@@ -146,7 +148,7 @@ def policy_map(
     *,
     task: str = "work",
     queue: str | None = None,
-    show: str = "servers",
+    show: str | None = None,
     origin: int = 0,
     server: int | None = None,
     until: float | None = None,
@@ -166,10 +168,12 @@ def policy_map(
         queue: upwards, "backlog" (queued at ``server`` when the slot began) or "sent" (what the
             station itself has sent there in this slot, and nobody else anything). By default
             "sent" where the policy sees it.
-        show: "servers", how many get a share, or "home", the share that the station keeps.
+        show: "servers", how many get a share; "home", the share that the station keeps; "most",
+            which server gets most. By default "servers", or "most" where nearly every
+            task shown takes one.
         origin: the station that decides.
-        server: whose queue; by default the fastest.
-        until: s, the top of the axis upwards; by default what an observation counts as 1.
+        server: whose queue; by default that where most of the task goes while it is empty.
+        until: s, the top of the axis upwards; by default twice what an observation counts as 1.
         points: along each axis.
         options: as for `jaxmec.evaluate`: ``env``, ``preset``, ``information``, ...
 
@@ -178,9 +182,10 @@ def policy_map(
         ModuleNotFoundError: matplotlib is not installed.
     """
     look_up("task axis", task, TASKS)
-    look_up("what to show", show, SHOWN)
+    if show is not None:
+        look_up("what to show", show, SHOWN)
     with styled() as (Figure, _):
-        from matplotlib.colors import BoundaryNorm
+        from matplotlib.colors import BoundaryNorm, ListedColormap
 
         import jaxmec.experiment as experiment
 
@@ -191,20 +196,28 @@ def policy_map(
         if queue is None:
             queue = "backlog" if player.information == "slot_start" else "sent"
         look_up("queue axis", queue, QUEUES)
-        capacity = np.asarray(player.params.network.capacity)
-        server = int(capacity.argmax()) if server is None else server
         for name, value in (("origin", origin), ("server", server)):
-            if not 0 <= value < servers:
+            if value is not None and not 0 <= value < servers:
                 raise ValueError(f"{name} must be from 0 to {servers - 1}, got {value}")
         if until is None:
             scales = player.params.scales
-            until = float(scales.backlog if queue == "backlog" else scales.slot)
-        low, high, fraction = _sweep(player, task, queue, origin, server, until, points)
+            until = 2 * float(scales.backlog if queue == "backlog" else scales.slot)
+        low, high, server, fraction = _sweep(player, task, queue, origin, server, until, points)
+        number = (fraction > 0).sum(axis=-1)
+        if show is None:
+            show = "most" if (number == 1).mean() > MOSTLY else "servers"
+        shades: dict[str, Any]
         if show == "servers":
-            values = (fraction > 0).sum(axis=-1)
-            shades: dict[str, Any] = {
+            values = number
+            shades = {
                 "norm": BoundaryNorm(np.arange(servers + 1) + 0.5, 256), "cmap": "cividis",
             }  # fmt: skip
+        elif show == "most":
+            values = fraction.argmax(axis=-1)
+            colours = ListedColormap(PALETTE[:servers]) if servers <= TOP else "cividis"
+            ends = np.arange(servers + 1) - 0.5
+            shades = {"norm": BoundaryNorm(ends, servers if servers <= TOP else 256),
+                      "cmap": colours}  # fmt: skip
         else:
             values = 100 * fraction[..., origin]
             shades = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
@@ -217,7 +230,8 @@ def policy_map(
         axes.grid(visible=False)
         axes.set(xlabel=TASKS[task], ylabel=QUEUES[queue].format(server))
         axes.set_title(f"{player.name}, {player.setting.preset}, at station {origin}")
-        ticks = range(1, servers + 1, -(-servers // 10)) if show == "servers" else None
+        first = {"servers": 1, "most": 0}.get(show)
+        ticks = None if first is None else range(first, servers + first, -(-servers // 10))
         bar = figure.colorbar(mesh, ax=axes, label=SHOWN[show], ticks=ticks)
         bar.outline.set_visible(False)
         bar.minorticks_off()
@@ -235,11 +249,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _sweep(
-    player: Any, task: str, queue: str, origin: int, server: int, until: float, points: int
-) -> tuple[float, float, np.ndarray]:
-    """The least and the most of the task's axis, and the fractions [points, points, B] chosen.
+    player: Any, task: str, queue: str, origin: int, server: int | None, until: float, points: int
+) -> tuple[float, float, int, np.ndarray]:
+    """The least and the most of the task's axis, whose queue, and the fractions chosen.
 
-    Rows are of the queue, columns of the task.
+    Fractions are [points, points, B]; rows are of the queue, columns of the task.
     """
     import jax
     import jax.numpy as jnp
@@ -255,7 +269,9 @@ def _sweep(
     middle = middle._replace(origin=jnp.int32(-1 if master else origin))
 
     @jax.jit
-    def choose(learner: Any, memory: Any, weights: jax.Array, seconds: jax.Array) -> jax.Array:
+    def choose(
+        learner: Any, memory: Any, server: jax.Array, weights: jax.Array, seconds: jax.Array
+    ) -> jax.Array:
         rule = player.decides(learner, params)
         _, state = env.reset(jax.random.key(0), params)
         cursor = state.cursor._replace(station=jnp.int32(0 if master else origin))
@@ -276,8 +292,13 @@ def _sweep(
 
         return jax.vmap(lambda wait: jax.vmap(lambda w: one(w, wait))(weights))(seconds)
 
+    of_player = (player.learner, player.memory)
+    if server is None:
+        usual = jnp.asarray([float(getattr(middle, task))])
+        server = int(choose(*of_player, jnp.int32(0), usual, jnp.zeros(1)).argmax())
     weights, seconds = jnp.linspace(low, high, points), jnp.linspace(0, until, points)
-    return low, high, np.asarray(choose(player.learner, player.memory, weights, seconds))
+    fraction = choose(*of_player, jnp.int32(server), weights, seconds)
+    return low, high, server, np.asarray(fraction)
 
 
 def _tasks(workload: Any, key: Any) -> Any:
