@@ -21,7 +21,7 @@ interpreter := $(VENV)/.python-$(version)
 run_ready := $(VENV)/.installed-$(EXTRAS)
 test_ready := $(VENV)/.installed-$(EXTRAS),test
 docs_ready := $(VENV)/.installed-docs
-slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers
+slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers,cluster
 
 .PHONY: run reproduce test test-slow test-wheel lint format docs bench constraints clean
 .DELETE_ON_ERROR:
@@ -38,7 +38,7 @@ test: export JAX_PLATFORMS ?= cpu
 test: lint
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
-# Installs PyTorch too, for the tests that train other people's learners.
+# Installs PyTorch and Ray too, for the tests with other people's learners and of sweeps.
 test-slow: export JAX_PLATFORMS ?= cpu
 test-slow: $(slow_ready)
 	$(PY) -m pytest -m slow $(ARGS)
