@@ -34,6 +34,7 @@ class Options:
     preset: str | None = None  # which published setting; by default the method's
     information: str = "local"  # local, slot (whose slots are laid out) or full
     allocation: str | None = None  # allocation_information; the method's if None
+    entry_gradient: float | None = None  # weight of the jumps; the method's if None
     probability: float | None = None  # of a task at each position; the preset's if None
     network: str | None = None  # flat, or servers: one shared over them; the method's if None
     denoising_steps: int | None = None  # K; 0 is a plain network; the method's if None
@@ -58,9 +59,11 @@ def main(options: Options) -> None:
         setting["probability"] = options.probability
     if options.information == "slot":
         setting["laid_out"] = True
-    split: dict[str, Any] = (
-        {"allocation_information": options.allocation} if options.allocation else {}
-    )
+    split: dict[str, Any] = {}
+    if options.allocation is not None:
+        split["allocation_information"] = options.allocation
+    if options.entry_gradient is not None:
+        split["entry_gradient"] = options.entry_gradient
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("steps", "trials", "window", "counted_slots", "num_envs")
