@@ -429,7 +429,7 @@ def train(
             trace=trace,
             tensorboard=tensorboard,
             env_options=dict(setting.options),
-            **{field: getattr(each, field) for field in OF_NETWORK if field in of_agent},
+            **_network_of(each, METHODS[start].agent()),
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
         resume = resume and parts.has_begun(Path(directory))  # type: ignore[arg-type]
@@ -488,6 +488,15 @@ def _refuse_other_trace(directory: Path, trace: TraceFile | None) -> None:
 
 def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+
+
+def _network_of(agent: Any, other: Any) -> dict[str, Any]:
+    """What an agent's network is, as far as the other agent can be told."""
+    return {
+        field: getattr(agent, field)
+        for field in OF_NETWORK
+        if hasattr(agent, field) and hasattr(other, field)
+    }
 
 
 def _starting(

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxmec
+from jaxmec import experiment
+from jaxmec.agents import Pathwise, ScoreTD3
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointMissing
 
 SMALL = {
@@ -147,3 +149,12 @@ def test_a_window_shorter_than_a_slot_is_warned_of():
     setting = {"preset": "amcoedge-20", "neighbours": 5, "slots": 2, "hidden": (4,)}
     with pytest.warns(UserWarning, match=r"window is 32, and 1 of .* 300 tasks.* about 342"):
         jaxmec.train("mlp-pathwise", window=32, **small, **setting)
+
+
+def test_what_training_starts_from_has_its_network_as_far_as_it_can():
+    agent = Pathwise(network="servers", hidden=(8, 8), denoising_steps=2)
+    cloned = experiment._network_of(agent, Pathwise())
+    assert cloned["network"] == "servers" and cloned["hidden"] == (8, 8)
+    scoring = experiment._network_of(agent, ScoreTD3())  # it has one network only
+    assert scoring["hidden"] == (8, 8) and scoring["denoising_steps"] == 2
+    assert "network" not in scoring
