@@ -681,8 +681,7 @@ def _export(words: Sequence[str]) -> int:
     command = tyro.cli(Export, args=list(words), prog="jaxmec export")
     if not command.run.exists():
         raise UsageError(f"there is no run or policy at {command.run}")
-    with _extra("onnx"):
-        from jaxmec.deploy import export
+    from jaxmec.deploy import export
 
     bundle = export.export(command.run, command.to, one_step=command.one_step)
     if measured := bundle.manifest["distilled"]:
@@ -717,8 +716,7 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        # A part of jaxmec no extra brings, and some say it themselves.
-        if str(error.name).startswith("jaxmec.") or "pip install" in str(error):
+        if str(error.name).startswith("jaxmec."):  # a part of jaxmec, which no extra brings
             raise
         raise ImportError(f"{error}: pip install 'jaxmec[{name}]'") from error
 

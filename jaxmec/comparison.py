@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from jaxmec.experiment import Report
@@ -22,6 +21,7 @@ from jaxmec.statistics import (
     interquartile_mean,
     t_interval,
 )
+from jaxmec.tables import results_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +175,7 @@ class Comparison:
             [cell for index, cell in enumerate(cells) if index not in empty]
             for cells in (headers, *lines)
         )
-        # Without edges, so that the methods' names fit into 80 columns.
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-                      show_edge=False, pad_edge=False)  # fmt: skip
+        table = results_table(title)
         for index, header in enumerate(headers):
             left = header in ("method", "sees", "waits")
             justify: Any = "left" if left else "right"

@@ -420,7 +420,7 @@ def train(
             seeds=seeds,
             preset_seed=preset_seed,
             config=lesson,
-            directory=None if directory is None else Path(directory) / "start",
+            directory=None if directory is None else Path(directory) / runner.START,
             resume=resume,
             progress=progress,
             deterministic=deterministic,

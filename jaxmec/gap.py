@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich import box
 from rich.table import Table
 
 from jaxmec import compilation, envs
@@ -50,6 +49,7 @@ from jaxmec.solvers import (
     window_of,
 )
 from jaxmec.statistics import Interval, t_interval
+from jaxmec.tables import results_table
 from jaxmec.traces import TraceFile, mean_load
 
 Entry = str | Policy | TrainResult | Scheduler
@@ -391,9 +391,7 @@ def table(gap: Gap) -> Table:
         f"load {gap.load:.3g}, B = {gap.servers}, N = {gap.positions}, {gap.tasks:.0f} tasks an "
         "episode: mean make-span in s, deadlines left aside"
     )
-    # Without edges, so that the methods' names fit into 80 columns.
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-                  show_edge=False, pad_edge=False)  # fmt: skip
+    table = results_table(title)
     for index, header in enumerate(_HEADERS):
         table.add_column(header, justify="left" if index < 2 else "right", overflow="fold")
     for line in _lines(gap):

@@ -17,10 +17,9 @@ from rich.text import Text
 
 from jaxmec.statistics import t_interval
 from jaxmec.training.progress import SCORES, duration
-from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, is_running
+from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, START, is_running
 
 BARS = "▁▂▃▄▅▆▇█"
-START = "start"  # where `jaxmec.train` keeps the run of the method that another starts from
 RECENT = 16  # points that the rate is taken from
 
 

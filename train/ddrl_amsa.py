@@ -23,7 +23,8 @@ import jaxmec
 from jaxmec import plots
 from jaxmec.cli import guarded
 from jaxmec.comparison import Comparison
-from jaxmec.training.runner import Interrupted
+from jaxmec.training import parts
+from jaxmec.training.runner import START, Interrupted
 
 PRESET = "amcoedge"
 SCHEDULERS = ("static-sets", "water-filling", "weighted-coin", "random-subset", "random", "local")
@@ -81,7 +82,7 @@ def main(options: Options) -> None:
     for part in (TAUGHT, MODEL_FREE):
         directory = options.out / part.folder
         # What teaches is trained first, in a directory of its own.
-        unfinished = any((directory / inside / "checkpoints").exists() for inside in ("", "start"))
+        unfinished = any(parts.has_begun(home) for home in (directory, directory / START))
         console.print(f"{part.label}: {'going on with' if unfinished else 'in'} {directory}")
         try:
             trained[part.label] = jaxmec.train(
@@ -95,8 +96,10 @@ def main(options: Options) -> None:
                 **sizes[part.folder],
             )
         except Interrupted as error:  # there is no --resume here: it goes on by itself
-            message = f"{part.label}: stopped and saved in {directory}; the same again goes on"
-            raise Interrupted(message, error.result, error.exit_code - 128) from None
+            error.args = (
+                f"{part.label}: stopped and saved in {directory}; the same again goes on",
+            )
+            raise
     compared = time.perf_counter()
     optimal = jaxmec.evaluate("optimal", preset=PRESET, episodes=options.episodes)
     reports = [jaxmec.evaluate(result, episodes=options.episodes) for result in trained.values()]

@@ -59,11 +59,6 @@ def main(options: Options) -> None:
         setting["probability"] = options.probability
     if options.information == "slot":
         setting["laid_out"] = True
-    split: dict[str, Any] = {}
-    if options.allocation is not None:
-        split["allocation_information"] = options.allocation
-    if options.entry_gradient is not None:
-        split["entry_gradient"] = options.entry_gradient
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("steps", "trials", "window", "counted_slots", "num_envs")
@@ -78,9 +73,14 @@ def main(options: Options) -> None:
         agent: Any = row.agent().replace(trials=changes.get("trials", row.agent().trials))  # type: ignore[attr-defined]
         tried = agent.trials * agent.trial_updates if agent.trials > 1 else 0
         changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps - tried)
-    for name in ("network", "denoising_steps", "start"):
-        if getattr(options, name) is not None:
-            changes[name] = getattr(options, name)
+    told = {
+        "allocation_information": options.allocation,
+        "entry_gradient": options.entry_gradient,
+        "network": options.network,
+        "denoising_steps": options.denoising_steps,
+        "start": options.start,
+    }
+    changes |= {name: value for name, value in told.items() if value is not None}
     preset = row.preset if options.preset is None else options.preset
     single = row.env.startswith("Single")
     given: dict[str, Any] = {} if single else {"allocation_information": "true"}
@@ -106,7 +106,6 @@ def main(options: Options) -> None:
             neighbours=options.neighbours,
             progress=False,
             **setting,
-            **split,
             **changes,
         )
         seconds.append((time.perf_counter() - began) / len(result.seeds))
@@ -127,13 +126,16 @@ def main(options: Options) -> None:
         },
         "device": str(jax.devices()[0].device_kind),
     }
-    load = "" if options.probability is None else f"p{options.probability:g}"
-    steps = "" if options.denoising_steps is None else f"K{options.denoising_steps}"
-    start = f"from-{options.start}" if options.start else ""
-    parts = (
-        options.method, preset, options.information, options.allocation, load, steps, start
-    )  # fmt: skip
-    name = options.name or "-".join(part for part in parts if part)
+    marks = {
+        "": options.allocation,
+        "p": options.probability,
+        "K": options.denoising_steps,
+        "jumps": options.entry_gradient,
+        "network-": options.network,
+        "from-": options.start,
+    }
+    marked = [f"{mark}{value}" for mark, value in marks.items() if value is not None]
+    name = options.name or "-".join([options.method, str(preset), options.information, *marked])
     print(f"{name}: {entry['ratio_to_optimal']:.4f} [{low:.4f}, {high:.4f}] of Optimal")
     entries = json.loads(options.out.read_text()) if options.out.exists() else {}
     entries[name] = entry

@@ -12,6 +12,7 @@ forms (JAX, StableHLO, ONNX) differ in. It needs NumPy alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -468,9 +469,9 @@ class _Situation:
         believed_uplink = self.seen_uplink
         if scheduler._allocated_on == "true":
             believed, believed_uplink = sent if inflight is None else inflight, own
-        believed = nothing if believed is None else believed
-        if scheduler._allocated_on in ("expected", "priced"):
+        elif scheduler._allocated_on != "seen":
             believed = self._factor * seen
+        believed = nothing if believed is None else believed
         self.believed_wait = self._wait(believed, believed_uplink)
         if scheduler._allocated_on == "priced":
             self.believed_wait = self.believed_wait + self._charge
@@ -502,7 +503,7 @@ class _Situation:
             self.network.max_wait,
         )
 
-    @property
+    @functools.cached_property
     def _alike(self) -> np.ndarray:
         """[n, B] Gcycles at each server were all stations to do as this one has in its slot."""
         return self.quantities["backlog"] + self._factor * self.seen_inflight
@@ -513,7 +514,7 @@ class _Situation:
         alone = self.scheduler.information in ("local", "slot")
         return self.scheduler.num_servers if alone else 1
 
-    @property
+    @functools.cached_property
     def _charge(self) -> np.ndarray:
         """[n, B] s that the task would delay later ones, were all stations to do as this one."""
         flow, given, network = self.scheduler._flow, self.quantities, self.network

@@ -72,19 +72,22 @@ def learning_curves(
     """
     if not curves:
         raise ValueError("curves is empty; expected at least one")
+    intervals = [
+        mean_interval(np.where(np.isfinite(curve.values), curve.values, np.nan))
+        for curve in curves.values()
+    ]
     if limits is None:
         late = [curve.values[:, curve.steps.size // 2 :] for curve in curves.values()]
-        known = [np.where(np.isfinite(c.values), c.values, np.nan) for c in curves.values()]
-        means = [mean_interval(values)[0] for values in known]
+        means = [mean for mean, _ in intervals]
         limits = _span([*means, *late], (references or {}).values())
     with styled() as (Figure, ticker):
         figure = Figure(figsize=(7.0, _height([*curves, *(references or {})])))
         axes = figure.add_subplot()
         alpha = 0.2 if len(curves) <= 6 else 0.07  # many bands must not hide the lines
-        for (name, curve), (dash, colour) in zip(curves.items(), _line_styles(), strict=False):
+        for (name, curve), (mean, half), (dash, colour) in zip(
+            curves.items(), intervals, _line_styles(), strict=False
+        ):
             steps = curve.steps
-            finite = np.where(np.isfinite(curve.values), curve.values, np.nan)
-            mean, half = mean_interval(finite)
             lone = "o" if steps.size == 1 else ""  # a line through one point shows nothing
             axes.plot(steps, mean, dash, color=colour, label=_legend_name(name), marker=lone)
             axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=alpha, lw=0)

@@ -294,8 +294,9 @@ def _sweep(
 
     of_player = (player.learner, player.memory)
     if server is None:
-        usual = jnp.asarray([float(getattr(middle, task))])
-        server = int(choose(*of_player, jnp.int32(0), usual, jnp.zeros(1)).argmax())
+        # As many as below, all alike: one program serves both.
+        usual = jnp.full(points, float(getattr(middle, task)))
+        server = int(choose(*of_player, jnp.int32(0), usual, jnp.zeros(points))[0, 0].argmax())
     weights, seconds = jnp.linspace(low, high, points), jnp.linspace(0, until, points)
     fraction = choose(*of_player, jnp.int32(server), weights, seconds)
     return low, high, server, np.asarray(fraction)

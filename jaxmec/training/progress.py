@@ -12,7 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+)
 
 SCORES = (("makespan", "make-span"), ("return", "return"))  # the first that there is, is watched
 
@@ -69,14 +75,7 @@ class ProgressDisplay:
         self._line = _notebook_line() if enabled and console is None else None
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[status]}"),
-                console=self._console,
-                auto_refresh=False,  # a thread that draws ten times a second costs training 2 %
-            )
+            self._bar = _bar(self._console, TextColumn("{task.description}"))
             self._task = self._bar.add_task("compiling", total=total, status="")
 
     def __enter__(self) -> ProgressDisplay:
@@ -169,13 +168,7 @@ class PlanDisplay:
         self._line = _notebook_line() if enabled and console is None else None
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
-            self._bar = Progress(
-                BarColumn(bar_width=30),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[status]}"),
-                console=self._console,
-                auto_refresh=False,  # a thread that draws ten times a second costs training 2 %
-            )
+            self._bar = _bar(self._console)
             self._task = self._bar.add_task("", total=work, status="")
 
     def __enter__(self) -> PlanDisplay:
@@ -245,6 +238,17 @@ class _Piece:
 
     def message(self, text: str) -> None:
         self._plan.message(text)
+
+
+def _bar(console: Console, *before: ProgressColumn) -> Progress:
+    return Progress(
+        *before,
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        auto_refresh=False,  # a thread that draws ten times a second costs training 2 %
+    )
 
 
 def _notebook_line() -> Callable[[str], None] | None:

@@ -67,6 +67,7 @@ METRICS_FILE = "metrics.jsonl"
 ABOUT_FILE = "run.json"
 LOCK = "lock"
 CHECKPOINTS = "checkpoints"
+START = "start"  # the run of the method that another one starts from
 DIVERGED = "diverged"
 
 
