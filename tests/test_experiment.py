@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import jax
 import numpy as np
@@ -147,7 +148,9 @@ def test_a_run_resumed_ends_with_the_same_policy(tmp_path):
 def test_a_window_shorter_than_a_slot_is_warned_of():
     small = {"steps": 64, "num_envs": 2, "eval_every": 64, "validation_envs": 2, "progress": False}
     setting = {"preset": "amcoedge-20", "neighbours": 5, "slots": 2, "hidden": (4,)}
-    with pytest.warns(UserWarning, match=r"window is 32, and 1 of .* 300 tasks.* about 342"):
+    warned = r"window is 32, and 1 of .* 300 tasks.* about 342"
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match=warned):
+        warnings.simplefilter("error", UserWarning)  # said before anything is compiled
         jaxmec.train("mlp-pathwise", window=32, **small, **setting)
 
 

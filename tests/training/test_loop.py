@@ -297,7 +297,12 @@ def test_a_chunk_writes_to_the_buffer_where_it_is(seeds, walk, walk_params, coun
         if seeds:
             init, chunk, key = jax.vmap(init), jax.vmap(chunk), jax.random.split(key, seeds)
         state = jax.eval_shape(init, key)
-        return jax.jit(chunk, donate_argnums=0).lower(state).compile().memory_analysis()
+        compiled = jax.jit(
+            chunk,
+            donate_argnums=0,
+            compiler_options={"xla_cpu_use_fusion_emitters": True},  # as users have it
+        )
+        return compiled.lower(state).compile().memory_analysis()
 
     small, large = memory(10_000), memory(1_000_000)
     item = (2 + 2) * 4 + 4 + 4 + 1 + 4  # bytes: observations, reward, action, flag, extra
