@@ -149,9 +149,10 @@ def test_a_window_shorter_than_a_slot_is_warned_of():
     small = {"steps": 64, "num_envs": 2, "eval_every": 64, "validation_envs": 2, "progress": False}
     setting = {"preset": "amcoedge-20", "neighbours": 5, "slots": 2, "hidden": (4,)}
     warned = r"window is 32, and 1 of .* 300 tasks.* about 342"
-    with warnings.catch_warnings(), pytest.raises(UserWarning, match=warned):
+    with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # said before anything is compiled
-        jaxmec.train("mlp-pathwise", window=32, **small, **setting)
+        with pytest.raises(UserWarning, match=warned):
+            jaxmec.train("mlp-pathwise", window=32, **small, **setting)
 
 
 def test_what_training_starts_from_has_its_network_as_far_as_it_can():

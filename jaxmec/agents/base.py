@@ -27,7 +27,11 @@ class Spec(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """One step of one environment; with a leading [M] axis, a minibatch."""
+    """One step of one environment; with a leading [M] axis, a minibatch.
+
+    Of several ``steps``, ``reward`` is their discounted sum, and what is called next comes after
+    the last of them.
+    """
 
     observation: jax.Array  # [observation_size]
     action: jax.Array  # [] int32, or [n] where an action is a vector
@@ -37,6 +41,8 @@ class Transition(NamedTuple):
     extras: Any = ()  # what `act` returned beside the action
     privileged: Any = ()  # what the simulator alone knows of the state, where it tells
     next_privileged: Any = ()  # and of the next one
+    ended: Any = ()  # [] bool: the episode ended; in a buffer that looks several steps ahead
+    steps: Any = ()  # [] int32: how many steps these are; () is one
 
 
 class Agent(Protocol):

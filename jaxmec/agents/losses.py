@@ -19,14 +19,24 @@ def chosen(values: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def td_target(
-    reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: Any
+    reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: Any, steps: Any = ()
 ) -> jax.Array:
-    """[M] r + γ (1 − terminated) V(s').
+    """[M] R + γ^n (1 − terminated) V(s'), R being the discounted rewards of n ``steps`` [M].
 
     Nothing follows a termination. After a time limit something would have, so there V(s')
-    counts, s' being the episode's final observation.
+    counts, s' being the episode's final observation. ``steps`` () is one each.
     """
+    if not isinstance(steps, tuple):
+        discount = discount**steps
     return reward + discount * jnp.where(terminated, 0.0, next_value)
+
+
+def rewards_counted(discount: Any, steps: Any) -> Any:
+    """[M] Σ_{k<n} γ^k: how many rewards the sum of n discounted ones is worth; 1 for steps ()."""
+    if isinstance(steps, tuple):
+        return 1.0
+    geometric = (1 - discount**steps) / jnp.where(discount == 1, 1.0, 1.0 - discount)
+    return jnp.where(discount == 1, steps, geometric)
 
 
 def double_q_value(target_q: jax.Array, online_q: jax.Array) -> jax.Array:

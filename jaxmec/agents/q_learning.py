@@ -153,9 +153,10 @@ class QLearning:
             judge = self._q(learner.critic, batch.next_observation)
         next_value = self.next_value(target_q, judge)
         each = (...,) + (None,) * (next_value.ndim - 1)  # the task's reward for each of them
-        target = losses.td_target(
-            batch.reward[each], batch.terminated[each], next_value, self.discount
+        reward, terminated, steps = jax.tree.map(
+            lambda leaf: leaf[each], (batch.reward, batch.terminated, batch.steps)
         )
+        target = losses.td_target(reward, terminated, next_value, self.discount, steps)
         error = losses.huber_error if self.loss == "huber" else losses.squared_error
 
         def loss_of(critic: Any) -> tuple[jax.Array, jax.Array]:

@@ -229,7 +229,8 @@ class ScoreTD3:
         # At first a plain average: a moving one would take its time to leave 0.
         rate = jnp.maximum(self.centring_rate, 1 / (1 + learner.updates))
         rate = jnp.where(self.centring_rate > 0, rate, 0)
-        mean_reward += rate * (jnp.mean(reward) - mean_reward)
+        counted = losses.rewards_counted(self.discount, batch.steps)
+        mean_reward += rate * (jnp.mean(reward) / jnp.mean(counted) - mean_reward)
 
         next_scores = self._scores(
             layout, learner.target_actor, batch.next_observation, key_next, noise=self.smoothing
@@ -244,7 +245,13 @@ class ScoreTD3:
         next_value, slot_value = self._slot_by_slot(
             jnp.mean(target_q, axis=0), batch, learner.slot_value
         )
-        target = losses.td_target(reward - mean_reward, batch.terminated, next_value, self.discount)
+        target = losses.td_target(
+            reward - counted * mean_reward,
+            batch.terminated,
+            next_value,
+            self.discount,
+            batch.steps,
+        )
 
         def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
             q = self._q(layout, params, batch.observation, batch.action, batch.privileged)

@@ -197,7 +197,9 @@ class SoftActorCritic:
             learner.actor, learner.latent, batch.next_observation, num_actions, noise_next
         )
         next_value = losses.soft_value(jax.nn.log_softmax(next_logits), target_q, temperature)
-        target = losses.td_target(batch.reward, batch.terminated, next_value, self.discount)
+        target = losses.td_target(
+            batch.reward, batch.terminated, next_value, self.discount, batch.steps
+        )
 
         def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
             q: Any = critics.apply(params, seen)  # [2, M, A]

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Agent, Learner, Memory, Metrics
-from jaxmec.training import devices, rollout
+from jaxmec.training import devices, n_step, rollout
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 from jaxmec.training.rollout import Environment, Episodes, RolloutState, make_spec
@@ -45,6 +45,7 @@ class TrainConfig:
     buffer_size: int = 100_000  # transitions
     batch_size: int = 128  # transitions in a gradient update
     updates_per_step: int = 2  # gradient updates per vectorised step
+    n_step: int = 1  # steps that a value looks ahead before it relies on a later one
     eval_every: int = 5_000  # environment steps in a chunk, which an evaluation follows
     eval_episodes: int = 16  # episodes at each evaluation point
 
@@ -61,6 +62,11 @@ class TrainConfig:
             raise ValueError(
                 f"buffer_size is {self.buffer_size}; "
                 f"expected at least batch_size, {self.batch_size}"
+            )
+        if self.n_step > self.buffer.rows:
+            raise ValueError(
+                f"n_step is {self.n_step}; expected at most {self.buffer.rows}, the steps of each "
+                f"environment that a buffer_size of {self.buffer_size} holds"
             )
         if self.steps <= self.prefill:
             raise ValueError(f"steps is {self.steps}; expected more than prefill, {self.prefill}")
@@ -129,6 +135,7 @@ def init(
     transitions = jax.eval_shape(
         lambda: rollout.step(_random(agent, learner, env, params), env, params, state, key_train)[1]
     )
+    transitions = n_step.stored(transitions, config.n_step)
     transition = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), transitions)
     return TrainState(
         learner=learner,
@@ -180,7 +187,9 @@ def train_chunk(
 
         state, episodes = _collect(decide, env, params, config, state, key_collect)
         shape = (config.updates_per_step, config.batch_size)
-        batches = config.buffer.sample(state.replay, key_sample, shape)
+        batches = n_step.sample(
+            config.buffer, state.replay, key_sample, shape, config.n_step, agent.discount
+        )
         batches = devices.spread(batches, axis=1)
         keys = jax.random.split(key_update, config.updates_per_step)
         learner, metrics = jax.lax.scan(update, state.learner, (batches, keys))
@@ -295,7 +304,7 @@ def _collect(
     moved, transitions, episodes = rollout.step(decide, env, params, state.rollout, key)
     state = state._replace(
         rollout=moved,
-        replay=config.buffer.add(state.replay, transitions),
+        replay=config.buffer.add(state.replay, n_step.stored(transitions, config.n_step)),
         env_steps=state.env_steps + config.num_envs,
     )
     return state, episodes

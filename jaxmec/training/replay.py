@@ -91,10 +91,19 @@ class ReplayBuffer:
 
         The buffer must not be empty: an empty one gives zeros.
         """
+        return self.read(state, *self.draw(state, key, shape))
+
+    def draw(
+        self, state: ReplayState, key: jax.Array, shape: tuple[int, ...]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Rows and columns [*shape] of such items."""
         if not all(isinstance(n, int) and n >= 1 for n in shape):
             raise ValueError(f"shape is {shape!r}; expected a tuple of positive integers")
         index = jax.random.randint(key, shape, 0, state.size)
-        row, column = index // self.num_added, index % self.num_added
+        return index // self.num_added, index % self.num_added
+
+    def read(self, state: ReplayState, row: jax.Array, column: jax.Array) -> Any:
+        """The items there; leaves lead with the shape of ``row`` and ``column``."""
         return jax.tree.map(lambda x: x.at[row, column].get(mode="clip"), state.items)
 
     def _check(self, state: ReplayState, items: Any) -> None:

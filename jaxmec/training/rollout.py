@@ -109,6 +109,7 @@ def step(
             extras=extras,
             privileged=info.get("privileged", ()),
             next_privileged=info.get("final_privileged", ()),
+            ended=terminated | truncated,
         )
         state = RolloutState(
             observation=observation,

@@ -201,7 +201,11 @@ def test_water_filling_is_never_worse(case):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from((1, 2, 3, 6)), st.sampled_from(["light", "mixed", "near"]), st.integers(0, 2**32))
+@given(
+    st.sampled_from((1, 2, 3, 6)),
+    st.sampled_from(["light", "mixed", "near"]),
+    st.integers(0, 2**32),
+)
 def test_water_filling_is_the_best_cwa_of_all_subsets(servers, regime, seed):
     wait, serve, _ = instance(servers, regime, seed)
     everyone = np.ones(servers, bool)
