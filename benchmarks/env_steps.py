@@ -21,6 +21,7 @@ from measuring import RESULTS, begin, write
 
 import jaxmec
 from jaxmec import compilation
+from jaxmec.training import memory
 
 RESULT = RESULTS / "env_steps.json"
 
@@ -32,7 +33,7 @@ class Size:
     """How much is measured."""
 
     num_envs: tuple[int, ...]  # each of them is tried; the best is reported
-    transitions: int  # of one repetition, over all environments
+    transitions: int  # of one repetition, over all environments, and at most 100,000 of each
     repetitions: int
 
 
@@ -40,7 +41,7 @@ SIZES = {
     "tiny": Size(num_envs=(4,), transitions=32, repetitions=2),
     "small": Size(num_envs=(1024, 4096), transitions=500_000, repetitions=5),
     "full": Size(
-        num_envs=(64, 256, 1024, 4096, 16384, 65536), transitions=2_000_000, repetitions=7
+        num_envs=(1, 8, 64, 256, 1024, 4096, 16384, 65536), transitions=2_000_000, repetitions=7
     ),
 }
 
@@ -133,7 +134,7 @@ def wrapped(case: Case, num_envs: int, steps: int) -> tuple[Run, Any]:
 
 def measure(measured: list[Case], num_envs: int, size: Size) -> list[dict[str, Any]]:
     """Time all cases at one number of environments, their repetitions interleaved."""
-    steps = max(1, size.transitions // num_envs)
+    steps = min(max(1, size.transitions // num_envs), 100_000)
     runs = []
     for case in measured:
         run, carry = (wrapped if case.rollout_wrapper else scanned)(case, num_envs, steps)
@@ -158,9 +159,20 @@ def measure(measured: list[Case], num_envs: int, size: Size) -> list[dict[str, A
                 "seconds": seconds,
                 "steps_per_second": num_envs * steps / statistics.median(seconds),
                 "episodes": int(jnp.sum(episodes)),
+                "bytes_a_step": bytes_a_step(case),
             }
         )
     return results
+
+
+def bytes_a_step(case: Case) -> int:
+    """Bytes that a step must move where states are in memory: the state, read and written.
+
+    Divided by the bytes a second that a device moves, it is the least that a step can take.
+    """
+    key = jax.random.key(0)
+    _, state = jax.eval_shape(case.env.reset, key, case.params)
+    return 2 * memory.size(state)
 
 
 def summarise(measured: list[Case], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -187,6 +199,7 @@ def summarise(measured: list[Case], results: list[dict[str, Any]]) -> list[dict[
                 "highest": max(rates),
                 "reference": case.reference,
                 "ratio": ratio,
+                "bytes_a_step": row["bytes_a_step"],
             }
         )
     return rows
@@ -194,12 +207,16 @@ def summarise(measured: list[Case], results: list[dict[str, Any]]) -> list[dict[
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary as text, in million steps a second."""
-    lines = [f"{'case':<34}{'envs':>7}{'median':>10}{'range':>18}   ratio    (million steps/s)"]
+    lines = [
+        f"{'case':<34}{'envs':>7}{'median':>10}{'range':>18}{'B/step':>8}   "
+        "ratio    (million steps/s)"
+    ]
     for row in rows:
         median, low, high = (row[k] / 1e6 for k in ("steps_per_second", "lowest", "highest"))
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} x {row['reference']}"
         spread = f"{low:.2f} to {high:.2f}"
-        lines.append(f"{row['case']:<34}{row['num_envs']:>7}{median:>10.2f}{spread:>18}   {ratio}")
+        cells = f"{row['case']:<34}{row['num_envs']:>7}{median:>10.2f}{spread:>18}"
+        lines.append(f"{cells}{row['bytes_a_step']:>8}   {ratio}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from measuring import RESULTS
 
 from jaxmec.plots import DASHES, PALETTE, save
@@ -34,6 +35,11 @@ def loglog(lines: list[Line], xlabel: str, ylabel: str) -> Figure:
     ticks = sorted({value for _, x, _ in lines for value in x})
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
     axes.set_xticks([], minor=True)
+    lowest, highest = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 100 * lowest else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelsize="small")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
@@ -77,10 +83,23 @@ def of_updates(report: dict[str, Any]) -> Figure | None:
     return loglog(lines, "transitions in a minibatch", "updates a second")
 
 
+def of_scaling(report: dict[str, Any]) -> Figure:
+    """Seconds of a training against the number of seeds, and of devices for so many seeds."""
+    lines = []
+    for what in ("seeds", "devices"):
+        rows = report[what]
+        if rows:
+            seconds = [statistics.median(row["seconds"]) for row in rows]
+            name = what if what == "seeds" else f"devices, {max(report['size']['devices'])} seeds"
+            lines.append((name, [row[what] for row in rows], seconds))
+    return loglog(lines, "seeds side by side, or devices", "seconds")
+
+
 FIGURES = {
     "environments": ("env_steps", of_environments),
     "servers": ("decisions", of_servers),
     "updates": ("updates", of_updates),
+    "scaling": ("scaling", of_scaling),
 }
 
 

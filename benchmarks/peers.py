@@ -1,4 +1,4 @@
-"""DQN on CartPole end to end: ours beside other people's, at equal settings; see README.md.
+"""DQN and SAC on CartPole end to end, ours beside other people's at equal settings; see README.md.
 
 python benchmarks/peers.py --size small
 """
@@ -21,10 +21,12 @@ from measuring import RESULTS, begin, ratio, turns, write
 
 import jaxmec
 from jaxmec import compilation
+from jaxmec.agents import Agent
 from jaxmec.training import loop
 
 RESULT = RESULTS / "peers.json"
 REJAX = Path(__file__).parents[1] / "build" / "rejax" / "bin" / "python"
+AGENTS = ("dqn", "sac")
 HIDDEN, LEARNING_RATE = (64, 64), 3e-4  # those that rejax has
 
 
@@ -52,12 +54,26 @@ SIZES = {
 }
 
 
-def ours(config: loop.TrainConfig) -> Callable[[], Any]:
+def agent_of(name: str) -> Agent:
+    """Our agent with the networks and the learning rates that rejax has."""
+    if name == "dqn":
+        return jaxmec.DQN(
+            hidden=HIDDEN, activation="relu", layer_norm=False, learning_rate=LEARNING_RATE
+        )
+    return jaxmec.SAC(
+        hidden=HIDDEN,
+        activation="relu",
+        tau=0.005,
+        actor_learning_rate=LEARNING_RATE,
+        critic_learning_rate=LEARNING_RATE,
+        temperature_learning_rate=LEARNING_RATE,
+    )
+
+
+def ours(name: str, config: loop.TrainConfig) -> Callable[[], Any]:
     """A call that trains ``eval_every`` steps."""
     env, params = jaxmec.make("CartPole-v1")
-    agent = jaxmec.DQN(
-        hidden=HIDDEN, activation="relu", layer_norm=False, learning_rate=LEARNING_RATE
-    )
+    agent = agent_of(name)
     begun = jax.jit(lambda key: loop.prefill(
         agent, env, params, config, loop.init(agent, env, params, config, key)
     ))(jax.random.key(0))  # fmt: skip
@@ -114,11 +130,13 @@ class Rejax:
 
     Args:
         python: an interpreter that has rejax.
+        name: dqn or sac.
         config: the sizes.
     """
 
-    def __init__(self, python: Path, config: loop.TrainConfig) -> None:
+    def __init__(self, python: Path, name: str, config: loop.TrainConfig) -> None:
         settings = {
+            "agent": name,
             "num_envs": config.num_envs,
             "batch_size": config.batch_size,
             "updates_per_step": config.updates_per_step,
@@ -127,7 +145,7 @@ class Rejax:
             "steps": config.chunk_steps,
             "learning_rate": LEARNING_RATE,
         }
-        script = Path(__file__).with_name("rejax_dqn.py")
+        script = Path(__file__).with_name("rejax_peer.py")
         # Our own packages are not its.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.process = subprocess.Popen(
@@ -159,12 +177,45 @@ class Rejax:
         self.process.wait()
 
 
+def compared(name: str, size: Size, rejax: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of one agent, ours first; rejax's versions go into the report."""
+    config = size.config
+    names, calls, child = ["jaxmec"], [ours(name, config)], None
+    if name == "dqn":  # Stable-Baselines3 has no SAC for discrete actions
+        try:
+            calls.append(stable_baselines(config))
+            names.append("Stable-Baselines3")
+        except ImportError:
+            print("Stable-Baselines3 is not installed (the extra peers): left out")
+    if rejax.exists():
+        child = Rejax(rejax, name, config)
+        report["versions_of_rejax"] = child.versions
+        calls.append(child)
+        names.append("rejax")
+    else:
+        print(f"no rejax at {rejax}: left out")
+    taken = turns(calls, size.repetitions)
+    if child is not None:
+        child.close()
+    rows = []
+    for whose, seconds in zip(names, taken, strict=True):
+        each = [s / config.chunk_steps for s in seconds]
+        row = {"case": f"{name.upper()} on CartPole: {whose}", "seconds_a_step": each}
+        row["per_second"] = 1 / statistics.median(each)
+        if whose != "jaxmec":
+            row["ratio"] = ratio(seconds, taken[0])
+        rows.append(row)
+        beside = f"   ours is {row['ratio']:.1f} x" if "ratio" in row else ""
+        print(f"{row['case']:<40}{row['per_second']:>12,.0f} steps/s{beside}", flush=True)
+    return rows
+
+
 def main(
     size: Literal["tiny", "small", "full"] = "small",
     output: Path | None = RESULT,
     rejax: Path = REJAX,
 ) -> dict[str, Any]:
-    """Measure DQN on CartPole, print it and keep every repetition.
+    """Measure DQN and SAC on CartPole, print it and keep every repetition.
 
     Args:
         size: how much to measure: seconds, a few minutes, or more.
@@ -172,34 +223,8 @@ def main(
         rejax: an interpreter that has rejax (README.md); without one rejax is left out.
     """
     chosen = SIZES[size]
-    config = chosen.config
     report = begin(size, dataclasses.asdict(chosen))
-    names, calls, child = ["jaxmec"], [ours(config)], None
-    try:
-        calls.append(stable_baselines(config))
-        names.append("Stable-Baselines3")
-    except ImportError:
-        print("Stable-Baselines3 is not installed (the extra peers): left out")
-    if rejax.exists():
-        child = Rejax(rejax, config)
-        report["versions_of_rejax"] = child.versions
-        calls.append(child)
-        names.append("rejax")
-    else:
-        print(f"no rejax at {rejax}: left out")
-    taken = turns(calls, chosen.repetitions)
-    if child is not None:
-        child.close()
-    rows = report["results"] = []
-    for name, seconds in zip(names, taken, strict=True):
-        each = [s / config.chunk_steps for s in seconds]
-        row = {"case": f"DQN on CartPole: {name}", "seconds_a_step": each}
-        row["per_second"] = 1 / statistics.median(each)
-        if name != "jaxmec":
-            row["ratio"] = ratio(seconds, taken[0])
-        rows.append(row)
-        beside = f"   ours is {row['ratio']:.1f} x" if "ratio" in row else ""
-        print(f"{row['case']:<40}{row['per_second']:>12,.0f} steps/s{beside}", flush=True)
+    report["results"] = [row for name in AGENTS for row in compared(name, chosen, rejax, report)]
     write(report, output)
     return report
 

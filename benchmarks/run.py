@@ -13,6 +13,7 @@ import decisions
 import env_steps
 import hot_path
 import peers
+import scaling
 import training
 import tyro
 import updates
@@ -98,7 +99,7 @@ def of_hot_path(report: dict[str, Any]) -> list[Row]:
 
 
 def of_peers(report: dict[str, Any]) -> list[Row]:
-    """DQN on CartPole, ours and others."""
+    """DQN and SAC on CartPole, ours and others."""
     return [
         (
             row["case"],
@@ -109,6 +110,19 @@ def of_peers(report: dict[str, Any]) -> list[Row]:
     ]
 
 
+def of_scaling(report: dict[str, Any]) -> list[Row]:
+    """Training against the number of seeds and of devices."""
+    return [
+        (
+            f"DSAC on CartPole, {what}: {row[what]}",
+            f"{statistics.median(row['seconds']):.3f} s",
+            f"{row['cost']:.2f} x the first",
+        )
+        for what in ("seeds", "devices")
+        for row in report[what]
+    ]
+
+
 PARTS = {
     "env_steps": (env_steps, of_env_steps),
     "updates": (updates, of_updates),
@@ -116,6 +130,7 @@ PARTS = {
     "training": (training, of_training),
     "hot_path": (hot_path, of_hot_path),
     "peers": (peers, of_peers),
+    "scaling": (scaling, of_scaling),
 }
 
 

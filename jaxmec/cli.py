@@ -75,6 +75,8 @@ class Run:
     progress: bool = True  # show a progress display
     deterministic: bool = False  # the same bits every time on a GPU too; slower
     published: bool = False  # the method as its authors ran it; changes the other defaults
+    scale: Literal["cpu", "gpu"] = "cpu"
+    """our settings for few environments, or for thousands; changes the other defaults"""
     start: str | None = None  # a policy (path) or method to start from; by default the method's
     tensorboard: bool = False  # write TensorBoard's event file into --out
     wandb: str | None = None  # project of Weights & Biases to log to
@@ -248,7 +250,8 @@ def _train(words: Sequence[str]) -> int:
         name = name or envs.DEFAULT_PRESET[env]
         setting = find_preset(name)
     published = "--published" in words
-    settings = row.settings(published)
+    scale: Any = _flag(words, "scale") or "cpu"
+    settings = row.settings(published, scale)
     agent: Any = settings.agent()
     per_station = isinstance(agent, PerStation)
     agent = agent.inner if per_station else agent
@@ -257,7 +260,7 @@ def _train(words: Sequence[str]) -> int:
     command = dataclasses.make_dataclass(
         "Train",
         [
-            ("run", Annotated[Run, flat], Run(published=published)),
+            ("run", Annotated[Run, flat], Run(published=published, scale=scale)),
             ("where", Annotated[Where, flat], Where(env=env, preset=name)),
             ("choices", Annotated[type(choices), flat], choices),
             ("config", Annotated[type(settings.config), flat], settings.config),
@@ -278,7 +281,7 @@ def _train(words: Sequence[str]) -> int:
         trained = dataclasses.replace(trained, k=parsed.choices.k)
     result = jaxmec.train(
         PerStation(trained) if per_station else trained,
-        name=f"{row.name} (published)" if published else row.name,
+        name=row.label(published, scale),
         env=env,
         preset=None if env == "CartPole-v1" else parsed.where.preset,
         preset_seed=parsed.where.preset_seed,

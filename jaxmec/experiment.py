@@ -285,6 +285,7 @@ def train(
     method: str | Agent = "dsac",
     *,
     published: bool = False,
+    scale: str = "cpu",
     env: str | None = None,
     preset: str | None = None,
     seeds: int | Sequence[int] = 1,
@@ -313,6 +314,8 @@ def train(
         method: a name in `jaxmec.methods`, or an agent of your own.
         published: the hyperparameters, information and sizes as the method's authors had
             them, instead of ours.
+        scale: our settings for few environments ("cpu"), or for thousands ("gpu"), which need
+            fewer updates one after the other, each of more transitions (docs/scale.md).
         env, preset: where; by default what the method is for.
         seeds: how many (0..S−1), or which.
         preset_seed: of what a preset draws once.
@@ -347,9 +350,9 @@ def train(
     """
     if isinstance(method, str):
         row = find_method(method)
-        settings = row.settings(published)
+        settings = row.settings(published, scale)
         agent = settings.agent()
-        name = name or (f"{row.name} (published)" if published else row.name)
+        name = name or row.label(published, scale)
         same_env = env is None or env == row.env
         env = row.env if env is None else env
         config = settings.config if config is None else config
@@ -357,8 +360,8 @@ def train(
         if preset is None and same_env:
             preset = row.preset
         start = row.start if start is None else start
-    elif published:
-        raise ValueError("published goes with a method's name, got an agent")
+    elif published or scale != "cpu":
+        raise ValueError("published and scale go with a method's name, got an agent")
     else:
         agent, name, chosen = method, name or type(method).__name__.lower(), {}
         env = "CartPole-v1" if env is None else env

@@ -35,6 +35,22 @@ CARTPOLE = TrainConfig(
     eval_every=4_000,
     eval_episodes=16,
 )
+# Thousands of environments. A device takes as long for a step of all of them as for a step of
+# one, so what counts is how many updates come one after the other: a thousand instead of 24,000
+# or more, each looking 8 or 16 steps ahead. Those steps are others' unless the buffer is young: it
+# holds the last 244 steps of every environment. One update a step and not two, or the policy is
+# led astray. Chosen on seeds 100 to 103 (docs/scale.md).
+CARTPOLE_GPU = TrainConfig(
+    steps=4_200_000,
+    num_envs=4_096,
+    prefill=65_536,
+    buffer_size=1_000_000,
+    batch_size=1_024,
+    updates_per_step=1,
+    n_step=8,
+    eval_every=204_800,
+    eval_episodes=16,
+)
 AMCOEDGE = TrainConfig(
     steps=100_000,
     num_envs=64,
@@ -99,6 +115,9 @@ GIVEN: Options = (
 )
 
 
+SCALES = {"cpu": "few environments side by side", "gpu": "thousands of them"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One way to run a method."""
@@ -120,6 +139,7 @@ class Method:
     published: Settings | None = None  # as its authors ran it
     preset: str | None = None
     start: str | None = None  # the method that is trained first, from whose actor this one goes on
+    gpu: Settings | None = None  # ours with thousands of environments, where there are any
 
     @property
     def agent(self) -> Callable[[], Agent]:
@@ -136,12 +156,28 @@ class Method:
         """Our sizes of the training."""
         return self.tuned.config
 
-    def settings(self, published: bool = False) -> Settings:
-        """Our settings, or those as published.
+    def label(self, published: bool = False, scale: str = "cpu") -> str:
+        """The name, with what settings."""
+        kind = "published" if published else scale
+        return self.name if kind == "cpu" else f"{self.name} ({kind})"
+
+    def settings(self, published: bool = False, scale: str = "cpu") -> Settings:
+        """Our settings, for few environments (scale "cpu") or for thousands ("gpu"), or those as
+        published.
 
         Raises:
-            ValueError: nothing was published.
+            ValueError: nothing was published; an unknown scale, or one that the method lacks.
         """
+        look_up("scale", scale, SCALES)
+        if scale == "gpu":
+            if published:
+                raise ValueError("scale 'gpu' is of our own settings; leave published or scale out")
+            if self.gpu is None:
+                others = ", ".join(row.name for row in METHODS.values() if row.gpu is not None)
+                raise ValueError(
+                    f"method {self.name!r} has no settings for scale 'gpu'; these have: {others}"
+                )
+            return self.gpu
         if not published:
             return self.tuned
         if self.published is None:
@@ -346,6 +382,11 @@ def _pathwise_ts(name: str, about: str, steps: int) -> Method:
     )
 
 
+SOFT_GPU: dict[str, Any] = {
+    "critic_learning_rate": 2e-3,
+    "temperature_learning_rate": 3e-3,
+    "tau": 0.1,
+}
 CLONING = CloningConfig()
 DDRL = "the DDRL abstract of 2024"
 AMCO = "AMCoEdge (Xu et al.), its code"
@@ -362,6 +403,11 @@ METHODS = {
             source="Mnih et al. 2015; van Hasselt et al. 2016",
             env="CartPole-v1",
             tuned=Settings(DQN, config=dataclasses.replace(CARTPOLE, updates_per_step=16)),
+            # Its buffer must remember exploring, or it forgets what happens to a pole that falls.
+            gpu=Settings(
+                lambda: DQN(learning_rate=1e-3, tau=0.1, epsilon_updates=300, epsilon_end=0.3),
+                config=dataclasses.replace(CARTPOLE_GPU, buffer_size=4_000_000),
+            ),
         ),
         Method(
             name="sac",
@@ -369,6 +415,9 @@ METHODS = {
             source="Haarnoja et al. 2018; Christodoulou 2019",
             env="CartPole-v1",
             tuned=Settings(SAC, config=CARTPOLE),
+            gpu=Settings(
+                lambda: SAC(**SOFT_GPU), config=dataclasses.replace(CARTPOLE_GPU, n_step=16)
+            ),
         ),
         Method(
             name="dsac",
@@ -377,6 +426,7 @@ METHODS = {
             env="CartPole-v1",
             tuned=Settings(DSAC, config=CARTPOLE),
             published=Settings(DSAC.published, config=CARTPOLE),
+            gpu=Settings(lambda: DSAC(**SOFT_GPU), config=CARTPOLE_GPU),
         ),
         _multi(
             name="ddrl-amsa",

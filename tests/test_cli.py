@@ -10,6 +10,8 @@ import pytest
 
 from jaxmec import cli
 
+ROOT = Path(__file__).parents[1]
+
 SMALL = (
     "--steps 700 --num-envs 4 --prefill 200 --batch-size 16 --buffer-size 1000 "
     "--eval-every 500 --eval-episodes 2 --agent.hidden 16 --no-progress"
@@ -64,6 +66,29 @@ def test_a_wrong_flag_suggests_the_right_one(capsys):
     code, out, err = run(capsys, "train", "dsac", "--stepz", "5")
     assert code == 2
     assert "--steps" in out + err
+
+
+def test_a_scale_changes_the_other_defaults(capsys):
+    code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--help")
+    assert code == 0
+    flat = " ".join(out.replace("\u2502", " ").split())
+    assert "environments side by side (default: 4096)" in flat
+    code, _, err = run(capsys, "train", "sac", "--scale=gpuu")
+    assert code == 2 and "did you mean 'gpu'" in err
+    code, _, err = run(capsys, "train", "ddrl-amsa", "--scale", "gpu")
+    assert code == 2 and "these have: dqn, sac, dsac" in err
+
+
+@pytest.mark.slow
+def test_both_scales_are_trained_and_drawn(tmp_path):
+    words = ["--methods", "sac", "--seeds", "2", "--shorten", "0.001", "--no-progress"]
+    command = [sys.executable, "train/scale.py", *words, "--out", str(tmp_path)]
+    for _ in range(2):  # the second goes on where the first ended
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
+        assert "sac" in done.stdout and "gpu" in done.stdout
+    assert (tmp_path / "scale.png").stat().st_size > 1000
+    found = json.loads((tmp_path / "results.json").read_text())["methods"]["sac"]
+    assert found["gpu"]["updates"] == [0, 50] and len(found["cpu"]["returns"][0]) == 2
 
 
 def test_help_documents_every_field_with_its_default(capsys):

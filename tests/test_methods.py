@@ -171,3 +171,28 @@ def test_k_is_known_to_the_agent_and_to_the_environment():
     assert result.agent.k == 2 and dict(result.setting.options)["k"] == 2
     env, _ = result.setting.make()
     assert env.action_space().shape == (2,)
+
+
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.gpu is not None])
+def test_thousands_of_environments_are_the_same_method_otherwise(name):
+    method = METHODS[name]
+    many, few = method.settings(scale="gpu"), method.settings(scale="cpu")
+    assert type(many.agent()) is type(few.agent()) and many.options == few.options
+    assert many.config.num_envs >= 4096 and many.config.n_step > 1
+    updates = [
+        (config.steps - config.prefill) / config.num_envs * config.updates_per_step
+        for config in (many.config, few.config)
+    ]
+    assert updates[0] < updates[1] / 10
+    assert method.label(scale="gpu") == f"{name} (gpu)" and method.label() == name
+
+
+def test_a_scale_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="scale 'gpus' is not one of cpu, gpu; did you mean 'gpu'"):
+        jaxmec.train("dsac", scale="gpus")
+    with pytest.raises(ValueError, match=r"'ddrl-amsa-taught' has no .* these have: dqn, sac"):
+        jaxmec.train("ddrl-amsa-taught", scale="gpu")
+    with pytest.raises(ValueError, match="leave published or scale out"):
+        jaxmec.train("dsac", published=True, scale="gpu")
+    with pytest.raises(ValueError, match="scale go with a method's name"):
+        jaxmec.train(jaxmec.DQN(), scale="gpu")

@@ -47,6 +47,7 @@ def test_the_summary_takes_the_best_number_of_environments_and_its_median(benchm
             "steps": 10,
             "seconds": seconds,
             "steps_per_second": rate,
+            "bytes_a_step": 40,
         }
 
     results = [
@@ -59,6 +60,14 @@ def test_the_summary_takes_the_best_number_of_environments_and_its_median(benchm
     assert (peers["num_envs"], peers["steps_per_second"], peers["ratio"]) == (1, 5.0, None)
     assert (mine["num_envs"], mine["steps_per_second"], mine["ratio"]) == (8, 16.0, 3.2)
     assert (mine["lowest"], mine["highest"]) == (10.0, 20.0)
+
+
+def test_the_bytes_of_a_step_are_the_state_read_and_written(benchmark):
+    found = {case.name: benchmark.bytes_a_step(case) for case in benchmark.cases()}
+    assert found["CartPole, jaxmec"] == 2 * 5 * 4  # four numbers and the time
+    # What a station queues does not grow with the tasks of a slot.
+    multi = [found[f"multi-server, amcoedge, N={n}"] for n in (50, 5000)]
+    assert multi[0] == multi[1]
 
 
 def test_numbers_that_are_not_finite_stop_it(benchmark):

@@ -12,11 +12,12 @@ WHAT = {
     "decisions": "NumPy",
     "training": "lad-ts",
     "hot_path": "whole update",
-    "peers": "DQN on CartPole: jaxmec",
+    "peers": "SAC on CartPole: jaxmec",
+    "scaling": "seeds    2",
 }
 
 
-LONG = ("decisions", "training")
+LONG = ("decisions", "training", "scaling")
 
 
 @pytest.mark.parametrize(
@@ -47,4 +48,4 @@ def test_a_peer_that_cannot_start_is_an_error_and_no_wait():
     """This interpreter has no rejax."""
     peers = importlib.import_module("peers")
     with pytest.raises(RuntimeError, match="rejax ended with exit code 1"):
-        peers.Rejax(Path(sys.executable), peers.SIZES["tiny"].config)
+        peers.Rejax(Path(sys.executable), "sac", peers.SIZES["tiny"].config)

@@ -6,6 +6,7 @@ device does.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +22,7 @@ from conftest import Counting, Walk, WalkParams
 import jaxmec
 from jaxmec.agents import DQN, DSAC
 from jaxmec.training import checkpoint, devices, runner
+from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 
@@ -113,6 +115,10 @@ def dsac(home: Path) -> None:
     of_one_seed(agent, *of_cartpole(), SIZES)
 
 
+def n_step(home: Path) -> None:
+    of_one_seed(DQN(hidden=(8,)), *of_cartpole(), dataclasses.replace(SIZES, n_step=3))
+
+
 def ddrl_amsa(home: Path) -> None:
     method("ddrl-amsa", home, **vars(SIZES), denoising_steps=2, hidden=(8,), slots=1)
 
@@ -122,6 +128,14 @@ def mlp_pathwise(home: Path) -> None:
         steps=128, num_envs=8, window=8, validation_envs=8, eval_every=64, eval_episodes=1
     )
     method("mlp-pathwise", home, **vars(sizes), slots=1)
+
+
+def mlp_cloned(home: Path) -> None:
+    sizes = CloningConfig(
+        steps=128, windows=2, validation_windows=1, window=8, batch_size=16, eval_every=64,
+        eval_episodes=1,
+    )  # fmt: skip
+    method("mlp-cloned", home, **vars(sizes), slots=1)
 
 
 def method(name: str, home: Path, **options: Any) -> None:

@@ -59,7 +59,9 @@ def test_eight_devices_learn_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["dqn", "dsac", "ddrl_amsa", "mlp_pathwise"])
+@pytest.mark.parametrize(
+    "case", ["dqn", "n_step", "dsac", "ddrl_amsa", "mlp_pathwise", "mlp_cloned"]
+)
 def test_every_kind_of_agent_does(tmp_path: Path, case: str) -> None:
     run_on_eight(tmp_path, case)
 

@@ -1,4 +1,4 @@
-"""rejax's DQN on CartPole, for `peers.py`: run by an interpreter that has rejax.
+"""rejax's DQN or SAC on CartPole, for `peers.py`: run by an interpreter that has rejax.
 
 It needs an older gymnax and JAX than ours. Settings come as JSON in the only argument; for each
 line on the standard input it trains so many steps and answers with a line.
@@ -17,7 +17,7 @@ import rejax
 
 def main(settings: dict[str, Any]) -> None:
     """Answer every line of the standard input until it ends."""
-    algorithm = rejax.DQN.create(
+    algorithm = getattr(rejax, settings["agent"].upper()).create(
         env="CartPole-v1",
         num_envs=settings["num_envs"],
         batch_size=settings["batch_size"],
