@@ -40,7 +40,7 @@ class Size:
     repetitions: int
 
 
-SIZES = {"tiny": Size(3_000, 1), "small": Size(20_000, 7), "full": Size(100_000, 11)}
+SIZES = {"tiny": Size(12_000, 1), "small": Size(20_000, 7), "full": Size(100_000, 11)}
 
 
 class Clock:

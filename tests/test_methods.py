@@ -123,7 +123,7 @@ def test_as_published_the_allocation_is_given_the_true_waits():
 def test_a_method_without_published_settings_says_so():
     with pytest.raises(ValueError, match="'sac' has no published settings"):
         jaxmec.train("sac", published=True)
-    with pytest.raises(ValueError, match="published goes with a method's name"):
+    with pytest.raises(ValueError, match="published and scale go with a method's name"):
         jaxmec.train(jaxmec.SAC(), published=True)
     with pytest.raises(ValueError, match="did you mean 'smcoedge'"):
         find_method("smcoedg")
