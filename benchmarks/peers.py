@@ -194,9 +194,11 @@ def compared(name: str, size: Size, rejax: Path, report: dict[str, Any]) -> list
         names.append("rejax")
     else:
         print(f"no rejax at {rejax}: left out")
-    taken = turns(calls, size.repetitions)
-    if child is not None:
-        child.close()
+    try:
+        taken = turns(calls, size.repetitions)
+    finally:
+        if child is not None:
+            child.close()
     rows = []
     for whose, seconds in zip(names, taken, strict=True):
         each = [s / config.chunk_steps for s in seconds]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import jax
 import tyro
-from measuring import RESULTS, begin, turns, write
+from measuring import RESULTS, begin, ratio, turns, write
 
 import jaxmec
 from jaxmec import compilation
@@ -39,7 +39,7 @@ class Size:
 
 SMALL = loop.TrainConfig(
     num_envs=16, prefill=1_000, buffer_size=20_000, batch_size=128, updates_per_step=4,
-    eval_every=1_600,
+    eval_every=3_200,
 )  # fmt: skip
 SIZES = {
     "tiny": Size(
@@ -48,7 +48,7 @@ SIZES = {
         ),
         (1, 2), (1,), 1,
     ),
-    "small": Size(SMALL, (1, 2, 5, 10, 20), (1, 2, 4, 8), 5),
+    "small": Size(SMALL, (1, 2, 5, 10), (1, 2, 4, 8), 5),
     "full": Size(
         dataclasses.replace(SMALL, eval_every=16_000), (1, 2, 5, 10, 20, 50, 100), (1, 2, 4, 8), 9
     ),
@@ -84,60 +84,75 @@ def training(config: loop.TrainConfig, seeds: int, devices: int) -> Callable[[],
     return call
 
 
-def against(
-    what: str, size: Size, numbers: tuple[int, ...], seeds: int = 0
-) -> list[dict[str, Any]]:
-    """A row for each number of seeds, or of devices with so many seeds in all."""
-    calls = [training(size.config, *((n, 1) if what == "seeds" else (seeds, n))) for n in numbers]
-    taken = turns(calls, size.repetitions)
-    first = statistics.median(taken[0])
-    rows = []
-    for number, seconds in zip(numbers, taken, strict=True):
-        cost = statistics.median(seconds) / first
-        rows.append({what: number, "seconds": seconds, "cost": cost})
-        print(f"{what} {number:>4}: {statistics.median(seconds):>8.3f} s, {cost:.2f} x", flush=True)
+def against_seeds(size: Size) -> list[dict[str, Any]]:
+    """A row for each number of seeds side by side."""
+    taken = turns([training(size.config, seeds, 1) for seeds in size.seeds], size.repetitions)
+    rows = [
+        {"seeds": seeds, "seconds": seconds, "cost": ratio(seconds, taken[0])}
+        for seeds, seconds in zip(size.seeds, taken, strict=True)
+    ]
+    return [shown("seeds", row) for row in rows]
+
+
+def against_devices(name: str) -> list[dict[str, Any]]:
+    """A row for each number of devices, for as many seeds as there are devices at most.
+
+    Of a CPU each number is a process of its own: into how many parts it is split, XLA asks once,
+    and a program slows down where there are more parts than it uses.
+    """
+    size, rows = SIZES[name], []
+    for devices in size.devices:
+        if jax.default_backend() == "cpu":
+            split = f"--xla_force_host_platform_device_count={devices}"
+            answer = subprocess.run(
+                [sys.executable, __file__, "--size", name, "--devices", str(devices)],
+                env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {split}"},
+                text=True, check=True, stdout=subprocess.PIPE,
+            ).stdout  # fmt: skip
+            seconds = json.loads(answer)
+        elif devices <= jax.device_count():
+            seconds = with_devices(size, devices)
+        else:
+            break
+        row = {"devices": devices, "seconds": seconds}
+        first = rows[0]["seconds"] if rows else seconds
+        rows.append(row | {"cost": statistics.median(seconds) / statistics.median(first)})
+        shown("devices", rows[-1])
     return rows
 
 
-def with_devices(size: str) -> list[dict[str, Any]]:
-    """Rows against the number of devices, as a process of its own prints them: how many parts
-    a CPU is, XLA asks once."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    answer = subprocess.run(
-        [sys.executable, __file__, "--size", size, "--only", "devices", "--output", "None",
-         "--split"],
-        env=os.environ | {"XLA_FLAGS": flags}, text=True, check=True, stdout=subprocess.PIPE,
-    ).stdout  # fmt: skip
-    *printed, rows = answer.splitlines()
-    print("\n".join(printed), flush=True)
-    return json.loads(rows)
+def with_devices(size: Size, devices: int) -> list[float]:
+    """Seconds of each repetition."""
+    return turns([training(size.config, max(size.devices), devices)], size.repetitions)[0]
+
+
+def shown(what: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The row, printed."""
+    seconds = statistics.median(row["seconds"])
+    print(f"{what} {row[what]:>4}: {seconds:>8.3f} s, {row['cost']:.2f} x", flush=True)
+    return row
 
 
 def main(
     size: Literal["tiny", "small", "full"] = "small",
-    only: Literal["all", "seeds", "devices"] = "all",
     output: Path | None = RESULT,
-    split: bool = False,
+    devices: int | None = None,
 ) -> dict[str, Any]:
     """Measure training, print it and keep every repetition.
 
     Args:
         size: how much to measure: seconds, some minutes, or more.
-        only: against the number of seeds, of devices, or both.
         output: the JSON file to write; None writes nothing.
-        split: a CPU is split into devices already; the last line printed is the rows.
+        devices: print only the seconds with so many devices, as JSON.
     """
     chosen = SIZES[size]
+    if devices is not None:
+        seconds = with_devices(chosen, devices)
+        print(json.dumps(seconds))
+        return {"seconds": seconds}
     report = begin(size, dataclasses.asdict(chosen))
-    report["seeds"] = against("seeds", chosen, chosen.seeds) if only != "devices" else []
-    report["devices"] = []
-    if only != "seeds" and jax.default_backend() == "cpu" and not split:
-        report["devices"] = with_devices(size)
-    elif only != "seeds":
-        there = tuple(n for n in chosen.devices if n <= jax.device_count())
-        report["devices"] = against("devices", chosen, there, seeds=max(chosen.devices))
-        if split:
-            print(json.dumps(report["devices"]))
+    report["seeds"] = against_seeds(chosen)
+    report["devices"] = against_devices(size)
     write(report, output)
     return report
 

@@ -61,6 +61,10 @@ class Swept:
         """The learner with the numbers of its run."""
         return learner._replace(numbers=numbers)
 
+    def discount_of(self, learner: SweptLearner) -> Any:
+        """[] the γ of this run."""
+        return learner.numbers.get("discount", self.inner.discount)
+
     def init_memory(self, spec: Spec) -> Memory:
         return self.inner.init_memory(spec)
 

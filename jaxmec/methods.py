@@ -35,11 +35,11 @@ CARTPOLE = TrainConfig(
     eval_every=4_000,
     eval_episodes=16,
 )
-# Thousands of environments. A device takes as long for a step of all of them as for a step of
-# one, so what counts is how many updates come one after the other: a thousand instead of 24,000
-# or more, each looking 8 or 16 steps ahead. Those steps are others' unless the buffer is young: it
-# holds the last 244 steps of every environment. One update a step and not two, or the policy is
-# led astray. Chosen on seeds 100 to 103 (docs/scale.md).
+# Thousands of environments. A GPU should take about as long for a step of all of them as for one
+# of a few, so what counts is how many updates come one after the other: a thousand instead of
+# 24,000 or more, each looking 8 or 16 steps ahead. Those steps are others' unless the buffer is
+# young: it holds the last 245 steps of every environment. One update a step and not two, or the
+# policy is led astray. Chosen on seeds 100 to 103 (docs/scale.md).
 CARTPOLE_GPU = TrainConfig(
     steps=4_200_000,
     num_envs=4_096,

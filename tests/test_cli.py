@@ -73,6 +73,8 @@ def test_a_scale_changes_the_other_defaults(capsys):
     assert code == 0
     flat = " ".join(out.replace("\u2502", " ").split())
     assert "environments side by side (default: 4096)" in flat
+    code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--scale", "cpu", "--help")
+    assert "side by side (default: 16)" in " ".join(out.replace("\u2502", " ").split())
     code, _, err = run(capsys, "train", "sac", "--scale=gpuu")
     assert code == 2 and "did you mean 'gpu'" in err
     code, _, err = run(capsys, "train", "ddrl-amsa", "--scale", "gpu")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,8 @@ import jaxmec
 from jaxmec import plots
 from jaxmec.cli import guarded
 from jaxmec.statistics import t_interval
+from jaxmec.study import machine
+from jaxmec.training import checkpoint, runner
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1
 
@@ -53,7 +54,7 @@ def main(options: Options) -> None:
             seeds=options.seeds,
             steps=options.steps,
             directory=directory,
-            resume=(directory / "checkpoints").exists(),
+            resume=bool(checkpoint.checkpoints(directory / runner.CHECKPOINTS)),
             progress=options.progress,
         )
         returns = np.asarray(result.history.evaluation["return"])  # [S, P]
@@ -91,7 +92,7 @@ def main(options: Options) -> None:
     )
     plots.save(figure, options.out / "learning_curves")
     document = {
-        "machine": f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}",
+        "machine": machine(),
         "jax": jax.__version__,
         "seeds": options.seeds,
         "agents": results,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ import jaxmec
 from jaxmec import plots, tables
 from jaxmec.cli import guarded
 from jaxmec.methods import METHODS, SCALES, find_method
+from jaxmec.study import machine
+from jaxmec.training import checkpoint, runner
 from jaxmec.training.loop import TrainConfig
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1
@@ -53,7 +54,7 @@ def trained(options: Options, name: str, scale: str) -> dict[str, Any]:
         seeds=options.seeds,
         steps=config.prefill + max(config.eval_every, int(options.shorten * length)),
         directory=directory,
-        resume=(directory / "checkpoints").exists(),
+        resume=bool(checkpoint.checkpoints(directory / runner.CHECKPOINTS)),
         progress=options.progress,
     )
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -107,7 +108,7 @@ def main(options: Options) -> None:
     )
     plots.save(figure, options.out / "scale")
     document = {
-        "machine": f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}",
+        "machine": machine(),
         "jax": jax.__version__,
         "seeds": options.seeds,
         "methods": results,

@@ -29,8 +29,8 @@ class Spec(NamedTuple):
 class Transition(NamedTuple):
     """One step of one environment; with a leading [M] axis, a minibatch.
 
-    Of several ``steps``, ``reward`` is their discounted sum, and what is called next comes after
-    the last of them.
+    Of several ``steps``, ``reward`` is their discounted sum; what is called next, and
+    ``terminated``, are of the last of them.
     """
 
     observation: jax.Array  # [observation_size]

@@ -1,7 +1,8 @@
 """A learner of its own for every station, as the published methods have it.
 
 Any agent becomes a set of independent ones: station b's decides station b's tasks and
-learns from them alone. They share nothing but the replay buffer that they draw from.
+learns from them alone (with ``n_step`` above 1 its returns count the tasks between them too).
+They share nothing but the replay buffer that they draw from.
 """
 
 from __future__ import annotations

@@ -221,7 +221,19 @@ class ScoreTD3:
     def update(
         self, learner: ScoreLearner, batch: Transition, key: jax.Array
     ) -> tuple[ScoreLearner, Metrics]:
-        """One step of Adam on the critics and then on the actor."""
+        """One step of Adam on the critics and then on the actor.
+
+        Raises:
+            ValueError: ``slot_rate`` with transitions of several steps, of which nothing says
+                whether the last begins a slot.
+        """
+        if not isinstance(batch.steps, tuple) and not (
+            isinstance(self.slot_rate, int | float) and self.slot_rate == 0
+        ):
+            raise ValueError(
+                f"slot_rate is {self.slot_rate}; expected 0 with n_step above 1, "
+                "where a transition may pass the beginning of a slot"
+            )
         layout = learner.layout
         key_next, key_now, key_noise = jax.random.split(key, 3)
         reward = batch.reward / self.reward_scale

@@ -187,8 +187,9 @@ def train_chunk(
 
         state, episodes = _collect(decide, env, params, config, state, key_collect)
         shape = (config.updates_per_step, config.batch_size)
+        discount = _discount(agent, state.learner)
         batches = n_step.sample(
-            config.buffer, state.replay, key_sample, shape, config.n_step, agent.discount
+            config.buffer, state.replay, key_sample, shape, config.n_step, discount
         )
         batches = devices.spread(batches, axis=1)
         keys = jax.random.split(key_update, config.updates_per_step)
@@ -273,6 +274,12 @@ def failures(metrics: dict[str, Any]) -> tuple[str, ...]:
         for name, value in metrics.items()
         if name not in EPISODE_METRICS and not bool(jnp.all(jnp.isfinite(jnp.asarray(value))))
     )
+
+
+def _discount(agent: Agent, learner: Learner) -> Any:
+    """[] the γ that this learner learns with: in a sweep each has its own (``discount_of``)."""
+    of_learner = getattr(agent, "discount_of", None)
+    return agent.discount if of_learner is None else of_learner(learner)
 
 
 def _random(agent: Agent, learner: Learner, env: Environment, params: Any) -> rollout.Decide:

@@ -1,5 +1,6 @@
 """What is the score agent's own: its start, its symmetry, its critics' view, its gradient."""
 
+import dataclasses
 import functools
 
 import jax
@@ -262,6 +263,14 @@ def test_observations_without_times_are_refused(layout):
     size = sum(length for _, length in layout)
     with pytest.raises(ValueError, match="'wait', 'serve' and 'compute' of 5 servers"):
         AGENT.init(jax.random.key(0), Spec(size, 10, layout))
+
+
+def test_a_slot_that_begins_between_two_steps_is_not_looked_for():
+    rows = jnp.zeros((3, 15))
+    batch = Transition(rows, rows[:, :10], rows[:, 0], rows, rows[:, 0] > 0, steps=jnp.full(3, 2))
+    agent = dataclasses.replace(AGENT, slot_rate=0.1)
+    with pytest.raises(ValueError, match=r"slot_rate is 0\.1; expected 0 with n_step above 1"):
+        agent.update(None, batch, jax.random.key(0))
 
 
 def test_the_simulator_tells_only_where_it_is_asked_to():

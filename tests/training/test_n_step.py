@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmec.agents import losses
+from jaxmec.agents import DQN, losses
 from jaxmec.agents.base import Transition
+from jaxmec.cluster import Swept
 from jaxmec.training import loop, n_step
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.replay import ReplayBuffer
@@ -139,6 +140,29 @@ def test_training_hands_them_to_the_agent(walk, walk_params, counting):
     assert np.all(steps <= np.minimum(3, until_the_end))
     assert np.mean(steps == np.minimum(3, until_the_end)) > 0.9  # all but the newest
     assert np.all(reward <= 2 * (2 - 0.5 ** (steps - 1)) + 1e-6)  # rewards are at most 2
+
+
+def test_each_run_of_a_sweep_counts_rewards_with_its_own_discount(walk, walk_params):
+    config = TrainConfig(
+        steps=20, num_envs=2, prefill=10, buffer_size=20, batch_size=8, updates_per_step=1,
+        n_step=3, eval_every=10, eval_episodes=1,
+    )  # fmt: skip
+
+    @functools.partial(jax.jit, static_argnames="swept")
+    def trained(swept):
+        agent = DQN(discount=0.99 if swept else 0.5, hidden=(4,))
+        agent = Swept(agent, ("discount",)) if swept else agent
+        state = loop.init(agent, walk, walk_params, config, jax.random.key(0))
+        if swept:
+            numbers = {"discount": jnp.float32(0.5)}
+            state = state._replace(learner=agent.started(state.learner, numbers))
+        state = loop.prefill(agent, walk, walk_params, config, state)
+        return loop.train_chunk(agent, walk, walk_params, config, state)[1]
+
+    alone, swept = trained(swept=False), trained(swept=True)
+    assert "q" in alone
+    for name, value in alone.items():
+        np.testing.assert_allclose(swept[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_more_steps_than_the_buffer_holds_are_refused():
