@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import os
 import platform
@@ -208,13 +207,12 @@ def _overview() -> str:
 
 def _flag(words: Sequence[str], name: str) -> str | None:
     """The value of ``--name value`` or ``--name=value``, if it is there; of several the last."""
-    value = None
-    for word, following in itertools.zip_longest(words, words[1:]):
-        if word == f"--{name}":
-            value = following or value
-        elif word.startswith(f"--{name}="):
-            value = word.split("=", 1)[1]
-    return value
+    for i, word in reversed([*enumerate(words)]):
+        if word == f"--{name}" and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"--{name}="):
+            return word.split("=", 1)[1]
+    return None
 
 
 def _changes(old: Any, new: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What every agent keeps to: the interface of jaxmec.agents.base."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,18 @@ def test_targets_start_equal_and_follow_by_tau(agent, learner, batch):
         lambda new, old: 0.1 * new + 0.9 * old, critics_of(after), targets_of(learner)
     )
     assert largest_gap(targets_of(after), expected) < 1e-6
+
+
+def test_several_steps_are_one_with_a_lower_discount(agent, learner, batch):
+    """The rewards being summed already, γ^3 V(s') is all that is left to tell them apart."""
+    steps = jnp.full(batch.reward.shape, 3)
+    key = jax.random.key(1)
+    _, several = jax.jit(agent.update)(learner, batch._replace(steps=steps), key)
+    one = dataclasses.replace(agent, discount=agent.discount**3)
+    _, alike = jax.jit(one.update)(learner, batch, key)
+    _, other = jax.jit(agent.update)(learner, batch, key)
+    assert float(several["critic_loss"]) == pytest.approx(float(alike["critic_loss"]), rel=1e-4)
+    assert float(several["critic_loss"]) != pytest.approx(float(other["critic_loss"]), rel=1e-4)
 
 
 def test_metrics_are_finite_scalars_with_the_same_names_each_time(agent, learner, batch):
