@@ -76,6 +76,8 @@ class Record:
     outcome: Outcome
     before: Queues  # the true queues the decision met
     sent: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [B] Gcycles, by its BS
+    # [B] tasks and [B] Gcycles that its BS has sent to each server since the episode began
+    history: tuple[np.ndarray, np.ndarray] = (np.zeros(0), np.zeros(0))
 
 
 # --- Allocation rules --------------------------------------------------------------------
@@ -256,6 +258,41 @@ def view(information: str, queues: Queues, origin: int, sent: np.ndarray) -> Que
     return seen
 
 
+def alike(queues: Queues, sent: np.ndarray, stations: int) -> np.ndarray:
+    """[B] Gcycles at each server, had all stations sent in this slot what this one has.
+
+    `stations` is how many places tasks arrive at: a master node is one.
+    """
+    return np.array([queues.backlog[i] + stations * sent[i] for i in range(len(sent))])
+
+
+def prices(
+    network: Network,
+    queued: np.ndarray,
+    history: tuple[np.ndarray, np.ndarray],
+    *,
+    stations: int,
+    tasks: float,
+    work: float,
+    elapsed: float,
+    slots: int,
+) -> np.ndarray:
+    """[B] s/Gcycle: n_i min(Q_i / (f_i Δ − w_i), slots left) / f_i.
+
+    n_i and w_i are the tasks and the work that come to server i in a slot, had all stations done
+    in the episode as this one has: the mean over the slots gone by and one more, in which a
+    slot's expected tasks, of so much work each, are spread by capacity.
+    """
+    out = np.zeros(len(queued))
+    for i, f in enumerate(network.capacity):
+        share = tasks * f / sum(network.capacity)
+        n = (stations * history[0][i] + share) / (elapsed + 1)
+        w = (stations * history[1][i] + share * work) / (elapsed + 1)
+        spare = max(f * network.slot_length - w, 1e-3 * f)
+        out[i] = n * min(queued[i] / spare, max(slots - elapsed, 0)) / f
+    return out
+
+
 # --- An episode --------------------------------------------------------------------------
 
 
@@ -275,6 +312,7 @@ def play(
     servers = len(network.capacity)
     queues = Queues.empty(servers)
     sent = {origin: np.zeros(servers) for origin in range(-1, servers)}
+    history = {origin: (np.zeros(servers), np.zeros(servers)) for origin in sent}
     now = 0
     records = []
     for slot, task, action in zip(slots, tasks, actions, strict=True):
@@ -291,5 +329,10 @@ def play(
                 seen = view(information, queues, task.origin, own)
             outcome, queues = offload(network, queues, task, action, rule, seen)
         sent[task.origin] = own + outcome.fraction * task.work
-        records.append(Record(now, task, outcome, before, own))
+        tasks_sent, work_sent = history[task.origin]
+        records.append(Record(now, task, outcome, before, own, (tasks_sent, work_sent)))
+        history[task.origin] = (
+            tasks_sent + (outcome.fraction > 0),
+            work_sent + outcome.fraction * task.work,
+        )
     return records

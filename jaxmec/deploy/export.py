@@ -154,6 +154,7 @@ def describe_network(params: OffloadingParams) -> dict[str, Any]:
         "capacity": _numbers(network.capacity),
         "rate": _numbers(network.rate),
         "slot_length": float(network.slot_length),
+        "stations": params.stations,
         "uplink_contention": network.uplink_contention,
         "max_wait": limit if math.isfinite(limit) else None,
         "deadline": float(params.deadline) if math.isfinite(params.deadline) else None,
@@ -161,6 +162,7 @@ def describe_network(params: OffloadingParams) -> dict[str, Any]:
             "capacity": "Gcycles/s",
             "rate": "Mbit/s",
             "slot_length": "s",
+            "stations": "places where tasks arrive",
             "max_wait": "s, null: unbounded",
             "deadline": "s, null: none",
         },
@@ -190,16 +192,16 @@ def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -
         "features": features,
     }
     if any(feature["name"] == "charge" for feature in features):
-        observation["flow"] = describe_flow(env, params)
+        observation["flow"] = describe_flow(params)
     return observation
 
 
-def describe_flow(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, float]:
+def describe_flow(params: OffloadingParams) -> dict[str, float]:
     """What the feature "charge" takes for granted: :class:`jaxmec.deploy.runtime.Flow`."""
     workload = params.workload
     moments = workload.moments()
     return {
-        "stations": float(getattr(workload, "stations", env.num_servers)),
+        "stations": float(params.stations),
         "slots": float(workload.slots),
         "tasks": float(moments.tasks),
         "work": float(moments.work),

@@ -217,6 +217,15 @@ class Scheduler:
         except (KeyError, TypeError, ValueError) as error:
             raise _unknown(bundle, f"its network cannot be read: {error!r}") from None
         self.num_servers = len(self.network.capacity)
+        # How many places tasks arrive at, 1 where a master node has them all. Bundles of before
+        # do not say: their policies were trained to see B, at a master node too.
+        self.stations = section.get("stations", self.num_servers)
+        if type(self.stations) is not int or not 1 <= self.stations <= self.num_servers:
+            raise _unknown(
+                bundle,
+                f"its network.stations is {self.stations!r}, and a whole number from 1 to "
+                f"{self.num_servers} was expected",
+            )
         # A row for each server, and one of zeros, which the origin −1 of a master node is.
         self._one_hot = np.vstack([np.eye(self.num_servers), np.zeros(self.num_servers)])
 
@@ -512,7 +521,7 @@ class _Situation:
     def _factor(self) -> int:
         """How many stations there are for each whose work is seen."""
         alone = self.scheduler.information in ("local", "slot")
-        return self.scheduler.num_servers if alone else 1
+        return self.scheduler.stations if alone else 1
 
     @functools.cached_property
     def _charge(self) -> np.ndarray:

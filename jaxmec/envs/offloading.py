@@ -92,20 +92,26 @@ class OffloadingParams:
                     f"workload.origin[{row}] must be below the number of servers, {servers}, "
                     f"got {int(self.workload.origin[row])}"
                 )
-        elif not getattr(self.workload, "master", False):
-            stations = getattr(self.workload, "stations", servers)
-            if stations > servers:
-                raise ValueError(
-                    f"workload.stations must be at most the number of servers, {servers}, "
-                    f"got {stations}"
-                )
+        elif not getattr(self.workload, "master", False) and self.stations > servers:
+            raise ValueError(
+                f"workload.stations must be at most the number of servers, {servers}, "
+                f"got {self.stations}"
+            )
+
+    @property
+    def stations(self) -> int:
+        """How many places tasks arrive at: B, or 1 where a master node has them all.
+
+        A station that takes all others to do as it does itself counts its own work so many times.
+        """
+        return getattr(self.workload, "stations", self.network.num_servers)
 
     @property
     def max_steps_in_episode(self) -> Any:
         """An upper bound on the decisions of one episode."""
         if isinstance(self.workload, TraceWorkload):
             return self.workload.slot.shape[-1]
-        return self.workload.slots * self.workload.stations * self.workload.positions  # type: ignore[attr-defined]
+        return self.workload.slots * self.stations * self.workload.positions
 
 
 class Sent(NamedTuple):
@@ -382,9 +388,7 @@ class OffloadingEnvironment(environment.Environment):
         charged for; the sum is no delay, but what one decision changes of it is about what
         it changes of everybody's delay, and it is known at once.
         """
-        workload, cursor = params.workload, state.cursor
-        stations = getattr(workload, "stations", self.num_servers)
-        elapsed = cursor.slot + (cursor.station + cursor.position / workload.positions) / stations
+        elapsed = state.cursor.slot + self._turn(state.cursor, params)
         sent = Sent(*(jnp.sum(rows, axis=0) for rows in state.history))
         queued = queues.backlog + queues.inflight
         return jnp.sum(
@@ -406,9 +410,8 @@ class OffloadingEnvironment(environment.Environment):
                 "the outlook of a state takes what was sent in the episode, which is kept with "
                 f"features='priced' or reward='charged', got features={self.feature_set!r}"
             )
-        network, workload, cursor = params.network, params.workload, state.cursor
-        stations = getattr(workload, "stations", self.num_servers)
-        elapsed = cursor.slot + (cursor.station + cursor.position / workload.positions) / stations
+        network, workload = params.network, params.workload
+        elapsed = state.cursor.slot + self._turn(state.cursor, params)
         sent = Sent(*(jax.lax.stop_gradient(jnp.sum(rows, axis=0)) for rows in state.history))
         tasks, work = expected_flow(network, workload.moments(), *sent, elapsed)
         queued = state.queues.backlog + state.queues.inflight
@@ -467,10 +470,11 @@ class OffloadingEnvironment(environment.Environment):
         """What the simulator knows of a state, whatever the information model."""
         wait = waiting_time(params.network, state.queues, state.task) / params.scales.slot
         wait = self._near(wait, state.task)
-        workload, cursor = params.workload, state.cursor
-        stations = getattr(workload, "stations", self.num_servers)
-        turn = (cursor.station + cursor.position / workload.positions) / stations
-        return Privileged(wait, turn.astype(wait.dtype))
+        return Privileged(wait, self._turn(state.cursor, params).astype(wait.dtype))
+
+    def _turn(self, cursor: Cursor, params: OffloadingParams) -> jax.Array:
+        """[] how far the slot is, over all stations, 0 to 1."""
+        return (cursor.station + cursor.position / params.workload.positions) / params.stations
 
     def features(self, state: OffloadingState, params: OffloadingParams) -> dict[str, jax.Array]:
         """The observation by name, each feature [] or [B] and of order 1; [m] of neighbours.
@@ -506,7 +510,7 @@ class OffloadingEnvironment(environment.Environment):
             features["serve"] = service_time(params.network, view.task) / scales.slot
             features["compute"] = view.task.work / capacity / scales.slot
         if self.feature_set in ("expected", "priced"):
-            alike = self._alike(view.queues)
+            alike = self._alike(view.queues, params)
             queued = alike.backlog + alike.inflight
             features["alike"] = queued / capacity / scales.backlog
             if self.feature_set == "priced":
@@ -525,21 +529,21 @@ class OffloadingEnvironment(environment.Environment):
         dtype = jnp.result_type(view.queues.backlog)
         return {name: jnp.asarray(value, dtype) for name, value in features.items()}
 
-    def _alike(self, queues: QueueState) -> QueueState:
+    def _alike(self, queues: QueueState, params: OffloadingParams) -> QueueState:
         """Queues that are seen, had all stations done as this one has in its slot."""
         if not self.shares_slot:
             return queues
-        return QueueState(queues.backlog, self.num_servers * queues.inflight, queues.uplink)
+        return QueueState(queues.backlog, params.stations * queues.inflight, queues.uplink)
 
     def _price_seen(
         self, state: OffloadingState, params: OffloadingParams, queued: jax.Array
     ) -> jax.Array:
         """[B] s/Gcycle by the station's own history, as if all stations had done as it has."""
-        workload, cursor = params.workload, state.cursor
-        stations = getattr(workload, "stations", self.num_servers)
+        cursor = state.cursor
         row = jnp.maximum(state.task.origin, 0)
-        own = Sent(*(stations * rows[row] for rows in state.history))
-        return self._price(params, queued, own, cursor.slot + cursor.position / workload.positions)
+        own = Sent(*(params.stations * rows[row] for rows in state.history))
+        elapsed = cursor.slot + cursor.position / params.workload.positions
+        return self._price(params, queued, own, elapsed)
 
     def observe_state(self, state: OffloadingState, params: OffloadingParams) -> jax.Array:
         """[observation_size] the features, one after the other."""
@@ -945,4 +949,4 @@ class MultiServerOffloading(OffloadingEnvironment):
         if self.allocation_information == "true":
             return None
         seen = self.view(state, params).queues
-        return seen if self.allocation_information == "seen" else self._alike(seen)
+        return seen if self.allocation_information == "seen" else self._alike(seen, params)

@@ -77,8 +77,8 @@ def _join_shortest_queue(
 
 def _expected_delay(params: OffloadingParams, view: View, share: float | None) -> jax.Array:
     """[B] s: the delay at each server, with this station's own work of the slot counted so
-    many times (B times where ``share`` is None: as if all stations did alike)."""
-    times = params.network.num_servers if share is None else share
+    many times (once for each station where ``share`` is None: as if all did alike)."""
+    times = params.stations if share is None else share
     queues = view.queues.replace(inflight=times * view.queues.inflight)  # type: ignore[attr-defined]
     wait = waiting_time(params.network, queues, view.task)
     return wait + service_time(params.network, view.task)
@@ -139,14 +139,13 @@ def _marginal_delay(params: OffloadingParams, view: View, memory: Any, key: jax.
     episode, times the number of stations (:func:`jaxmec.mec.pricing.price`).
     """
     network, workload, task = params.network, params.workload, view.task
-    stations = getattr(workload, "stations", network.num_servers)
     row = jnp.maximum(task.origin, 0)
     assert view.slot is not None and view.progress is not None  # as "local" has them
     elapsed = view.slot + view.progress
     tasks, work = memory
-    own = (stations * tasks[row], stations * work[row])
+    own = (params.stations * tasks[row], params.stations * work[row])
     flow = expected_flow(network, workload.moments(), *own, elapsed)
-    queued = view.queues.backlog + network.num_servers * view.queues.inflight
+    queued = view.queues.backlog + params.stations * view.queues.inflight
     caused = task.work * price(network, queued, *flow, workload.slots - elapsed)
     server = jnp.argmin(_expected_delay(params, view, None) + caused)
     chosen = one_server(server, network.num_servers)
@@ -230,7 +229,7 @@ RULES = (
     ),
     Scheduler(
         "shortest-delay-all",
-        "the same, on the backlog and B times the station's own work of this slot",
+        "the same, on the backlog and the station's own work times the number of stations",
         "single",
         "local",
         _shortest_delay(None),

@@ -2,16 +2,28 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
+import oracle
 import pytest
 from edge_policies import CASES, visited
 
-from jaxmec.bundle import open_bundle
+from jaxmec.bundle import Bundle, BundleIncompatible, open_bundle
 from jaxmec.deploy import export, onnx, xla
-from jaxmec.deploy.runtime import LARGEST, LEAST_WORK, SMALLEST, Network, PolicyFailed, Queues, Task
+from jaxmec.deploy.runtime import (
+    LARGEST,
+    LEAST_WORK,
+    SMALLEST,
+    Network,
+    PolicyFailed,
+    Queues,
+    Scheduler,
+    Task,
+)
+from jaxmec.envs import make
 from jaxmec.mec import EdgeNetwork
 
 OBSERVATIONS = 10_000
@@ -103,6 +115,92 @@ def test_the_three_forms_agree_on_random_observations(bundle, name):
     else:
         for preferences in given[:2]:
             np.testing.assert_array_equal(preferences.argmax(1), given[2].argmax(1))
+
+
+def described(env_id, **options):
+    """A scheduler as the manifest of such an environment makes it, whose scores are all 0."""
+    env, params = make(env_id, **options)
+    manifest = {
+        "network": export.describe_network(params),
+        "observation": export.describe_observation(env, params),
+        "action": export.describe_action(env, params),
+        "allocation": export.describe_allocation(env),
+    }
+    return Scheduler(
+        Bundle(Path("bundle"), manifest, {}, ""),
+        lambda rows: np.zeros((len(rows), env.num_actions), np.float32),
+        "onnx",
+    ), params
+
+
+OF_A_MASTER = {
+    "preset": "fdedge",
+    "information": "local",
+    "features": "priced",
+    "action": "score",
+    "slots": 20,
+    "positions": 8,
+    "capacity": (10.0, 14.0, 20.0, 25.0),
+    "rate": (500.0, 450.0, 420.0, 400.0),
+}
+
+
+@pytest.mark.parametrize("allocation", ["expected", "priced"])
+@pytest.mark.parametrize("stations", [1, 4])
+def test_what_all_stations_would_do_is_what_the_oracle_says(allocation, stations):
+    """At a master node its own work is all there is, once; at B stations it counts B times."""
+    scheduler, params = described(
+        "MultiServerOffloading-v0",
+        allocation_information=allocation,
+        master=stations == 1,
+        **OF_A_MASTER,
+    )
+    assert scheduler.stations == stations
+    network = oracle.Network(OF_A_MASTER["capacity"], OF_A_MASTER["rate"], 1.0, False)
+    tasks, work, _ = (float(moment) for moment in params.workload.moments())
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        backlog, sent, history = 8 * rng.random(4), 6 * rng.random(4), 40 * rng.random((2, 4))
+        slot, progress = int(rng.integers(20)), rng.random()
+        task = oracle.Task(-1 if stations == 1 else 2, 10 + 30 * rng.random(), 1 + rng.random())
+        queued = oracle.alike(oracle.Queues(backlog, sent, np.zeros(4)), sent, stations)
+        charge = task.work * oracle.prices(
+            network, queued, history, stations=stations, tasks=tasks, work=work,
+            elapsed=slot + progress, slots=20,
+        )  # fmt: skip
+        asked = (
+            Queues(
+                backlog, sent=sent, progress=progress, slot=slot, sent_tasks=history[0],
+                sent_work=history[1],
+            ),
+            Task(task.origin, task.size, task.work),
+        )  # fmt: skip
+        (seen,) = scheduler.observe(None, asked[:1], asked[1:])
+        columns = {name: [] for name, _ in scheduler._features}
+        for (name, length), end in zip(
+            scheduler._features,
+            np.cumsum([length for _, length in scheduler._features]),
+            strict=True,
+        ):
+            columns[name] = (seen * scheduler._scales)[end - length : end]
+        np.testing.assert_allclose(columns["alike"], queued / network.capacity, rtol=1e-5)
+        np.testing.assert_allclose(columns["charge"], charge, rtol=1e-5)
+        wait = queued / network.capacity + (charge if allocation == "priced" else 0)
+        serve = oracle.serves(network, task)
+        decision = scheduler.decide(None, *asked)
+        fraction = oracle.water_filling(wait, serve, np.ones(4, bool))
+        np.testing.assert_allclose(decision.fractions, fraction, atol=1e-6)
+
+
+def test_a_bundle_that_does_not_say_its_stations_has_as_many_as_servers():
+    scheduler, _ = described("MultiServerOffloading-v0", **OF_A_MASTER)
+    network = scheduler.bundle.manifest["network"]
+    del network["stations"]
+    assert Scheduler(scheduler.bundle, scheduler.preferences, "onnx").stations == 4
+    for wrong in (0, 5, 1.5, True, "4", None):
+        network["stations"] = wrong
+        with pytest.raises(BundleIncompatible, match=r"network\.stations is .*from 1 to 4"):
+            Scheduler(scheduler.bundle, scheduler.preferences, "onnx")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in SLOW])

@@ -1069,6 +1069,77 @@ def test_times_follow_from_what_is_seen_alone():
     np.testing.assert_allclose(features["alike"], 5 * 2.0 / capacity / 0.2, rtol=1e-6)
 
 
+MASTER_NODE = {
+    "preset": "fdedge",
+    "information": "local",
+    "slots": 4,
+    "positions": 6,
+    "capacity": (2.0, 3.0, 5.0),
+    "rate": (400.0, 450.0, 500.0),
+}
+
+
+def test_a_master_node_counts_its_own_work_once():
+    """By hand: nothing is queued but what it has sent itself, 5 Gcycles at f = 10: 0.5 s."""
+    options = {**MASTER_NODE, "capacity": [10.0] * 10, "rate": [500.0] * 10}
+    env, params = make(SINGLE, features="expected", **options)
+    assert params.stations == 1 and make(SINGLE, preset="lad-ts")[1].stations == 20
+    _, state = env.reset(jax.random.key(0), params)
+    sent = jnp.full(10, 5.0)
+    state = state._replace(queues=state.queues.replace(inflight=sent), sent=sent)
+    np.testing.assert_allclose(env.features(state, params)["alike"], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("allocation", ["expected", "priced"])
+@pytest.mark.parametrize("stations", [1, 3])
+def test_what_all_stations_would_do_is_what_the_oracle_says(allocation, stations):
+    """Over a whole episode: features, fractions and charges, at a master node and at B stations."""
+    with jax.enable_x64(True):
+        env, params = make(
+            MULTI,
+            features="priced",
+            action="score",
+            allocation_information=allocation,
+            master=stations == 1,
+            **MASTER_NODE,
+        )
+        assert params.stations == stations
+        scores = np.random.default_rng(3).normal(0, 0.2, (200, 6)) * [1, 1, 1, 0, 0, 0]
+        rows = episode(env, params, scores)
+        tasks, work, _ = (float(moment) for moment in params.workload.moments())
+        names = env.feature_names(params)
+    network = oracle.Network(MASTER_NODE["capacity"], MASTER_NODE["rate"], 1.0, False)
+    records = oracle.play(
+        network, rows.info["slot"], oracle_tasks(rows), rows.info["fraction"], fractions=True
+    )
+    unit = float(params.scales.backlog)
+    for row, record in enumerate(records):
+        seen = dict(zip(names, rows.observation[row], strict=True))
+        queued = oracle.alike(record.before, record.sent, stations)
+        price = oracle.prices(
+            network,
+            queued,
+            record.history,
+            stations=stations,
+            tasks=tasks,
+            work=work,
+            elapsed=record.slot + seen["progress"],
+            slots=4,
+        )
+        charge = record.task.work * price
+        for i, f in enumerate(network.capacity):
+            assert seen[f"alike[{i}]"] == pytest.approx(queued[i] / f / unit, rel=1e-9)
+            assert seen[f"charge[{i}]"] == pytest.approx(charge[i] / unit, rel=1e-6)
+        wait = queued / np.array(network.capacity) + (charge if allocation == "priced" else 0)
+        offset = scores[row, :3] * float(params.scales.slot)
+        fraction = oracle.water_filling(
+            wait + offset, oracle.serves(network, record.task), np.ones(3, bool)
+        )
+        np.testing.assert_allclose(rows.info["fraction"][row], fraction, atol=1e-6)
+    assert max(record.history[0].max() for record in records) > 5
+    assert any(record.before.backlog.any() for record in records)
+
+
 def test_the_place_numbers_the_positions_of_an_episode():
     env, params = make(SINGLE, preset="lad-ts", show_place=True, slots=3)
     observation, state = env.reset(jax.random.key(2), params)

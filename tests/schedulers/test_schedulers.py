@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 
 import jaxmec
@@ -125,6 +126,60 @@ def test_marginal_delay_keeps_a_large_task_off_the_server_of_many_small_ones():
         assert float(jnp.sum(after[0] - memory[0])) == 1
         assert float(jnp.sum(after[1] - memory[1])) == pytest.approx(size, rel=1e-3)
     assert chosen == {0.01: 0, 10.0: 1}
+
+
+@pytest.mark.parametrize("master", [True, False])
+@pytest.mark.parametrize("name", ["shortest-delay-all", "marginal-delay"])
+def test_what_all_stations_would_do_is_reckoned_as_the_oracle_does(name, master):
+    """On random views; a master node is one station, whatever number of servers it has."""
+    capacity, rate = (10.0, 14.0, 20.0, 25.0), (500.0, 450.0, 420.0, 400.0)
+    _, params = jaxmec.make(
+        *("SingleServerOffloading-v0",),
+        preset="fdedge",
+        information="local",
+        capacity=capacity,
+        rate=rate,
+        slots=20,
+        positions=8,
+        master=master,
+    )
+    stations = 1 if master else 4
+    origin = -1 if master else 2
+    network = oracle.Network(capacity, rate, 1.0, False)
+    scheduler = find_scheduler(name)
+    expected, mean_work, _ = map(float, params.workload.moments())
+    decide = jax.jit(lambda view, memory: scheduler.decide(params, view, memory, None)[0])
+    rng = np.random.default_rng(0)
+    differs = 0
+    for _ in range(100):
+        backlog, sent = 8 * rng.random(4), 6 * rng.random(4)
+        tasks, work = 40 * rng.random(4), 160 * rng.random(4)
+        slot, progress = int(rng.integers(20)), int(rng.integers(8)) / 8
+        task = oracle.Task(origin, 10 + 30 * rng.random(), 1 + 9 * rng.random())
+        delay = {}
+        for count in (1, 4):
+            queued = oracle.alike(oracle.Queues(backlog, sent, np.zeros(4)), sent, count)
+            delay[count] = queued / capacity + oracle.serves(network, task)
+            if name == "marginal-delay":
+                delay[count] += task.work * oracle.prices(
+                    network, queued, (tasks, work), stations=stations, tasks=expected,
+                    work=mean_work, elapsed=slot + progress, slots=20,
+                )  # fmt: skip
+        queues = QueueState(backlog=backlog, inflight=sent, uplink=np.zeros(4))
+        view = View(
+            Task(jnp.int32(origin), task.size, task.work, 0.0), queues, jnp.asarray(progress),
+            None, jnp.int32(slot),
+        )  # fmt: skip
+        row = max(origin, 0)
+        memory = scheduler.init_memory(params)
+        if name == "marginal-delay":
+            memory = (memory[0].at[row].set(tasks), memory[1].at[row].set(work))
+        chosen = int(np.argmax(decide(view, memory)))
+        best = np.sort(delay[stations])
+        if best[1] - best[0] > 1e-4:  # but for what float32 cannot tell
+            assert chosen == np.argmin(delay[stations])
+        differs += int(np.argmin(delay[1]) != np.argmin(delay[4]))
+    assert differs > 10
 
 
 def test_the_best_fixed_sets_beat_what_they_start_from_and_keep_to_their_station():
