@@ -185,9 +185,13 @@ def read_rows(path: PathLike) -> Rows:
             "if there are any, result"
         )
     result = columns.get("result")
+    origin = table.whole(columns["origin"], at_least=MASTER)
+    if np.any(origin == MASTER):
+        expected = f"{MASTER}, a master node, as in other rows: it has all tasks or none"
+        table.require(columns["origin"], origin == MASTER, expected)
     return _sorted(
         slot=table.whole(columns["slot"], at_least=0),
-        origin=table.whole(columns["origin"], at_least=MASTER),
+        origin=origin,
         size=table.amounts(columns["size"], above=0),
         work=table.amounts(columns["work"], above=0),
         result=None if result is None else table.amounts(result, at_least=0),

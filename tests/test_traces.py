@@ -68,6 +68,8 @@ def test_what_is_written_is_read_back(tmp_path, name):
         (OWN + "0.5,0,1,1,0\n", "line 2, column 'slot': expected a whole number from 0"),
         (OWN + "1700446546,0,1,1,0\n", "line 2, column 'slot': expected a whole number from 0"),
         (OWN + "0,-2,1,1,0\n", "line 2, column 'origin': expected a whole number from -1"),
+        (OWN + "0,-1,1,1,0\n1,2,1,1,0\n", "line 3, column 'origin': expected -1, a master node, "
+         "as in other rows: it has all tasks or none, got '2'"),
         (OWN + "0,0,1,1\n", "line 2: expected 5 columns as in the header, got 4"),
         (OWN, "at least one row"),
         ("", "at least one row"),

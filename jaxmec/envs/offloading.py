@@ -104,6 +104,8 @@ class OffloadingParams:
 
         A station that takes all others to do as it does itself counts its own work so many times.
         """
+        if isinstance(self.workload, TraceWorkload):
+            return 1 if self.workload.master else self.network.num_servers
         return getattr(self.workload, "stations", self.network.num_servers)
 
     @property

@@ -400,10 +400,13 @@ class TraceWorkload:
     work_after: jax.Array  # [M] Gcycles, their work
     slots: Any  # [] int, T
     positions: int = static()
+    master: bool = static(default=False)  # all tasks arrive at a node without a server
 
     def _at(self, row: jax.Array) -> tuple[Task, Cursor]:
-        task = Task(self.origin[row], self.size[row], self.work[row], self.result[row])
-        return task, Cursor(self.slot[row], self.origin[row], self.position[row], row)
+        origin = self.origin[row]
+        task = Task(origin, self.size[row], self.work[row], self.result[row])
+        station = jnp.zeros_like(origin) if self.master else origin
+        return task, Cursor(self.slot[row], station, self.position[row], row)
 
     def first(self, key: jax.Array) -> Arrival:
         """The first task of the trace; ``key`` is not used."""
@@ -437,7 +440,7 @@ def trace_workload(
 
     Args:
         slot: [M] int, from 0.
-        origin: [M] int, the station where each task arrives; −1 for a master node.
+        origin: [M] int, the station where each task arrives; −1 in all rows for a master node.
         size: [M] Mbit, positive.
         work: [M] Gcycles, positive.
         result: [M] Mbit, not negative; 0 by default.
@@ -445,7 +448,8 @@ def trace_workload(
 
     Raises:
         ValueError: no task, shapes that disagree, a NaN, a size or work that is not
-            positive, or rows out of order; the message names the field and the row.
+            positive, rows out of order, or tasks both of a master node and of stations; the
+            message names the field and the row.
     """
     size = checks.real("size", np.asarray(size), ndim=1, above=0)
     work = checks.real("work", np.asarray(work), ndim=1, above=0)
@@ -462,6 +466,13 @@ def trace_workload(
         raise ValueError(
             "the trace must be sorted by slot and, within a slot, by origin; "
             f"row {wrong} (slot {slot_numbers[wrong]}, origin {origins[wrong]}) is out of order"
+        )
+    of_master = origins == MASTER
+    if np.any(of_master != of_master[0]):
+        wrong = int(np.argmax(of_master != of_master[0]))
+        raise ValueError(
+            f"origin must be {MASTER}, a master node, in all rows or in none, got {origins[0]} in "
+            f"row 0 and {origins[wrong]} in row {wrong}"
         )
     length = int(slot_numbers[-1]) + 1
     if slots is not None and slots < length:
@@ -484,6 +495,7 @@ def trace_workload(
         work_after=jnp.asarray(total[end[group]] - total[row + 1], dtype),
         slots=jnp.asarray(length if slots is None else slots, jnp.int32),
         positions=int(np.max(end - start)),
+        master=bool(of_master[0]),
     )
 
 

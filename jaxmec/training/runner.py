@@ -565,6 +565,8 @@ def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) 
                 raise ValueError(
                     f"cannot resume {home}: config.steps was {was} and is {is_now} now; it may grow"
                 )
+        elif name not in saved and is_now is False:
+            continue  # a switch that the version which saved it did not have, and that is off
         elif json.dumps(was) != json.dumps(is_now):
             raise ValueError(f"cannot resume {home}: {name} was {was} and is {is_now} now")
 

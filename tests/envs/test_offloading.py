@@ -1140,6 +1140,48 @@ def test_what_all_stations_would_do_is_what_the_oracle_says(allocation, stations
     assert any(record.before.backlog.any() for record in records)
 
 
+def test_a_trace_of_a_master_node_has_one_station():
+    """Recorded and played again: places and turns count from 0, its own history counts once."""
+    with jax.enable_x64(True):
+        env, params = make(SINGLE, **MASTER_NODE)
+        recorded = episode(env, params, np.arange(200) % 3)
+        trace = as_trace(recorded, slots=4)
+        options = {**MASTER_NODE, "features": "priced", "show_place": True, "privileged": True}
+        env, params = make(SINGLE, workload=trace, **options)
+        assert params.stations == 1
+        rows = episode(env, params, np.arange(200) % 3)
+        names = env.feature_names(params)
+    network = oracle.Network(MASTER_NODE["capacity"], MASTER_NODE["rate"], 1.0, False)
+    np.testing.assert_array_equal(rows.task.work, recorded.task.work)
+    tasks = oracle_tasks(rows)
+    count = len(tasks)
+    slots = rows.info["slot"]
+    most = np.bincount(slots).max()
+    records = oracle.play(network, slots, tasks, np.eye(3, dtype=bool)[np.arange(count) % 3])
+    for row, record in enumerate(records):
+        seen = dict(zip(names, rows.observation[row], strict=True))
+        position = row - np.searchsorted(slots, record.slot)
+        assert seen["place"] == record.slot * 3 * most + position
+        assert rows.info["privileged"].turn[row] == pytest.approx(position / most)
+        queued = oracle.alike(record.before, record.sent, stations=1)
+        price = oracle.prices(
+            network,
+            queued,
+            record.history,
+            stations=1,
+            tasks=count / 4,
+            work=np.mean([task.work for task in tasks]),
+            elapsed=record.slot + position / most,
+            slots=4,
+        )
+        for i in range(3):
+            charge = record.task.work * price[i] / float(params.scales.backlog)
+            assert seen[f"charge[{i}]"] == pytest.approx(charge, rel=1e-6)
+    assert rows.info["privileged"].turn.max() > 0.5
+    with pytest.raises(ValueError, match="neighbours must be None where a master node"):
+        make(SINGLE, workload=trace, **MASTER_NODE, neighbours=2)
+
+
 def test_the_place_numbers_the_positions_of_an_episode():
     env, params = make(SINGLE, preset="lad-ts", show_place=True, slots=3)
     observation, state = env.reset(jax.random.key(2), params)

@@ -313,6 +313,7 @@ def test_a_trace_without_results_and_with_one_task():
     a = stream(workload, jax.random.key(0), 3)
     np.testing.assert_array_equal(a.task.result[0], np.zeros(3))
     np.testing.assert_array_equal(a.task.origin[0], [-1, -1, -1])
+    np.testing.assert_array_equal(a.cursor.station[0], [0, 0, 0])
     np.testing.assert_array_equal(a.slots[0], [3, 4, 4])
     np.testing.assert_array_equal(a.episode_over[0], [0, 1, 1])
 
@@ -357,6 +358,7 @@ def change(field, row, value):
         ({**TRACE, "result": [0.0]}, r"result.*\(6,\).*\(1,\)"),
         ({name: [] for name in TRACE}, r"at least one task.*empty"),
         ({**TRACE, "slots": 3}, r"slots.*at least 4.*got 3"),
+        (change("origin", 0, -1), r"origin must be -1.*in all rows or in none, got -1.*0 in row 1"),
     ],
 )
 def test_an_invalid_trace_is_an_error_that_names_the_field(columns, message):

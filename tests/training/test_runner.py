@@ -261,6 +261,16 @@ def test_another_run_is_not_resumed(
         with pytest.raises(ValueError, match=f"cannot resume .*{said} now"):
             run(directory=tmp_path, resume=True, **changed)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    # Of a switch that the version which saved it did not know, it was off.
+    with pytest.raises(ValueError, match=r"cannot resume .*env\.switch was absent and is True"):
+        run(directory=tmp_path, resume=True, env=switched(walk, on=True))
+    run(directory=tmp_path, resume=True, env=switched(walk, on=False))
+
+
+def switched(walk: Any, *, on: bool) -> Any:
+    env = type(walk)()
+    env.switch = on
+    return env
 
 
 def test_large_parameters_are_compared(run: Any, tmp_path: Path, walk_params: Any) -> None:
