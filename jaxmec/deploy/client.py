@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 RETRIED = (502, 503, 504)
+UNBOUNDED = 1e12  # s
 
 
 class ServiceError(Exception):
@@ -162,5 +163,10 @@ def _plain(value: Any) -> dict[str, Any]:
     plain = {
         name: entry.tolist() if hasattr(entry, "tolist") else entry for name, entry in value.items()
     }
-    # Infinity is not JSON; the one field that may be infinite, max_wait, is so by default.
-    return {name: entry for name, entry in plain.items() if entry not in (None, float("inf"))}
+    # Infinity is not JSON. A network's max_wait may be infinite, and has no bound where it is the
+    # largest number that the service takes; left out, it would be the bundle's.
+    return {
+        name: UNBOUNDED if name == "max_wait" and entry == float("inf") else entry
+        for name, entry in plain.items()
+        if entry is not None
+    }

@@ -83,13 +83,16 @@ class PolicyFailed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The servers and links; a `jaxmec.mec.EdgeNetwork` may stand in for it."""
+    """The servers and links; a `jaxmec.mec.EdgeNetwork` may stand in for it.
+
+    What is None is as in the bundle.
+    """
 
     capacity: Any  # [B] Gcycles/s
     rate: Any  # [B] Mbit/s
-    uplink_contention: bool = True  # whether a station's tasks wait for each other on its uplink
-    max_wait: float = math.inf  # s, the longest that a queue counts
-    slot_length: float | None = None  # s; None: that of the bundle. Only a charge depends on it
+    uplink_contention: Any = None  # bool, whether a station's tasks wait for its uplink
+    max_wait: Any = None  # s, the longest that a queue counts
+    slot_length: Any = None  # s; only a charge depends on it
 
     def __post_init__(self) -> None:
         for name in ("capacity", "rate"):
@@ -106,7 +109,12 @@ class Network:
                 f"network.rate must have the length of network.capacity, {len(self.capacity)}, "
                 f"got {len(self.rate)}"
             )
-        if not self.max_wait >= 0:
+        if not isinstance(self.uplink_contention, bool | None):
+            raise ValueError(
+                "network.uplink_contention must be True, False or None, "
+                f"got {self.uplink_contention!r}"
+            )
+        if self.max_wait is not None and not self.max_wait >= 0:
             raise ValueError(f"network.max_wait must be at least 0, got {self.max_wait!r}")
         if self.slot_length is not None and not SMALLEST <= self.slot_length <= LARGEST:
             raise ValueError(
@@ -306,7 +314,8 @@ class Scheduler:
         """The set of servers for one task and the fraction that each is given.
 
         Args:
-            network: the servers and links now; None for those that the policy was trained on.
+            network: the servers and links now; None for those that the policy was trained on,
+                as is each of its fields that is None.
             queues: what is known of the queues.
             task: the task to place.
 
@@ -419,23 +428,22 @@ class Scheduler:
                 f"queues and tasks must be as many, at least one, got {len(queues)} and "
                 f"{len(tasks)}"
             )
-        if network is None:
-            network = self.network
-        elif not isinstance(network, Network):
-            length = network.slot_length
-            network = Network(
-                np.asarray(network.capacity),
-                np.asarray(network.rate),
-                bool(network.uplink_contention),
-                float(network.max_wait),
-                None if length is None else float(length),
-            )
+        network = self.network if network is None else self._completed(network)
         if len(network.capacity) != self.num_servers:
             raise ValueError(
                 f"network.capacity must have {self.num_servers} entries, as the policy was "
                 f"trained with, got {len(network.capacity)}"
             )
         return _Situation(self, network, queues, tasks)
+
+    def _completed(self, network: Any) -> Network:
+        """The network that is named, with the bundle's own numbers where it names none."""
+        named = {
+            field.name: value if np.ndim(value) else np.asarray(value).item()  # no array of JAX's
+            for field in dataclasses.fields(Network)
+            if (value := getattr(network, field.name)) is not None
+        }
+        return dataclasses.replace(self.network, **named)
 
 
 class _Situation:
@@ -527,13 +535,10 @@ class _Situation:
     def _charge(self) -> np.ndarray:
         """[n, B] s that the task would delay later ones, were all stations to do as this one."""
         flow, given, network = self.scheduler._flow, self.quantities, self.network
-        length = network.slot_length
-        if length is None:
-            length = self.scheduler.network.slot_length
         elapsed = given["slot"] + given["progress"]
         price = arithmetic.price(
             network.capacity,
-            network.capacity * length,
+            network.capacity * network.slot_length,
             self._alike,
             *arithmetic.expected_flow(
                 network.capacity,

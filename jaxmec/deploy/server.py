@@ -153,15 +153,17 @@ class QueuesModel(_Model):
 
 
 class NetworkModel(_Model):
-    """The servers and links as they are now, where they are not those of the bundle."""
+    """The servers and links as they are now; what is not named is as in the bundle."""
 
     capacity: EachRate = Field(description="Gcycles/s of each server")
     rate: EachRate = Field(description="Mbit/s toward each server")
-    uplink_contention: bool = Field(
-        default=True, description="whether a station's tasks wait for each other on its uplink"
+    uplink_contention: bool | None = Field(
+        default=None, description="whether a station's tasks wait for each other on its uplink"
     )
-    max_wait: Amount = Field(default=LARGEST, description="s, the longest that a queue counts")
-    slot_length: Rate | None = Field(default=None, description="s; by default the bundle's")
+    max_wait: Amount | None = Field(
+        default=None, description=f"s, the longest that a queue counts; {LARGEST:g}: no bound"
+    )
+    slot_length: Rate | None = Field(default=None, description="s")
 
 
 class OneRequest(_Model):

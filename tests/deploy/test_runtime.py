@@ -325,6 +325,50 @@ def test_another_network_changes_the_decision(scheduler):
         scheduler.decide(Network([1, 2], [1, 2]), GOOD, TASK)
 
 
+# Of a bundle whose network has none of the usual values.
+CAPPED = {"max_wait": 0.3, "uplink_contention": False, "slot_length": 0.5}
+
+
+@pytest.mark.parametrize("named", [{}, {"max_wait": 0.2}, {"slot_length": 2.0}, CAPPED])
+def test_what_a_network_does_not_name_is_the_bundles(named):
+    """Against the oracle: waits that end at 0.3 s, no uplink, and prices of slots of 0.5 s."""
+    scheduler, params = described(
+        "MultiServerOffloading-v0",
+        **{**OF_A_MASTER, **CAPPED, "allocation_information": "priced", "master": False},
+    )
+    capacity, rate = (25.0, 14.0, 20.0, 10.0), (400.0, 450.0, 420.0, 500.0)
+    now = {**CAPPED, **named}
+    network = oracle.Network(capacity, rate, now["slot_length"], False, max_wait=now["max_wait"])
+    backlog, sent, history = np.array([40, 12, 1, 0.5]), 0.3 * np.arange(4), 5 * np.ones((2, 4))
+    task = oracle.Task(1, 20.0, 5.0)
+    queued = oracle.alike(oracle.Queues(backlog, sent, np.zeros(4)), sent, stations=4)
+    tasks, work, _ = (float(moment) for moment in params.workload.moments())
+    price = oracle.prices(
+        network, queued, history, stations=4, tasks=tasks, work=work, elapsed=19.7, slots=20
+    )
+    believed = oracle.Queues(queued, np.zeros(4), np.full(4, 0.3))
+    wait = oracle.waits(network, believed, task) + task.work * price
+    fraction = oracle.water_filling(wait, oracle.serves(network, task), np.ones(4, bool))
+    assert np.count_nonzero(fraction) > 1
+    asked = (
+        Queues(
+            backlog, sent=sent, uplink=0.3, progress=0.7, slot=19, sent_tasks=history[0],
+            sent_work=history[1],
+        ),
+        Task(1, 20.0, 5.0),
+    )  # fmt: skip
+    for given in (
+        Network(capacity, rate, **named),
+        SimpleNamespace(**{**dict.fromkeys(CAPPED), "capacity": capacity, "rate": rate, **named}),
+    ):
+        decision = scheduler.decide(given, *asked)
+        np.testing.assert_allclose(decision.fractions, fraction, atol=1e-6)
+        (by_rule,) = scheduler.decide_by_rule(given, asked[:1], asked[1:])
+        np.testing.assert_allclose(by_rule.fractions, fraction, atol=1e-6)
+    whole = scheduler.decide(Network(scheduler.network.capacity, scheduler.network.rate), *asked)
+    assert whole.makespan == scheduler.decide(None, *asked).makespan
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -333,6 +377,8 @@ def test_another_network_changes_the_decision(scheduler):
         (([1, 1], [1]), "network.rate must have the length of network.capacity, 2, got 1"),
         (([[1]], [1]), "network.capacity"),
         (([1], [1], True, -1.0), "network.max_wait must be at least 0"),
+        (([1], [1], "no"), "network.uplink_contention must be True, False or None, got 'no'"),
+        (([1], [1], True, 1.0, 0.0), "network.slot_length must be from 1e-06"),
     ],
 )
 def test_a_network_that_cannot_be(arguments, message):

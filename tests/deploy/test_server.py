@@ -20,7 +20,7 @@ from edge_policies import CASES
 
 from jaxmec.deploy import export, onnx, server
 from jaxmec.deploy.client import Client, ServiceError
-from jaxmec.deploy.runtime import Queues, Task
+from jaxmec.deploy.runtime import Network, Queues, Task
 from jaxmec.deploy.server import ServeConfig, Service
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,22 @@ def test_a_network_may_come_along(running):
     first = running.ask(ONE)[2]["decision"]
     other = running.ask({**ONE, "network": network})[2]["decision"]
     assert other["fractions"] != first["fractions"]
+
+
+def test_what_a_network_does_not_name_is_the_bundles(running):
+    """The bundle's waits end at its deadline of 1 s: 10 s of work ahead is no more than that."""
+    bundled = running.service.scheduler.network
+    assert bundled.max_wait == 1.0
+    named = {"capacity": bundled.capacity.tolist(), "rate": bundled.rate.tolist()}
+    asked = {**ONE, "queues": {"backlog": (10 * bundled.capacity).tolist()}}
+    usual = running.ask(asked)[2]["decision"]
+    assert usual["makespan"] < 2
+    for network in (named, {**named, "max_wait": None, "uplink_contention": None}):
+        assert running.ask({**asked, "network": network})[2]["decision"] == usual
+    with Client(running.url) as client:
+        unbounded = Network(bundled.capacity, bundled.rate, max_wait=float("inf"))
+        decision = client.decide(asked["task"], asked["queues"], unbounded)
+        assert decision["makespan"] > 10
 
 
 @pytest.mark.parametrize(
