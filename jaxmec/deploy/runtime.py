@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,6 +146,9 @@ class Queues:
     slot: Any = None  # slots gone by
     sent_tasks: Any = None  # [B] tasks that this station has sent there, whole or in part
     sent_work: Any = None  # [B] Gcycles, their work, as far as it was sent there
+
+
+_QUANTITIES = operator.attrgetter(*(field.name for field in dataclasses.fields(Queues)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +335,8 @@ class Scheduler:
     ) -> list[Decision]:
         """Decisions for n tasks, each with its own view of the queues, none aware of the others.
 
-        Raises as :meth:`decide` does; a ValueError names the place, as in "tasks[3].size".
+        All queues give the same fields. Raises as :meth:`decide` does; a ValueError names the
+        place, as in "tasks[3].size".
         """
         return self._decide(self._situation(network, queues, tasks))
 
@@ -591,6 +596,7 @@ def _table(
     look for what (:func:`_explain`).
     """
     servers, first = scheduler.num_servers, queues[0]
+    fields = _given(first)
     place = {"size": (0, 1), "work": (1, 2), "result": (2, 3), "backlog": (3, 3 + servers)}
     width = 3 + servers
     vectors, numbers = ["backlog"], list[str]()
@@ -633,6 +639,7 @@ def _table(
             and scheduler.needs <= place.keys()
             and all(_is_station(task.origin, scheduler) for task in tasks)
             and all(len(_listed(entry, name)) == servers for entry in queues for name in vectors)
+            and all(_given(entry) == fields for entry in queues[1:])
         )
     except (TypeError, ValueError, AttributeError):
         sound = False
@@ -641,6 +648,11 @@ def _table(
     ):
         _explain(scheduler, queues, tasks, vectors, numbers)
     return table, place
+
+
+def _given(entry: Queues) -> list[bool]:
+    """Of each field of the queues, whether it is there."""
+    return [value is not None for value in _QUANTITIES(entry)]
 
 
 def _listed(entry: Queues, name: str) -> Any:
@@ -673,14 +685,18 @@ def _explain(
         for name in ("size", "work", "result"):
             least = LEAST_WORK if name == "work" else 0.0
             _check_number(f"tasks[{i}].{name}", getattr(task, name), least)
+    names = [field.name for field in dataclasses.fields(Queues)]
+    given = {name for name in names if any(getattr(e, name) is not None for e in queues)}
     for i, entry in enumerate(queues):
-        for name in sorted({*scheduler.needs, *vectors, *numbers}):
+        for name in sorted(scheduler.needs | given):
             value = getattr(entry, name)
             if value is None:
-                why = "other entries have it"
+                why = "other entries have it; all of a batch give the same fields"
                 if name in scheduler.needs:
                     why = f"the policy was trained to see {', '.join(sorted(scheduler.needs))}"
                 raise ValueError(f"queues[{i}].{name} is missing, and {why}")
+            if name not in {*scheduler.needs, *vectors, *numbers}:
+                continue  # of no use to this policy
             if name == "uplink" and scheduler.information == "full" and name in scheduler.needs:
                 _check_vector(f"queues[{i}].{name} (every station's)", value, servers)
             elif name in vectors:

@@ -298,6 +298,28 @@ def test_the_wrong_one_of_a_batch_is_named(scheduler):
             scheduler.decide_many(None, queues, tasks)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        # What one entry knows and another does not would change the decision of one alone.
+        ({}, {"inflight": [9] * 5}, r"queues\[0\]\.inflight is missing, and other entries have it"),
+        ({}, {"sent": [9] * 5}, r"queues\[0\]\.sent is missing"),
+        ({}, {"uplink": 0.5}, r"queues\[0\]\.uplink is missing"),
+        ({"uplink": 0.5}, {}, r"queues\[1\]\.uplink is missing"),
+        ({"uplink": 0.5}, {"uplink": [0.5] * 5}, r"queues\[1\]\.uplink must be a number"),
+        ({"uplink": [0.5] * 5}, {"uplink": 0.5}, r"queues\[1\]\.uplink must be 5 numbers"),
+        ({}, {"progress": 0.5}, r"queues\[0\]\.progress is missing"),  # of no use to this policy
+    ],
+)
+def test_a_batch_whose_entries_differ_in_their_fields_is_refused(bundle, first, second, message):
+    scheduler = onnx.load(bundle("top_k"))
+    entries = [Queues(backlog=[0, 1, 2, 3, 4], **fields) for fields in (first, second)]
+    for entry in entries:
+        scheduler.decide(None, entry, TASK)
+    with pytest.raises(ValueError, match=message):
+        scheduler.decide_many(None, entries, [TASK] * 2)
+
+
 def test_every_uplink_is_needed_where_all_were_seen(bundle):
     scheduler = onnx.load(bundle("local_plus_one"))
     queues = Queues(

@@ -103,6 +103,12 @@ def test_a_batch_is_decided_in_order(running):
         np.testing.assert_allclose(together["fractions"], one["fractions"], atol=1e-6)
 
 
+def test_a_batch_whose_entries_differ_in_their_fields_is_refused(running):
+    other = {"task": TASK, "queues": {**QUEUES, "inflight": [5] * 5}}
+    status, _, content = running.ask({"batch": [ONE, other]})
+    assert status == 422 and "queues[0].inflight is missing" in content["details"][0]
+
+
 def test_a_network_may_come_along(running):
     network = {"capacity": [50, 40, 30, 20, 10], "rate": [400] * 5}
     first = running.ask(ONE)[2]["decision"]
