@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from gymnax.environments import spaces
 
+from jaxmec.envs.offloading import Ranking
 from jaxmec.experiment import Policy, evaluate
 from jaxmec.training import rollout
 
-DISCRETE_MODES = ("subset", "local_plus_one", "top_k")
 FROZEN = "latent"  # a part of a learner that no gradient is meant to change
 
 
@@ -151,8 +152,8 @@ def observer(policy: Policy, config: DistilConfig) -> Callable[[Any, jax.Array],
 
 def _chooses(policy: Policy) -> bool:
     """Whether an action is one or several of those that preferences rank, or the scores."""
-    options = dict(policy.setting.options)
-    return bool(options.get("action", "subset") in DISCRETE_MODES)
+    env, params = policy.setting.make()
+    return isinstance(env.action_space(params), spaces.Discrete | Ranking)
 
 
 def _preferences(policy: Policy) -> Callable[[Any, jax.Array], jax.Array]:

@@ -12,7 +12,7 @@ import pytest
 from edge_policies import CASES, visited
 
 from jaxmec.bundle import Bundle, BundleIncompatible, open_bundle
-from jaxmec.deploy import export, onnx, xla
+from jaxmec.deploy import arithmetic, export, onnx, runtime, xla
 from jaxmec.deploy.runtime import (
     LARGEST,
     LEAST_WORK,
@@ -23,10 +23,21 @@ from jaxmec.deploy.runtime import (
     Scheduler,
     Task,
 )
-from jaxmec.envs import make
-from jaxmec.mec import EdgeNetwork
+from jaxmec.envs import make, offloading
+from jaxmec.mec import EdgeNetwork, pricing, workload
 
 OBSERVATIONS = 10_000
+
+
+def test_names_and_constants_are_those_of_the_environment():
+    """The edge has no JAX, and so has copies of them."""
+    assert runtime.INFORMATION == offloading.INFORMATION
+    assert runtime.ALLOCATORS == offloading.ALLOCATORS
+    assert set(runtime.ACTION_MODES) - {runtime.ONE_SERVER} < set(offloading.ACTIONS)
+    assert tuple(export.MEANINGS) == runtime.ACTION_MODES
+    assert runtime.MAX_LOG_FACTOR == offloading.MAX_LOG_FACTOR
+    assert runtime.MASTER == workload.MASTER
+    assert arithmetic.LEAST_SPARE == pricing.LEAST_SPARE
 
 
 # What differs from the quick ones in the agent alone is left to the slow run.
