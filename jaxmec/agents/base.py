@@ -85,7 +85,11 @@ class Agent(Protocol):
         ...
 
     def preferences(self, learner: Learner, observation: jax.Array) -> jax.Array:
-        """[num_actions] what the greedy policy takes the argmax of."""
+        """[num_actions] what the greedy policy takes the argmax of.
+
+        Differentiable in the learner, for whoever teaches it: what a learner holds beside its
+        parameters (tables, answers kept) takes no gradient (``stop_gradient``), and so is kept.
+        """
         ...
 
     def update(

@@ -216,6 +216,7 @@ class DSAC(SoftActorCritic):
         where they are used: read after :meth:`remember`, the whole table would be copied first.
         """
         answers = jax.lax.optimization_barrier(latent.answers[self._place(observation)])
+        answers = jax.lax.stop_gradient(answers)
         return jnp.concatenate([answers[None], rest])
 
     def _place(self, observation: jax.Array) -> jax.Array:

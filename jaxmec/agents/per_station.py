@@ -137,4 +137,5 @@ class PerStation:
 
 def _without(learner: StationsLearner, observation: jax.Array) -> jax.Array:
     """Observations [..., S] that do not say the station."""
-    return observation * (1 - jnp.sum(learner.origin, axis=-1))
+    origin = jax.lax.stop_gradient(learner.origin)  # no parameter, whoever teaches the stations
+    return observation * (1 - jnp.sum(origin, axis=-1))

@@ -23,8 +23,6 @@ from jaxmec.envs.offloading import Ranking
 from jaxmec.experiment import Policy, evaluate
 from jaxmec.training import rollout
 
-FROZEN = "latent"  # a part of a learner that no gradient is meant to change
-
 
 @dataclasses.dataclass(frozen=True)
 class DistilConfig:
@@ -189,18 +187,12 @@ def _learner(student: Policy, chooses: bool, config: DistilConfig) -> Callable[.
             rows = jax.random.randint(key, (config.batch_size,), 0, seen.shape[0])
             gradient = jax.grad(loss_of)(learner, seen[rows], wanted[rows], spread)
             step, state = optimiser.update(gradient, state)
-            step = jax.tree_util.tree_map_with_path(_unless_frozen, step)
             return (optax.apply_updates(learner, step), state), None
 
         start = (learner, optimiser.init(learner))
         return jax.lax.scan(update, start, jax.random.split(key, config.updates))[0][0]
 
     return jax.jit(run)
-
-
-def _unless_frozen(path: tuple[Any, ...], step: jax.Array) -> jax.Array:
-    frozen = any(getattr(part, "name", "") == FROZEN for part in path)
-    return jnp.zeros_like(step) if frozen else step
 
 
 def _agreement(wanted: jax.Array, given: jax.Array, chooses: bool) -> float:
