@@ -228,7 +228,7 @@ def _train(words: Sequence[str]) -> int:
     from jaxmec import envs
     from jaxmec.agents import PerStation
     from jaxmec.envs.cartpole import CartPoleParams
-    from jaxmec.envs.presets import Preset, find_preset
+    from jaxmec.envs.presets import find_preset
     from jaxmec.methods import METHODS, find_method
     from jaxmec.training.devices import is_first
 
@@ -245,7 +245,14 @@ def _train(words: Sequence[str]) -> int:
     look_up("environment", env, envs.ABOUT)
     own = env == row.env
     name = _flag(words, "preset") or (row.preset if own else None)
-    setting: Any = CartPoleParams()
+
+    class CartPole(CartPoleParams):  # as it was written: arrays have no flags
+        __doc__ = CartPoleParams.__doc__
+
+        def __post_init__(self) -> None:
+            """`jaxmec.make` checks it."""
+
+    setting: Any = CartPole()
     if env != "CartPole-v1":
         name = name or envs.DEFAULT_PRESET[env]
         setting = find_preset(name)
@@ -299,7 +306,7 @@ def _train(words: Sequence[str]) -> int:
         seeds_at_once=run.seeds_at_once,
         env_options={
             **_given(parsed.choices),
-            **(_changes(setting, parsed.setting) if isinstance(setting, Preset) else {}),
+            **_changes(setting, parsed.setting),
         },
     )
     if not is_first():

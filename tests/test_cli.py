@@ -1,14 +1,19 @@
 """The command line, in process: what it prints and how it exits."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
 
 import pytest
+import tyro
 
 from jaxmec import cli
+from jaxmec.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +106,62 @@ def test_help_documents_every_field_with_its_default(capsys):
     assert run(capsys, "--help")[0] == 0
     assert run(capsys, "train", "--help")[0] == 0
     assert run(capsys)[0] == 2
+
+
+PLAIN = (bool, int, float, str, Path, types.NoneType, ...)
+
+
+def not_plain(shown, default, where):
+    """What of a type on the command line is neither Python's own nor a dataclass of such."""
+    if typing.get_origin(shown) is typing.Annotated:
+        shown = typing.get_args(shown)[0]
+    if dataclasses.is_dataclass(shown):
+        hints = typing.get_type_hints(shown, include_extras=True)
+        for field in dataclasses.fields(shown):
+            value = getattr(default, field.name, field.default)
+            yield from not_plain(hints[field.name], value, f"{where}.{field.name}")
+        return
+    parts = default if isinstance(default, tuple) else (default,)
+    for part in parts:
+        if part is not dataclasses.MISSING and type(part) not in (*PLAIN, type(Path())):
+            yield f"{where}: a default of {type(part)}"
+    if typing.get_origin(shown) is typing.Literal:
+        return
+    if typing.get_origin(shown) in (typing.Union, types.UnionType, tuple):
+        for part in typing.get_args(shown):
+            yield from not_plain(part, dataclasses.MISSING, where)
+    elif shown not in PLAIN:
+        yield f"{where}: {shown}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["train", name] for name in METHODS),
+        ["train", "dqn", "--env", "SingleServerOffloading-v0"],
+        *(["trace", action] for action in cli.TRACE_ACTIONS),
+        *([name] for name in cli.COMMANDS if name not in ("train", "trace")),
+    ],
+    ids=" ".join,
+)
+def test_types_on_the_command_line_are_our_own(monkeypatch, words):
+    """What others' types resolve to changes with their version and Python's."""
+    seen = []
+
+    def parse(command, **options):
+        seen.append(command)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(tyro, "cli", parse)
+    assert cli.main(words) == 0
+    assert list(not_plain(seen[0], dataclasses.MISSING, words[0])) == []
+
+
+def test_numbers_of_the_pole_are_flags(capsys):
+    settings = "--setting.max-steps-in-episode 7 --setting.angle-limit 100".split()
+    code, out, err = run(capsys, "train", "dqn", *settings, *SMALL)
+    assert code == 0, err
+    assert "length 7," in out
 
 
 def test_train_save_and_evaluate(capsys, tmp_path):

@@ -29,15 +29,15 @@ class CartPoleParams:
             positive, or a gravity that is negative.
     """
 
-    gravity: Any = 9.8  # [] m/s²
-    cart_mass: Any = 1.0  # [] kg
-    pole_mass: Any = 0.1  # [] kg
-    half_length: Any = 0.5  # [] m, from the pivot to the pole's centre of mass
-    force: Any = 10.0  # [] N, of a push to either side
-    time_step: Any = 0.02  # [] s
-    angle_limit: Any = 12 * 2 * math.pi / 360  # [] rad, from the vertical
-    position_limit: Any = 2.4  # [] m, from the centre
-    max_steps_in_episode: Any = 500  # [] the episode is truncated after so many steps
+    gravity: float = 9.8  # [] m/s²
+    cart_mass: float = 1.0  # [] kg
+    pole_mass: float = 0.1  # [] kg
+    half_length: float = 0.5  # [] m, from the pivot to the pole's centre of mass
+    force: float = 10.0  # [] N, of a push to either side
+    time_step: float = 0.02  # [] s
+    angle_limit: float = 12 * 2 * math.pi / 360  # [] rad, from the vertical
+    position_limit: float = 2.4  # [] m, from the centre
+    max_steps_in_episode: int = 500  # [] the episode is truncated after so many steps
 
     def __post_init__(self) -> None:
         gravity = checks.real("gravity", self.gravity, ndim=0, at_least=0)
