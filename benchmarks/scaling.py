@@ -103,10 +103,9 @@ def against_devices(name: str) -> list[dict[str, Any]]:
     size, rows = SIZES[name], []
     for devices in size.devices:
         if jax.default_backend() == "cpu":
-            split = f"--xla_force_host_platform_device_count={devices}"
             answer = subprocess.run(
                 [sys.executable, __file__, "--size", name, "--devices", str(devices)],
-                env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {split}"},
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
                 text=True, check=True, stdout=subprocess.PIPE,
             ).stdout  # fmt: skip
             seconds = json.loads(answer)

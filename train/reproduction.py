@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 from rich.progress import Progress, TimeElapsedColumn
 
-from jaxmec import reproduction, results, study
+from jaxmec import compilation, reproduction, results, study
 from jaxmec.cli import guarded
 from jaxmec.naming import look_up
 from jaxmec.studies import APART, SIZES, STUDIES, find_study
@@ -58,7 +58,8 @@ def side_by_side(options: Options, plans: list[study.Study]) -> None:
     cores = max(1, (os.cpu_count() or 1) // options.jobs)
     flags = os.environ.get("XLA_FLAGS", "")
     if cores == 1:  # one thread each: two that share a core only wait for one another
-        flags += " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        one = compilation.known_flags(["--xla_cpu_multi_thread_eigen=false"])
+        flags = " ".join([flags, *one, "intra_op_parallelism_threads=1"])
     command = [sys.executable, __file__, "--size", options.size, "--out", str(options.out)]
     command += ["--studies", *options.studies, "--no-progress", "--worker"]
     workers = [

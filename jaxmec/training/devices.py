@@ -144,7 +144,7 @@ def place(devices: int | str, seeds: int, config: Any) -> Placement:
     if count > len(there):
         hint = ""
         if there[0].platform == "cpu":
-            hint = f"; XLA_FLAGS=--xla_force_host_platform_device_count={count} splits a CPU"
+            hint = f"; JAX_NUM_CPU_DEVICES={count} splits a CPU"
         raise ValueError(
             f"devices is {count}; expected at most {len(there)}, "
             f"the {there[0].platform} devices that JAX finds here{hint}"

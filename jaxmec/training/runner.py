@@ -274,10 +274,7 @@ class _Program:
         placement: Placement = Placement(),  # noqa: B008 (it is frozen)
     ) -> None:
         trainer = TRAINERS[type(config)]
-        on_gpu = jax.default_backend() == "gpu"
-        options = compilation.options()
-        if deterministic and on_gpu:
-            options = {"xla_gpu_deterministic_ops": True}
+        options = compilation.deterministic() if deterministic else compilation.options()
         compiled = functools.partial(placement.compile, options=options)
 
         def begin(params: Any, key: jax.Array, start: Any = None) -> TrainState:

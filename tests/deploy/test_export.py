@@ -89,8 +89,7 @@ def test_a_bundle_goes_from_one_device_to_many_and_back(bundle, tmp_path):
         np.random.default_rng(3), 64, open_bundle(bundle("top_k")).manifest
     )
     np.save(tmp_path / "rows.npy", rows)
-    flags = "--xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     arguments = [str(bundle("top_k")), str(tmp_path / "rows.npy"), str(tmp_path / "back")]
     subprocess.run(
         [sys.executable, "-c", MANY_DEVICES, *arguments], env=environment, check=True, timeout=300

@@ -467,8 +467,7 @@ def test_one_device_to_eight_to_two_and_back(tmp_path: Path) -> None:
     keys = jax.random.split(jax.random.key(9), 8)
     tree = {"x": jnp.arange(16.0), "key": keys, "n": jnp.asarray(4)}
     checkpoint.save(tmp_path / "one", tree, step=0)
-    flags = "--xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MANY_DEVICES, str(tmp_path)]
     subprocess.run(command, env=environment, check=True, timeout=300)
     for times, saved in enumerate(("one-8", "one-8-2", "one-8-2-8"), start=1):

@@ -27,9 +27,8 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run_on_eight(directory: Path, *cases: str) -> None:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     command = [sys.executable, str(HERE / "many_devices.py"), str(directory), *cases]
-    subprocess.run(command, env=environment(XLA_FLAGS=flags), check=True, timeout=500)
+    subprocess.run(command, env=environment(JAX_NUM_CPU_DEVICES="8"), check=True, timeout=500)
 
 
 def free_port() -> int:
@@ -126,7 +125,7 @@ def test_devices_are_checked(value: Any) -> None:
 
 
 def test_no_more_devices_than_there_are() -> None:
-    reason = "devices is 4096; expected at most .*xla_force_host_platform_device_count=4096"
+    reason = "devices is 4096; expected at most .*JAX_NUM_CPU_DEVICES=4096"
     with pytest.raises(ValueError, match=reason):
         devices.place(4096, 1, TrainConfig())
 

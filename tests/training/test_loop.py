@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmec import compilation
 from jaxmec.agents.dqn import DQN
 from jaxmec.envs.cartpole import CartPole
 from jaxmec.training import loop
@@ -300,7 +301,8 @@ def test_a_chunk_writes_to_the_buffer_where_it_is(seeds, walk, walk_params, coun
         compiled = jax.jit(
             chunk,
             donate_argnums=0,
-            compiler_options={"xla_cpu_use_fusion_emitters": True},  # as users have it
+            # As users have it, where there is another way.
+            compiler_options=compilation.known({"xla_cpu_use_fusion_emitters": True}),
         )
         return compiled.lower(state).compile().memory_analysis()
 
