@@ -1,6 +1,6 @@
 """A JAX function of one vector as an ONNX graph of a batch of them.
 
-The function is traced for one example and its jaxpr is walked once. What does not depend on
+The function is traced for one example and its program is walked once. What does not depend on
 the input (weights, step embeddings, the noise of judged chains) is computed here and becomes a
 constant; what does becomes ONNX nodes on a tensor with one leading axis, the batch, whose size
 stays open. A value keeps the shape that it was made with until somebody needs the rest:
@@ -19,7 +19,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
+
+from jaxmec.deploy import jaxpr
 
 try:
     import onnx
@@ -71,18 +72,19 @@ REDUCTIONS = {
     "reduce_prod": "ReduceProd",
     "reduce_sum": "ReduceSum",
 }
-# Calls whose body is translated in place: (primitive, the parameter that holds the body).
-CALLS = {
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat": "jaxpr",
-    "checkpoint": "jaxpr",
-}
+# Calls whose body is translated in place.
+CALLS = (
+    "checkpoint",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "jit",
+    "pjit",
+    "remat",
+    "remat2",
+)
 PASSED_ON = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
 
 
@@ -117,23 +119,23 @@ def to_onnx(
         NotTranslatable: the function uses a primitive that has no translation; the message
             names it.
     """
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((size,), np.float32))
-    out: Any = closed.out_avals[0]
+    program = jaxpr.trace(function, jax.ShapeDtypeStruct((size,), np.float32))
+    (shape,) = jaxpr.shapes(program.outputs)
     translation = _Translation()
-    (result,) = translation.run(closed, [Value((size,), name=input_name)])
-    result = translation.whole(result, out.shape)
+    (result,) = translation.run(program, [Value((size,), name=input_name)])
+    result = translation.whole(result, shape)
     if result.constant is not None:  # it does not depend on the input: give it the batch axis
         zeros = translation.node("Mul", [Value((size,), name=input_name), _constant(0)], (size,))
         zero = translation.reduced("ReduceSum", zeros, (0,), False)
-        zero = translation.reshaped(zero, (1,) * len(out.shape))
-        result = translation.node("Add", [zero, result], out.shape)
+        zero = translation.reshaped(zero, (1,) * len(shape))
+        result = translation.node("Add", [zero, result], shape)
     translation.nodes.append(helper.make_node("Identity", [result.name], [output_name]))
     nodes, initializers = translation.needed(output_name)
     graph = helper.make_graph(
         nodes,
         "policy",
         [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["n", size])],
-        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["n", *out.shape])],
+        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["n", *shape])],
         initializers,
     )
     model = helper.make_model(
@@ -164,39 +166,32 @@ class _Translation:
 
     # Walking the jaxpr.
 
-    def run(self, closed: Any, inputs: Sequence[Value]) -> list[Value]:
-        """The outputs of a closed jaxpr."""
-        jaxpr = closed.jaxpr
+    def run(self, program: jaxpr.Program, inputs: Sequence[Value]) -> list[Value]:
+        """The outputs of a program."""
         values: dict[Any, Value] = {}
-        for variable, constant in zip(jaxpr.constvars, closed.consts, strict=True):
+        for variable, constant in program.constants:
             array = np.asarray(constant)
             values[variable] = Value(array.shape, constant=array)
-        values.update(zip(jaxpr.invars, inputs, strict=True))
+        values.update(zip(program.inputs, inputs, strict=True))
 
         def read(atom: Any) -> Value:
-            if isinstance(atom, core.Literal):
-                aval: Any = atom.aval
-                array = np.asarray(atom.val, aval.dtype)
-                return Value(array.shape, constant=array)
-            return values[atom]
+            array = jaxpr.literal(atom)
+            return values[atom] if array is None else Value(array.shape, constant=array)
 
-        for equation in jaxpr.eqns:
+        for equation in program.equations:
             results = self._equation(equation, [read(atom) for atom in equation.invars])
             values.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+        return [read(atom) for atom in program.outputs]
 
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
         name = equation.primitive.name
         if name in CALLS:
-            body = equation.params[CALLS[name]]
-            if not hasattr(body, "consts"):
-                body = core.ClosedJaxpr(body, ())
-            return self.run(body, inputs)
+            return self.run(jaxpr.called(equation), inputs)
         if all(value.constant is not None for value in inputs):
             return self._compute(equation, inputs)
         if name in PASSED_ON:
             return inputs
-        shapes = [tuple(variable.aval.shape) for variable in equation.outvars]
+        shapes = jaxpr.shapes(equation.outvars)
         if name in ELEMENTWISE:
             return [self._elementwise(ELEMENTWISE[name], inputs, shapes[0])]
         method = getattr(self, f"_{name}", None)
@@ -207,7 +202,7 @@ class _Translation:
                 f"the policy uses the JAX primitive {name!r}, which has no translation to ONNX; "
                 f"the equation is: {equation}"
             )
-        whole = [tuple(atom.aval.shape) for atom in equation.invars]
+        whole = jaxpr.shapes(equation.invars)
         result = method(equation, inputs, whole, shapes)
         return result if isinstance(result, list) else [result]
 
@@ -663,14 +658,14 @@ class _Translation:
 
     def _scan(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> list[Value]:
         """A loop of known length, unrolled."""
-        params = equation.params
-        fixed, carried = params["num_consts"], params["num_carry"]
-        if params["reverse"]:
+        loop = jaxpr.scan(equation)
+        fixed, carried = loop.constants, loop.carried
+        if loop.reverse:
             raise NotTranslatable("a scan in reverse has no translation")
         constants, carry = inputs[:fixed], list(inputs[fixed : fixed + carried])
         carry_shapes = shapes[:carried]
         rows: list[list[Value]] = []
-        for i in range(params["length"]):
+        for i in range(loop.length):
             taken = []
             for value, shape in zip(
                 inputs[fixed + carried :], whole[fixed + carried :], strict=True
@@ -678,7 +673,7 @@ class _Translation:
                 starts, limits = [i] + [0] * (len(shape) - 1), [i + 1, *shape[1:]]
                 cut = self._cut(value, shape, starts, limits, [1] * len(shape))
                 taken.append(self.reshaped(cut, cut.shape[1:]))
-            results = self.run(params["jaxpr"], [*constants, *carry, *taken])
+            results = self.run(loop.body, [*constants, *carry, *taken])
             carry = results[:carried]
             rows.append(results[carried:])
         outputs = [self.whole(v, s) for v, s in zip(carry, carry_shapes, strict=True)]

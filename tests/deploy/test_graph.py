@@ -33,6 +33,35 @@ def scanned(x):
     return jnp.concatenate([v.reshape(-1) for v in jax.lax.scan(step, x[:2], x.reshape(3, 2))])
 
 
+def scanned_without_rows(x):
+    return jax.lax.fori_loop(0, 3, lambda i, carry: carry * 0.5 + x + i, jnp.zeros(SIZE))
+
+
+def scanned_rows_alone(x):
+    return jax.lax.scan(lambda carry, row: (carry, row * x), None, x)[1].ravel()
+
+
+def scanned_twice(x):
+    def step(carry, row):
+        return jax.lax.scan(lambda c, r: (c * r + x[0], None), carry, row)[0], row.sum()
+
+    last, sums = jax.lax.scan(step, (x[1]), x.reshape(3, 2))
+    return jnp.concatenate([last[None], sums])
+
+
+@jax.custom_jvp
+def doubled(x):
+    return 2 * x
+
+
+@jax.custom_vjp
+def halved(x):
+    return x / 2
+
+
+doubled.defjvp(lambda primals, tangents: (doubled(*primals), 2 * tangents[0]))
+halved.defvjp(lambda x: (halved(x), None), lambda _, t: (t / 2,))
+
 FUNCTIONS = {
     **{f"activation {name}": function for name, function in ACTIVATIONS.items()},
     "matrix": lambda x: x @ WEIGHTS[0],
@@ -68,6 +97,11 @@ FUNCTIONS = {
     "finite": lambda x: jnp.where(jnp.isfinite(1 / jnp.maximum(x, 0)), 1.0, -1.0),
     "sines": lambda x: jnp.sin(x) + jnp.cos(x) + jax.lax.erf(x) + jax.scipy.special.erfc(x),
     "scan": scanned,
+    "scan without rows": scanned_without_rows,
+    "scan of rows alone": scanned_rows_alone,
+    "scan of scans": scanned_twice,
+    "scans side by side": lambda x: jax.vmap(scanned, in_axes=1)(x + jnp.eye(SIZE)).ravel(),
+    "derivatives of one's own": lambda x: doubled(x) + jax.checkpoint(halved)(x),
     "noise": lambda x: x + jax.random.normal(jax.random.key(3), (SIZE,)),
     "nothing": lambda x: jnp.arange(3.0),
     "itself": lambda x: x,

@@ -12,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 
+from jaxmec.deploy import jaxpr
 from jaxmec.envs import make
 from jaxmec.mec import trace_workload
 from jaxmec.mec.offload import service_time, waiting_time
@@ -668,22 +669,11 @@ def test_the_step_is_traced_once():
 def test_the_step_costs_the_same_however_many_positions(env_id, preset):
     """No intermediate of its program grows with N."""
 
-    def equations(program):
-        for equation in program.eqns:
-            yield equation
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
-                if is_program(inner):
-                    yield from equations(getattr(inner, "jaxpr", inner))
-
-    def is_program(x):
-        return hasattr(x, "eqns") or hasattr(x, "jaxpr")
-
     def largest(positions):
         env, params = make(env_id, preset=preset, positions=positions)
         key = jax.random.key(0)
         state = env.reset(key, params)[1]
-        program = jax.make_jaxpr(lambda *a: env.step(*a))(key, state, 0, params)
-        every = list(equations(program.jaxpr))
+        every = list(jaxpr.every(jaxpr.trace(lambda *a: env.step(*a), key, state, 0, params)))
         return len(every), max(v.aval.size for e in every for v in e.outvars)
 
     assert largest(50) == largest(5000)

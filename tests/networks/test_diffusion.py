@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmec.deploy import jaxpr
 from jaxmec.networks.diffusion import (
     CLIPS,
     PREDICTIONS,
@@ -175,8 +176,8 @@ def test_float32_is_near_float64():
 
 def test_part_of_the_first_layer_that_does_not_change_is_computed_once():
     actor, params, state, noise = actor_and_inputs(jnp.float32, steps=5)
-    program = jax.make_jaxpr(actor.logits)(params, state, noise)
-    products = [e for e in program.jaxpr.eqns if e.primitive.name == "dot_general"]
+    program = jaxpr.trace(actor.logits, params, state, noise)
+    products = [e for e in jaxpr.every(program) if e.primitive.name == "dot_general"]
     contracted = [e.invars[0].aval.shape[e.params["dimension_numbers"][0][0][0]] for e in products]
     assert contracted.count(S) == 1
     assert contracted.count(A) == 5

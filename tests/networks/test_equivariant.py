@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmec.deploy import jaxpr
 from jaxmec.networks.diffusion import noise_schedule, reverse_chain, step_embedding
 from jaxmec.networks.equivariant import EquivariantDiffusionActor
 
@@ -81,9 +82,8 @@ def test_cost_is_linear_in_the_number_of_servers():
     def operations(num_servers):
         """Multiplications, and elements that other operations put out, in the whole program."""
         actor = make(num_servers)
-        program = jax.make_jaxpr(actor.logits)(*drawn(actor, batch=()))
         total = 0
-        for e in program.jaxpr.eqns:
+        for e in jaxpr.every(jaxpr.trace(actor.logits, *drawn(actor, batch=()))):
             total += e.outvars[0].aval.size
             if e.primitive.name == "dot_general":
                 ((contracted, _), _) = e.params["dimension_numbers"]
