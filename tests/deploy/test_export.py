@@ -55,6 +55,16 @@ def test_a_bundle_holds_what_it_says(bundle):
     assert not kinds & {".py", ".pkl", ".pickle", ".pt", ".npy", ".so"}
 
 
+def test_how_far_forms_may_differ_grows_with_the_preferences(tmp_path):
+    """Values of some ten thousands are exported: their rounding is no fault of a form's."""
+    policy = CASES["expected"].policy()
+    learner = jax.tree.map(lambda leaf: 30 * leaf, policy.learner)
+    large = Policy(policy.agent, learner, policy.spec, policy.setting, "large")
+    export.export(large, tmp_path / "bundle")
+    parity = open_bundle(tmp_path / "bundle").manifest["parity"]["largest_difference_to_jax"]
+    assert parity["onnx"] > 1e-4  # or nothing was tried
+
+
 def test_a_bundle_opens_as_a_policy(bundle):
     policy = CASES["subset"].policy()
     loaded = jaxmec.load_policy(bundle("subset"))
