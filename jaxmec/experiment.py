@@ -29,7 +29,7 @@ from jaxmec.methods import METHODS, find_method
 from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
-from jaxmec.traces import TraceFile
+from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import checkpoint, parts, runner, trackers
 from jaxmec.training import devices as on_devices
 from jaxmec.training.cloning import CloningConfig
@@ -44,6 +44,9 @@ from jaxmec.training.rollout import make_spec
 PathLike = str | os.PathLike[str]
 Config = TrainConfig | PathwiseConfig | CloningConfig
 POLICY_FORMAT = 1
+# What observations mean, in what is saved. 2: where the features or the allocation reckon with all
+# stations doing as one has, a master node is one; before, it counted as one for each server.
+OBSERVATIONS = 2
 UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
 
 
@@ -176,6 +179,7 @@ class Policy:
         """Save the policy alone, for inference on any machine; returns the path."""
         manifest = {
             "policy_format": POLICY_FORMAT,
+            "observations": OBSERVATIONS,
             "name": self.name,
             "agent": _described(self.agent),
             "spec": self.spec._asdict(),
@@ -188,13 +192,24 @@ def load_policy(path: PathLike) -> Policy:
     """A policy saved by :meth:`Policy.save`, or exported, on whatever device this machine has.
 
     Raises:
-        jaxmec.training.checkpoint.CheckpointError: nothing there, damaged, or of a newer
-            version; the message names the file.
+        jaxmec.training.checkpoint.CheckpointError: nothing there, damaged, of a newer version, or
+            trained to see what is no longer seen; the message names the file.
         jaxmec.bundle.BundleError: likewise of a bundle, any file of which may be damaged.
     """
     path = Path(path)
     if bundle.is_bundle(path):
         path = bundle.open_bundle(path).path / bundle.POLICY
+    policy, about = read_policy(path)
+    _refuse_old_observations(path, about, policy.setting)
+    return policy
+
+
+def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
+    """The policy in a directory, for whoever gives it its observations himself, and its manifest.
+
+    Raises:
+        jaxmec.training.checkpoint.CheckpointError: as :func:`load_policy`.
+    """
     about = checkpoint.read_manifest(path).metadata
     if about.get("policy_format") != POLICY_FORMAT:
         raise checkpoint.CheckpointIncompatible(
@@ -206,7 +221,26 @@ def load_policy(path: PathLike) -> Policy:
     spec = Spec(**(about["spec"] | {"layout": layout}))
     template = jax.eval_shape(lambda key: agent.acting(agent.init(key, spec)), jax.random.key(0))
     learner, _ = checkpoint.restore(path, template)
-    return Policy(agent, learner, spec, Setting.of(about["setting"]), about["name"])
+    return Policy(agent, learner, spec, Setting.of(about["setting"]), about["name"]), about
+
+
+def _refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Setting) -> None:
+    """Refuse what was trained to see a master node's own work once for each server."""
+    options = dict(setting.options)
+    reckons = {options.get("features"), options.get("allocation_information")}
+    alone = options.get("information") in ("local", "slot")
+    if about.get("observations", 1) >= 2 or not alone or not reckons & {"expected", "priced"}:
+        return
+    try:
+        _, params = setting.make()
+    except TraceError:
+        return  # nor can it be played: who tries is told of the trace
+    if params.stations < params.network.num_servers:
+        raise checkpoint.CheckpointIncompatible(
+            f"{path} was trained to see the work of a master node "
+            f"{params.network.num_servers} times, once for each server; it is seen once now: "
+            "train it again, or go on with the version of jaxmec that saved it"
+        )
 
 
 def _described(agent: Any) -> dict[str, Any]:
@@ -391,7 +425,7 @@ def train(
     chosen |= dict(env_options or {})
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())), _trace(trace))
     if resume and directory is not None:
-        _refuse_other_trace(Path(directory), setting.trace)
+        _refuse_other_course(Path(directory), setting.trace)
     environment, params = setting.make()
     if isinstance(config, CloningConfig):
         environment = Demonstrator(environment)
@@ -436,7 +470,11 @@ def train(
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
         resume = resume and parts.has_begun(Path(directory))  # type: ignore[arg-type]
-    about = {"method": name, "setting": dataclasses.asdict(setting)}
+    about = {
+        "method": name,
+        "setting": dataclasses.asdict(setting),
+        "observations": OBSERVATIONS,
+    }
     watching: list[trackers.Tracker] = [trackers.TensorBoard()] if tensorboard else []
     if wandb is not None:
         told = {**about, "agent": _described(agent), "config": dataclasses.asdict(config)}
@@ -472,13 +510,15 @@ def _trace(trace: PathLike | TraceFile | None) -> TraceFile | None:
     return trace if trace is None or isinstance(trace, TraceFile) else TraceFile.of(trace)
 
 
-def _refuse_other_trace(directory: Path, trace: TraceFile | None) -> None:
-    """A run goes on with the tasks that it began with, wherever their file lies now."""
+def _refuse_other_course(directory: Path, trace: TraceFile | None) -> None:
+    """A run goes on with the tasks that it began with, wherever their file lies now, and with
+    observations that mean what they did."""
     folder = directory / runner.CHECKPOINTS
     if not checkpoint.checkpoints(folder):
         return  # the runner says so
-    setting = checkpoint.read_manifest(checkpoint.find(folder)).metadata["caller"].get("setting")
-    was = None if setting is None else Setting.of(setting).trace
+    about = checkpoint.read_manifest(checkpoint.find(folder)).metadata["caller"]
+    setting = None if about.get("setting") is None else Setting.of(about["setting"])
+    was = None if setting is None else setting.trace
 
     def content(trace: TraceFile | None) -> Any:
         return trace and (trace.sha256, trace.slots)
@@ -487,6 +527,8 @@ def _refuse_other_trace(directory: Path, trace: TraceFile | None) -> None:
         raise ValueError(
             f"cannot resume {directory}: its trace was {was or 'none'} and is {trace or 'none'} now"
         )
+    if setting is not None:
+        _refuse_old_observations(directory, about, setting)
 
 
 def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:

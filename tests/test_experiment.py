@@ -1,9 +1,11 @@
 """The public API: train, save, load, evaluate, on small sizes."""
 
+import dataclasses
 import json
 import shutil
 import warnings
 
+import edge_policies
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import pytest
 import jaxmec
 from jaxmec import experiment
 from jaxmec.agents import Pathwise, ScoreTD3
-from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointMissing
+from jaxmec.training import checkpoint
+from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing
 
 SMALL = {
     "steps": 1_200,
@@ -97,6 +100,43 @@ def test_damaged_and_missing_policies_are_refused_by_name(cartpole, tmp_path):
     victim.write_bytes(victim.read_bytes()[:-1])
     with pytest.raises(CheckpointCorrupt, match=victim.name):
         jaxmec.load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fits"),
+    [
+        ("master", (), False),
+        ("master", (("master", False),), True),
+        ("master", (("information", "full"),), True),
+        ("priced", (), True),
+        ("one_server", (), True),
+    ],
+)
+def test_what_was_trained_to_see_a_master_nodes_work_many_times_is_refused(
+    tmp_path, monkeypatch, name, options, fits
+):
+    """A policy of before, where it did see that; none of now."""
+    case = edge_policies.CASES[name]
+    options = tuple((dict(case.options) | dict(options)).items())
+    policy = dataclasses.replace(case, options=options).policy()
+    monkeypatch.setattr(experiment, "OBSERVATIONS", 1)
+    path = policy.save(tmp_path / "policy")
+    monkeypatch.undo()
+    if fits:
+        assert jaxmec.load_policy(path).setting == policy.setting
+    else:
+        with pytest.raises(
+            CheckpointIncompatible, match=r"policy .*master node 10 times.*train it"
+        ):
+            jaxmec.load_policy(path)
+    assert jaxmec.load_policy(policy.save(tmp_path / "now")).setting == policy.setting
+
+
+def test_a_run_that_saw_a_master_nodes_work_many_times_does_not_go_on(tmp_path):
+    setting = dataclasses.asdict(edge_policies.CASES["master"].policy().setting)
+    checkpoint.save(tmp_path / "checkpoints", {}, step=8, metadata={"caller": {"setting": setting}})
+    with pytest.raises(CheckpointIncompatible, match=r"master node 10 times.*train it again"):
+        jaxmec.train("ddrl-ats", preset="fdedge", directory=tmp_path, resume=True, progress=False)
 
 
 def test_observations_of_the_wrong_kind_are_refused(cartpole):

@@ -14,7 +14,7 @@ from jax import export as jax_export
 
 from jaxmec.bundle import POLICY, STABLEHLO, BundleDamaged, PathLike, open_bundle
 from jaxmec.deploy.runtime import Scheduler
-from jaxmec.experiment import Policy, load_policy
+from jaxmec.experiment import Policy, read_policy
 from jaxmec.naming import look_up
 
 FORMS = ("jax", "stablehlo")
@@ -35,7 +35,7 @@ def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Sch
     look_up("form", form, dict.fromkeys(FORMS))
     bundle = open_bundle(path, digest=digest)
     if form == "jax":
-        function = preferences_of(load_policy(bundle.path / POLICY))
+        function = preferences_of(read_policy(bundle.path / POLICY)[0])
     else:
         try:
             exported = jax_export.deserialize(bytearray(bundle.read(STABLEHLO)))
