@@ -348,13 +348,13 @@ class Scheduler:
         Where a task may have one server only, the one that would finish it first.
         """
         now = self._situation(network, queues, tasks)
-        wait, serve, among = now.believed_wait, now.serve, self._among(now)
+        serve, among = now.serve, self._among(now)
         if self.mode == ONE_SERVER:
-            finish = np.where(among, wait + serve, np.inf)
+            finish = np.where(among, now.charged_wait + serve, np.inf)
             selected = self._one_hot[finish.argmin(axis=1)]
-            return _decisions(selected, selected, wait, serve, "earliest_finish")
-        fraction = arithmetic.water_filling(wait, serve, among)
-        return _decisions(fraction > 0, fraction, wait, serve, "water_filling")
+            return _decisions(selected, selected, now, "earliest_finish")
+        fraction = arithmetic.water_filling(now.charged_wait, serve, among)
+        return _decisions(fraction > 0, fraction, now, "water_filling")
 
     def observe(self, network: Any, queues: Sequence[Queues], tasks: Sequence[Task]) -> np.ndarray:
         """[n, S] float32, what the policy sees; raises as :meth:`decide_many` does."""
@@ -372,17 +372,16 @@ class Scheduler:
             )
         if not np.isfinite(preferences).all():
             raise PolicyFailed(f"the {self.form} model gave preferences that are not finite")
-        wait, serve = now.believed_wait, now.serve
         if self.mode == SCORE:
-            fraction = self._decode_scores(preferences, wait, serve, now)
-            return _decisions(fraction > 0, fraction, wait, serve, "policy")
+            fraction = self._decode_scores(preferences, now.charged_wait, now.serve, now)
+            return _decisions(fraction > 0, fraction, now, "policy")
         selected = self._select(preferences, now)
         if self.mode == ONE_SERVER:
-            return _decisions(selected, selected, wait, serve, "policy")
-        fraction = self._allocate(wait, serve, selected)
+            return _decisions(selected, selected, now, "policy")
+        fraction = self._allocate(now.charged_wait, now.serve, selected)
         # Under CWA a server that is given nothing still belongs to the set; here it does not.
         chosen = fraction > 0 if self.rule == "water_filling" else selected
-        return _decisions(chosen, fraction, wait, serve, "policy")
+        return _decisions(chosen, fraction, now, "policy")
 
     def _select(self, preferences: np.ndarray, now: _Situation) -> np.ndarray:
         """[n, B] 1 for each server of the set that preferences [n, A] name, else 0."""
@@ -495,8 +494,10 @@ class _Situation:
             believed = self._factor * seen
         believed = nothing if believed is None else believed
         self.believed_wait = self._wait(believed, believed_uplink)
+        # What tasks are split by; a charge is for others' delay, and nobody waits for it.
+        self.charged_wait = self.believed_wait
         if scheduler._allocated_on == "priced":
-            self.believed_wait = self.believed_wait + self._charge
+            self.charged_wait = self.believed_wait + self._charge
         # The same numbers make the same wait: computed once where nothing more is believed.
         same = believed is seen and believed_uplink is self.seen_uplink
         self._seen_wait = self.believed_wait if same else None
@@ -727,9 +728,9 @@ def _check_vector(name: str, value: Any, servers: int) -> None:
 
 
 def _decisions(
-    selected: np.ndarray, fraction: np.ndarray, wait: np.ndarray, serve: np.ndarray, by: str
+    selected: np.ndarray, fraction: np.ndarray, now: _Situation, by: str
 ) -> list[Decision]:
-    makespan = _max((wait + fraction * serve) * selected, axis=1).tolist()
+    makespan = _max((now.believed_wait + fraction * now.serve) * selected, axis=1).tolist()
     return [
         Decision(tuple(i for i, chosen in enumerate(row) if chosen), shares, until, by)
         for row, shares, until in zip(selected.tolist(), fraction, makespan, strict=True)

@@ -196,11 +196,14 @@ def test_what_all_stations_would_do_is_what_the_oracle_says(allocation, stations
             columns[name] = (seen * scheduler._scales)[end - length : end]
         np.testing.assert_allclose(columns["alike"], queued / network.capacity, rtol=1e-5)
         np.testing.assert_allclose(columns["charge"], charge, rtol=1e-5)
-        wait = queued / network.capacity + (charge if allocation == "priced" else 0)
-        serve = oracle.serves(network, task)
+        wait, serve = queued / network.capacity, oracle.serves(network, task)
+        believed = wait + (charge if allocation == "priced" else 0)
         decision = scheduler.decide(None, *asked)
-        fraction = oracle.water_filling(wait, serve, np.ones(4, bool))
+        fraction = oracle.water_filling(believed, serve, np.ones(4, bool))
         np.testing.assert_allclose(decision.fractions, fraction, atol=1e-6)
+        # A charge moves work to other servers, and nobody waits for it.
+        makespan = (wait + fraction * serve)[fraction > 1e-9].max()
+        assert decision.makespan == pytest.approx(makespan, rel=1e-4)
 
 
 def test_a_bundle_that_does_not_say_its_stations_has_as_many_as_servers():
