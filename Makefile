@@ -1,21 +1,24 @@
 # make run    the main job: trains DDRL-AMSA, compares it, saves checkpoint, metrics and plots
 # make reproduce   runs every study at its short size and writes docs/reproduction.md
 # make test   everything that must pass before a change lands
+# make quick  the tests in which another Python or JAX shows first
 # make test-wheel  the same tests on the built wheel, outside the repository
 # make docs   the documentation site, into build/site
 #
-# Both make .venv first and install the pinned versions into it. Choose an interpreter with
-# PYTHON=python3.13, extras with EXTRAS=plot,gpu, and arguments of the job with ARGS=...
+# All make .venv first and install the pinned versions into it. Choose an interpreter with
+# PYTHON=python3.13 (where .venv is of another one, the environment is .venv-3.13), extras with
+# EXTRAS=plot,gpu, and arguments of the job with ARGS=... With PINS= it is what pip takes today.
 
 PYTHON ?= python3
 EXTRAS ?= plot
 WORKERS ?= 2
 
-VENV := .venv
+version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+other := $(if $(wildcard .venv),$(if $(wildcard .venv/lib/python$(version)),,-$(version)))
+VENV := .venv$(other)
 PY := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 interpreter := $(VENV)/.python-$(version)
 # One stamp for each set of extras, so that nothing is installed twice.
 run_ready := $(VENV)/.installed-$(EXTRAS)
@@ -23,7 +26,7 @@ test_ready := $(VENV)/.installed-$(EXTRAS),test
 docs_ready := $(VENV)/.installed-docs
 slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers,cluster
 
-.PHONY: run reproduce test test-slow test-wheel lint format docs bench constraints clean
+.PHONY: run reproduce test quick test-slow test-wheel lint format docs bench constraints clean
 .DELETE_ON_ERROR:
 
 run: $(run_ready)
@@ -37,6 +40,15 @@ reproduce: $(run_ready)
 test: export JAX_PLATFORMS ?= cpu
 test: lint
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+
+# What others' versions break: the command line, exports, flags and files, and a little of
+# everything that is computed.
+QUICK := tests/test_cli.py tests/test_compilation.py tests/test_imports.py tests/test_struct.py \
+	tests/deploy/test_jaxpr.py tests/deploy/test_graph.py \
+	tests/deploy/test_export.py tests/training/test_checkpoint.py
+quick: export JAX_PLATFORMS ?= cpu
+quick: $(test_ready)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(QUICK) $(ARGS)
 
 # Installs PyTorch and Ray too, for the tests with other people's learners and of sweeps.
 test-slow: export JAX_PLATFORMS ?= cpu
@@ -56,6 +68,7 @@ test-wheel: $(test_ready)
 	cp -r tests pyproject.toml $(OUTSIDE)
 	cd $(OUTSIDE) && venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" \
 		--ignore tests/benchmarks --ignore tests/test_docs.py --ignore tests/test_imports.py \
+		--ignore tests/test_make.py \
 		--ignore tests/test_notebooks.py --ignore tests/test_package.py \
 		--ignore tests/deploy/test_edge.py --ignore tests/deploy/test_service_benchmark.py \
 		--ignore tests/deploy/test_server.py $(ARGS)
@@ -80,13 +93,13 @@ bench: $(run_ready)
 	$(PY) benchmarks/run.py $(ARGS)
 
 $(VENV)/.installed-%: pyproject.toml $(wildcard constraints/*.txt) $(interpreter)
-	PIP_CONSTRAINT=$(call pins,$*) PIP_BUILD_CONSTRAINT=$(call pins,$*) \
+	PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) \
 		$(PY) -m pip install --quiet --editable ".[$*]"
 	touch $@
 
 # GPU and peers have files of their own: PyTorch pins NVIDIA's libraries to other versions.
 # Through the environment the pins hold for the build backend as well.
-pins = constraints/$(if $(findstring gpu,$(1)),gpu,$(if $(findstring peers,$(1)),peers,cpu)).txt
+PINS = constraints/$(if $(findstring gpu,$*),gpu,$(if $(findstring peers,$*),peers,cpu)).txt
 
 $(interpreter):
 	@command -v "$(PYTHON)" > /dev/null || \
@@ -94,7 +107,6 @@ $(interpreter):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 		{ echo "jaxmec needs Python 3.11 to 3.13, but $(PYTHON) is $(or $(version),none);" \
 			"name another one: make PYTHON=python3.12"; exit 1; }
-	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -112,5 +124,5 @@ lock = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version
 	pyproject.toml --output-file constraints/$(1).txt
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find jaxmec tests train benchmarks -name __pycache__ -prune -exec rm -rf {} +
