@@ -47,6 +47,9 @@ POLICY_FORMAT = 1
 # What observations mean, in what is saved. 2: where the features or the allocation reckon with all
 # stations doing as one has, a master node is one; before, it counted as one for each server.
 OBSERVATIONS = 2
+# Fields of agents that saved policies have and that agents have no longer; none of them says how
+# a policy decides.
+RETIRED = {"Pathwise": ("decay_updates",)}
 UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
 
 
@@ -268,7 +271,9 @@ def _agent_of(about: dict[str, Any], path: Path) -> Agent:
             return _agent_of(value, path)
         return tuple(value) if isinstance(value, list) else value
 
-    return kinds[about["class"]](**{name: whole(value) for name, value in about["fields"].items()})
+    retired = RETIRED.get(about["class"], ())
+    fields = {name: value for name, value in about["fields"].items() if name not in retired}
+    return kinds[about["class"]](**{name: whole(value) for name, value in fields.items()})
 
 
 @dataclasses.dataclass(frozen=True)

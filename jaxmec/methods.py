@@ -320,7 +320,7 @@ def _cloned(name: str, about: str, steps: int) -> Method:
         env="MultiServerOffloading-v0",
         preset="amcoedge",
         tuned=Settings(
-            lambda: Pathwise(denoising_steps=steps, decay_updates=CLONING.updates),
+            lambda: Pathwise(denoising_steps=steps),
             (("action", "score"), *FAIR),
             CLONING,
         ),
@@ -340,9 +340,7 @@ def _carried(name: str, about: str, steps: int) -> Method:
         env="MultiServerOffloading-v0",
         preset="smcoedge",
         tuned=Settings(
-            lambda: Pathwise(
-                denoising_steps=steps, decay_updates=config.steps // config.update_steps
-            ),
+            lambda: Pathwise(denoising_steps=steps),
             (
                 ("action", "score"),
                 ("information", "local"),
@@ -374,7 +372,6 @@ def _pathwise_ts(name: str, about: str, steps: int) -> Method:
                 network="servers",
                 hidden=(32, 32),
                 gradient_limit=1e4,
-                decay_updates=config.steps // config.update_steps,
             ),
             (("information", "local"), ("features", "priced"), ("action", "score")),
             config,

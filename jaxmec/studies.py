@@ -92,7 +92,6 @@ A_SLOT_OF_20 = (  # its 300 tasks in a window, and three starts
     ("num_envs", 16),
     ("trials", 3),
     ("steps", 11_000_000),
-    ("decay_updates", 800),
 )
 MANY_SERVERS = Study(
     name="amcoedge-many-servers",

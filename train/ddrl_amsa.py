@@ -74,7 +74,6 @@ def main(options: Options) -> None:
         TAUGHT.folder: {
             "seeds": options.taught_seeds,
             "steps": options.taught_updates * per_update,
-            "decay_updates": options.taught_updates,
             "eval_every": max(1, options.taught_updates // 10) * per_update,
         },
     }

@@ -65,14 +65,6 @@ def main(options: Options) -> None:
         if getattr(options, name) is not None
     }
     row = find_method(options.method)
-    if options.steps is not None:  # the learning rate comes down as training ends
-        config: Any = row.config
-        sizes = dataclasses.replace(
-            config, **{name: changes[name] for name in changes if name != "trials"}
-        )
-        agent: Any = row.agent().replace(trials=changes.get("trials", row.agent().trials))  # type: ignore[attr-defined]
-        tried = agent.trials * agent.trial_updates if agent.trials > 1 else 0
-        changes["decay_updates"] = max(1, sizes.steps // sizes.update_steps - tried)
     told = {
         "allocation_information": options.allocation,
         "entry_gradient": options.entry_gradient,

@@ -140,8 +140,10 @@ class PathwiseAgent(Protocol):
         """The action for one observation, differentiable; without a key, without noise."""
         ...
 
-    def improve(self, learner: Learner, gradient: Any) -> tuple[Learner, Metrics]:
-        """One step along the gradient of the cost."""
+    def improve(
+        self, learner: Learner, gradient: Any, total_updates: int
+    ) -> tuple[Learner, Metrics]:
+        """One step along the gradient of the cost, of ``total_updates`` in the whole training."""
         ...
 
     def judge(self, learner: Learner, cost: jax.Array) -> Learner:

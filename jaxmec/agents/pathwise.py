@@ -86,8 +86,7 @@ class Pathwise:
 
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
     learning_rate: float = 3e-3  # of Adam at the start, > 0
-    final_learning_rate: float = 5e-5  # after decay_updates, > 0; a cosine between
-    decay_updates: int = static(default=1_500)  # updates from the trials until then, >= 1
+    final_learning_rate: float = 5e-5  # where training ends, > 0; from the trials on a cosine
     trials: int = static(default=1)  # starts that are tried, >= 1; 1: the only one goes on
     trial_updates: int = static(default=400)  # of each start, which is let be so long, >= 1
     squared_decay: float = 0.99  # β_2 of Adam, in [0, 1)
@@ -108,7 +107,6 @@ class Pathwise:
         checks.number("discount", self.discount, least=0, most=1)
         checks.number("learning_rate", self.learning_rate, least=0, above=True)
         checks.number("final_learning_rate", self.final_learning_rate, least=0, above=True)
-        checks.whole("decay_updates", self.decay_updates, least=1)
         checks.whole("trials", self.trials, least=1)
         checks.whole("trial_updates", self.trial_updates, least=1)
         checks.number("squared_decay", self.squared_decay, least=0, most=1)
@@ -214,17 +212,15 @@ class Pathwise:
             return actor.greedy_logits(parameters, observation)
         return actor.logits(parameters, observation, actor.sample_noise(key))
 
-    def improve(self, learner: PathwiseLearner, gradient: Any) -> tuple[PathwiseLearner, Metrics]:
-        """One step of Adam along the gradient; none where it is not finite."""
+    def improve(
+        self, learner: PathwiseLearner, gradient: Any, total_updates: int
+    ) -> tuple[PathwiseLearner, Metrics]:
+        """One step of Adam along the gradient, of so many; none where it is not finite."""
         norm = optax.tree.norm(gradient)
         usable = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(usable, g, 0), gradient)
         step, optimiser = self._optimiser().update(gradient, learner.optimiser)
-        begun = self.trials * self.trial_updates if self.trials > 1 else 0
-        part = jnp.clip((learner.updates - begun) / self.decay_updates, 0, 1)
-        cosine = (1 + jnp.cos(jnp.pi * part)) / 2
-        rate = self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
-        rate = rate * learner.rate
+        rate = self._scheduled_rate(learner.updates, total_updates) * learner.rate
         candidate = jax.tree.map(lambda p, s: p - rate * s, learner.candidate, step)
         metrics = {
             "gradient_norm": jnp.where(usable, norm, 0),
@@ -237,9 +233,14 @@ class Pathwise:
         return learner, metrics
 
     def imitate(
-        self, learner: PathwiseLearner, observations: jax.Array, actions: jax.Array, key: jax.Array
+        self,
+        learner: PathwiseLearner,
+        observations: jax.Array,
+        actions: jax.Array,
+        key: jax.Array,
+        total_updates: int,
     ) -> tuple[PathwiseLearner, Metrics]:
-        """One step of Adam towards giving ``actions`` [M, A] at ``observations`` [M, S].
+        """One step of Adam, of so many, to giving ``actions`` [M, A] at ``observations`` [M, S].
 
         Along the gradient of the actor's diffusion loss (:meth:`imitation_loss`), nothing else.
         """
@@ -249,7 +250,7 @@ class Pathwise:
             return jnp.mean(self.imitation_loss(moved, observations, actions, key))
 
         value, gradient = jax.value_and_grad(loss)(learner.candidate)
-        learner, metrics = self.improve(learner, gradient)
+        learner, metrics = self.improve(learner, gradient, total_updates)
         return learner, {**metrics, "imitation_loss": value}
 
     def imitation_loss(
@@ -309,6 +310,14 @@ class Pathwise:
             cost=jnp.where(better, cost, learner.cost),
             rate=jnp.where(fallen, learner.rate / 2, learner.rate),
         )
+
+    def _scheduled_rate(self, updates: jax.Array, total_updates: int) -> Any:
+        """[] the learning rate after so many updates of a training, however long it is."""
+        tried = self.trials * self.trial_updates if self.trials > 1 else 0
+        # The last update's progress is 1; a training that is all trials does not come down.
+        progress = jnp.clip((updates - tried) / jnp.maximum(1, total_updates - 1 - tried), 0, 1)
+        cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
+        return self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
 
     def _optimiser(self) -> Any:
         return optax.chain(

@@ -55,11 +55,6 @@ class CloningConfig(pathwise.InUpdates):
         )
 
     @property
-    def updates(self) -> int:
-        """Gradient updates of the whole training."""
-        return self.total_steps // self.batch_size
-
-    @property
     def update_steps(self) -> int:
         """Decisions of one update."""
         return self.batch_size
@@ -132,7 +127,7 @@ def train_chunk(
         shown = state.shown
         rows = jax.random.randint(key_rows, (config.batch_size,), 0, shown.number)
         batch = devices.spread((shown.observation[rows], shown.action[rows]))
-        learner, metrics = imitating.imitate(state.learner, *batch, key_update)
+        learner, metrics = imitating.imitate(state.learner, *batch, key_update, config.updates)
         state = state._replace(
             learner=learner,
             env_steps=state.env_steps + config.batch_size,

@@ -57,6 +57,12 @@ class InUpdates:
         return self.num_chunks * self.chunk_steps
 
     @property
+    def updates(self) -> int:
+        """Gradient updates of the whole training, which its schedules come down over."""
+        updates: int = self.total_steps // self.update_steps
+        return updates
+
+    @property
     def num_points(self) -> int:
         """P, evaluation points: one before training and one after each chunk."""
         return self.num_chunks + 1
@@ -209,7 +215,7 @@ def train_chunk(
             agent.parameters(learner)
         )
         gradient = jax.tree.map(lambda g: g / decisions, gradient)
-        learner, metrics = agent.improve(learner, gradient)
+        learner, metrics = agent.improve(learner, gradient, config.updates)
         state = state._replace(
             learner=learner,
             env_steps=state.env_steps + config.update_steps,

@@ -130,7 +130,8 @@ def run(
         seeds: S, for the seeds 0..S−1, or the seeds.
         directory: where metrics and checkpoints go; nothing is written if None.
         resume: go on from the newest checkpoint in ``directory``. Everything must be as it
-            was, but ``config.steps`` may have grown.
+            was, but ``config.steps`` may have grown; what follows the progress of training, a
+            learning rate that comes down say, then goes on as in the longer one.
         progress: show a progress display, or the caller's own.
         metadata: JSON data of the caller's, kept in every checkpoint.
         checkpoint_every: save after so many chunks. A run is also saved before its first
@@ -564,6 +565,11 @@ def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) 
                 )
         elif name not in saved and is_now is False:
             continue  # a switch that the version which saved it did not have, and that is off
+        elif "absent" in (was, is_now) and name.startswith(("agent.", "config.")):
+            raise ValueError(
+                f"cannot resume {home}: {name} was {was} and is {is_now} now; the run was begun "
+                "with another version of jaxmec: go on with that one, or begin anew elsewhere"
+            )
         elif json.dumps(was) != json.dumps(is_now):
             raise ValueError(f"cannot resume {home}: {name} was {was} and is {is_now} now")
 

@@ -21,7 +21,7 @@ SETTING = {
 }  # fmt: skip
 SIZES = {
     "windows": 12, "validation_windows": 4, "window": 30, "batch_size": 64, "steps": 12_800,
-    "eval_every": 6_400, "hidden": (16,), "denoising_steps": 2, "decay_updates": 200,
+    "eval_every": 6_400, "hidden": (16,), "denoising_steps": 2,
     "progress": False, **SETTING,
 }  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_what_is_shown_is_learned_and_rows_that_do_not_count_are_not(steps):
     teacher = Teacher(env)
     teacher.observation_space = lambda params: jaxmec.envs.offloading.Scores(12)
     teacher.feature_layout = lambda params: (("x", 12),)
-    agent = Pathwise(hidden=(32,), denoising_steps=steps, decay_updates=300, learning_rate=1e-2)
+    agent = Pathwise(hidden=(32,), denoising_steps=steps, learning_rate=1e-2)
     config = CloningConfig(
         steps=19_200, windows=20, validation_windows=5, window=30, batch_size=64, eval_every=19_200
     )
@@ -140,8 +140,9 @@ def test_a_method_is_taught_first_and_resumed_from_either_part(tmp_path):
 
 @pytest.mark.slow
 def test_a_cloning_that_was_stopped_ends_with_the_same_bits(cloned, tmp_path):
+    shutil.copytree(cloned.directory, tmp_path / "part")
+    shutil.rmtree(checkpoint.checkpoints(tmp_path / "part" / "checkpoints")[-1])
     options = SIZES | {"seeds": 2, "directory": tmp_path / "part"}
-    jaxmec.train("ddrl-amsa-cloned", **(options | {"steps": 6_400}))
     resumed = jaxmec.train("ddrl-amsa-cloned", resume=True, **options)
     assert_same(cloned.state.learner, resumed.state.learner)
 

@@ -1,6 +1,7 @@
 """Training through the environment: gradients, windows, seeds, and that it learns."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import pytest
 
 import jaxmec
 from jaxmec.agents import SAC, Pathwise
-from jaxmec.training import pathwise
+from jaxmec.study import scaled_training
+from jaxmec.training import checkpoint, pathwise
+from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.pathwise import (
     PathwiseConfig,
@@ -34,7 +37,7 @@ OPTIONS = {
 CONFIG = PathwiseConfig(
     steps=2_000, num_envs=8, window=20, validation_envs=16, eval_every=400, eval_episodes=2
 )
-AGENT = Pathwise(hidden=(8,), denoising_steps=2, decay_updates=20)
+AGENT = Pathwise(hidden=(8,), denoising_steps=2)
 
 
 def make(**options):
@@ -277,7 +280,6 @@ SMALL = {
     "eval_every": 20_000,
     "eval_episodes": 1,
     "hidden": (16,),
-    "decay_updates": 125,
     "seeds": 2,
     "progress": False,
     **{name: OPTIONS[name] for name in ("capacity", "rate", "positions", "probability", "slots")},
@@ -304,6 +306,23 @@ def test_it_learns_what_it_is_judged_by(trained):
     assert np.all(report.ratio(rule) < 0.97)
     kept = np.nanmin(trained.history.training["validation"], axis=1)
     np.testing.assert_allclose(trained.state.learner.cost, kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.75, 0.5])
+def test_the_learning_rate_comes_down_whatever_share_of_a_training_is_made(share):
+    """As --steps, a study's steps and the teacher's shorter training make it."""
+    for config in (CONFIG, CloningConfig(steps=4_096, eval_every=1_024)):
+        short = scaled_training(config, share)
+        rates = [AGENT._scheduled_rate(update, short.updates) for update in (0, short.updates - 1)]
+        np.testing.assert_allclose(rates, [AGENT.learning_rate, AGENT.final_learning_rate])
+
+
+def test_a_run_of_fewer_steps_ends_at_the_final_learning_rate():
+    """By the updates of the run at hand, with our methods' own settings."""
+    sizes = {**SMALL, "steps": 480, "eval_every": 160, "num_envs": 4, "validation_envs": 4}
+    result = jaxmec.train("mlp-pathwise", **{**sizes, "window": 40, "seeds": 1})
+    rates = result.history.training["learning_rate"][0, 1:]  # of each update, one a chunk
+    np.testing.assert_allclose(rates[[0, -1]], [3e-3, 5e-5], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -360,7 +379,8 @@ def test_its_policy_is_saved_and_decides_as_before(trained, tmp_path):
 def test_a_run_resumed_ends_with_the_bits_of_one_never_stopped(tmp_path):
     sizes = {**SMALL, "steps": 1_280, "eval_every": 640}
     whole = jaxmec.train("mlp-pathwise", directory=tmp_path / "whole", **sizes)
-    jaxmec.train("mlp-pathwise", directory=tmp_path / "part", **{**sizes, "steps": 640})
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    shutil.rmtree(checkpoint.checkpoints(tmp_path / "part" / "checkpoints")[-1])
     resumed = jaxmec.train("mlp-pathwise", directory=tmp_path / "part", resume=True, **sizes)
     for name in ("actor", "candidate", "optimiser", "cost", "updates", "rate", "starts"):
         for a, b in zip(
