@@ -86,6 +86,10 @@ class Comparison:
         None  # [n] s, the best plan's make-spans in the first n episodes
     )
 
+    def __post_init__(self) -> None:
+        for report in self.reports:
+            report.check_same_episodes(self.reference)
+
     @property
     def by_metric(self) -> list[Report]:
         """The reports, best mean first."""

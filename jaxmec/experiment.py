@@ -24,7 +24,7 @@ from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
 from jaxmec.envs.offloading import OffloadingEnvironment
-from jaxmec.envs.presets import Preset
+from jaxmec.envs.presets import Preset, find_preset
 from jaxmec.methods import METHODS, find_method
 from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
@@ -51,6 +51,16 @@ OBSERVATIONS = 2
 # a policy decides.
 RETIRED = {"Pathwise": ("decay_updates",)}
 UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
+
+
+# Fields of a preset by what they decide; the others are of the reward and of what is seen.
+TASK_FIELDS = (
+    "arrivals", "positions", "probability", "laid_out", "slots", "size", "density", "step_work",
+    "quality", "result", "master",
+)  # fmt: skip
+NETWORK_FIELDS = (
+    "capacity", "rate", "slot_length", "uplink_contention", "uplink_cap", "max_wait",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +99,65 @@ class Setting:
         if self.env == "CartPole-v1":
             return envs.make(self.env, **options)
         return envs.make(self.env, preset=self.preset, seed=self.seed, **options)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The options that are fields of the preset, or arrivals in its place."""
+        names = {"workload", *(field.name for field in dataclasses.fields(Preset))}
+        return {name: value for name, value in self.options if name in names}
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """By name, all that decides which tasks arrive, beside the seed of the episodes."""
+        if self.env not in envs.DEFAULT_PRESET:
+            return {"env": self.env}
+        if self.trace is not None:
+            return {"trace": dataclasses.replace(self.trace, file="")}  # wherever it lies
+        if "workload" in self.fields:
+            return {"workload": runner.digest(self.fields["workload"])}
+        preset = self._preset
+        drawn = {name: getattr(preset, name) for name in TASK_FIELDS}
+        return {"preset_seed": self.seed, "stations": len(preset.capacity), **drawn}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """By name, all that decides how long tasks take, beside what is decided about them."""
+        if self.env not in envs.DEFAULT_PRESET:
+            return {}
+        preset = self._preset
+        values = {name: getattr(preset, name) for name in NETWORK_FIELDS}
+        # Some are tied to another field, by its name.
+        return {k: getattr(preset, v) if isinstance(v, str) else v for k, v in values.items()}
+
+    @property
+    def _preset(self) -> Preset:
+        name = envs.DEFAULT_PRESET[self.env] if self.preset is None else self.preset
+        changes = {name: value for name, value in self.fields.items() if name != "workload"}
+        return envs.override(find_preset(name), **changes)
+
+
+def check_same_tasks(
+    name: str, setting: Setting, other_name: str, other: Setting, network: bool = False
+) -> None:
+    """Whoever is set side by side meets the same tasks, and where asked on the same network.
+
+    Raises:
+        ValueError: they do not; names what differs.
+    """
+    parts = [(setting.tasks, other.tasks)]
+    if network:
+        parts.append((setting.network, other.network))
+    differences = [
+        f"{field} is {one.get(field, 'absent')} and {two.get(field, 'absent')}"
+        for one, two in parts
+        for field in {**one, **two}
+        if one.get(field, "absent") != two.get(field, "absent")
+    ]
+    if differences:
+        raise ValueError(
+            f"{name} and {other_name} cannot be set side by side, their tasks"
+            f"{' or networks' if network else ''} are not the same: {'; '.join(differences)}"
+        )
 
 
 class Policy:
@@ -608,6 +677,7 @@ class Report:
     setting: Setting
     information: str | None  # what the policy saw; None for CartPole
     values: dict[str, np.ndarray]  # [S, episodes] by metric: "return", "length", "makespan", ...
+    seed: int | None = None  # of the episodes, where it is known
 
     @property
     def num_seeds(self) -> int:
@@ -631,7 +701,7 @@ class Report:
 
     def ratio(self, reference: Report, metric: str = "makespan") -> np.ndarray:
         """[n] this report over another on the same episodes, paired (see :meth:`samples`)."""
-        self._check_same_episodes(reference)
+        self.check_same_episodes(reference)
         mine, other = self.values[metric], reference.values[metric]
         if self.num_seeds > 1:
             return mine.mean(axis=1) / other.mean()
@@ -647,7 +717,7 @@ class Report:
             ValueError: not the same episodes, or both with several seeds, but not as many.
         """
         mine, other = self.values[metric], reference.values[metric]
-        self._check_same_episodes(reference)
+        self.check_same_episodes(reference)
         if self.num_seeds > 1 < reference.num_seeds != self.num_seeds:
             raise ValueError(
                 f"{self.name} has {self.num_seeds} seeds and {reference.name} has "
@@ -656,8 +726,18 @@ class Report:
         difference = mine - other
         return difference.mean(axis=1) if difference.shape[0] > 1 else difference[0]
 
-    def _check_same_episodes(self, reference: Report) -> None:
-        """Both met the same arrivals: as many episodes, and as many tasks in each."""
+    def check_same_episodes(self, reference: Report) -> None:
+        """Both met the same tasks: drawn alike, from the same seed, in as many episodes.
+
+        Raises:
+            ValueError: they did not; names what differs.
+        """
+        check_same_tasks(self.name, self.setting, reference.name, reference.setting)
+        if None not in (self.seed, reference.seed) and self.seed != reference.seed:
+            raise ValueError(
+                f"{self.name} was played in the episodes of seed {self.seed} and {reference.name} "
+                f"in those of seed {reference.seed}: not the same episodes"
+            )
         mine, other = (report.values["return"].shape[1] for report in (self, reference))
         if mine != other:
             raise ValueError(f"the reports have {mine} and {other} episodes: not the same ones")
@@ -731,7 +811,7 @@ def evaluate(
     values = {name: np.asarray(value) for name, value in results.items()}
     if not trained:
         values = {name: value[None] for name, value in values.items()}
-    return Report(player.name, player.setting, player.information, values)
+    return Report(player.name, player.setting, player.information, values, seed)
 
 
 def evaluation_key(seed: int) -> jax.Array:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from rich.table import Table
 
 from jaxmec import compilation, envs
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
-from jaxmec.envs.presets import Preset, find_preset
+from jaxmec.envs.presets import find_preset
 from jaxmec.experiment import (
     Policy,
     Report,
     Setting,
     TrainResult,
+    check_same_tasks,
     evaluate,
     load_policy,
     train,
@@ -136,9 +137,9 @@ class Gap:
 def measure(
     entries: Sequence[Entry],
     *,
-    env: str = "MultiServerOffloading-v0",
+    env: str | None = None,
     preset: str | None = None,
-    preset_seed: int = 0,
+    preset_seed: int | None = None,
     episodes: int = 10,
     seed: int = 1,
     effort: Effort = Effort(),
@@ -148,9 +149,14 @@ def measure(
 ) -> Gap:
     """Schedulers and policies against the plan and the bound, on the same arrivals.
 
+    The tasks and the network are those that the policies were trained with, but for what is
+    named here; several policies must then agree about them.
+
     Args:
         entries: names of schedulers, trained policies or training results.
-        env, preset, preset_seed, episodes, seed: as for `jaxmec.evaluate`.
+        env, preset, preset_seed: where; by default as the policies were trained, and without
+            any in the multi-server environment with its default preset.
+        episodes, seed: as for `jaxmec.evaluate`.
         effort: of the planner and the proof.
         say: is told what is going on.
         trace: arrivals instead of the preset's.
@@ -158,33 +164,28 @@ def measure(
             ``information``, as for `jaxmec.evaluate`.
 
     Raises:
-        ValueError, TypeError: a wrong name or value; see `jaxmec.evaluate`.
+        ValueError, TypeError: a wrong name or value; see `jaxmec.evaluate`. Policies of
+            different tasks or networks.
         jaxmec.traces.TraceError: a trace that cannot be read.
     """
-    if env not in envs.DEFAULT_PRESET:
-        raise ValueError(f"a gap is measured where tasks are scheduled; {env} has none")
-    preset = preset or envs.DEFAULT_PRESET[env]
-    fields = {field.name for field in dataclasses.fields(Preset)}
-    setting = {name: value for name, value in options.items() if name in fields}
-    action: dict[str, Any] = {"action": "mask"} if env.startswith("Multi") else {}
-    workload: Any = None if trace is None else trace.workload()
-    environment, params = envs.make(
-        env, preset=preset, seed=preset_seed, workload=workload, **action, **setting
-    )
-    reports = []
     for entry in entries:
         own = entry.setting.trace if isinstance(entry, Policy | TrainResult) else None
         if own is not None and trace is None:
             raise ValueError(f"trace must be given: {entry.name} was trained on {own}")  # type: ignore[union-attr]
+    place = common_setting(entries, env, preset, preset_seed, trace, options)
+    environment, params = _recording(place)
+    reports = []
+    for entry in entries:
         reports.append(
             evaluate(
-                entry, env=env, preset=preset, preset_seed=preset_seed, episodes=episodes,
-                seed=seed, trace=trace, **options,
+                entry, env=place.env, preset=place.preset, preset_seed=place.seed,
+                episodes=episodes, seed=seed, trace=trace, **(place.fields | options),
             )
         )  # fmt: skip
+        check_same_tasks(reports[-1].name, reports[-1].setting, "the plan", place, network=True)
         say(f"{reports[-1].name}: {reports[-1].mean('makespan'):.4f} s")
     recorded = record(environment, params, episodes, seed)
-    problem = "multi" if env.startswith("Multi") else "single"
+    problem = "multi" if place.env.startswith("Multi") else "single"
     plans = plan_episodes(params.network, recorded, problem, effort, seed, say)
     planned, bound, exact = [], [], effort.exact_seconds > 0
     for arrivals, fraction in zip(recorded, plans, strict=True):
@@ -213,6 +214,52 @@ def measure(
     )
 
 
+def common_setting(
+    entries: Sequence[Any],
+    env: str | None,
+    preset: str | None,
+    preset_seed: int | None,
+    trace: TraceFile | None,
+    options: Mapping[str, Any],
+) -> Setting:
+    """The tasks and the network that entries are measured with: the policies' own, as changed.
+
+    What is named counts, whatever the policies were trained with; about the rest they agree.
+
+    Raises:
+        ValueError: an environment without tasks; policies of different tasks or networks.
+    """
+
+    def here(own: Setting) -> Setting:
+        where = own.env if env is None else env
+        if where not in envs.DEFAULT_PRESET:
+            raise ValueError(f"a gap is measured where tasks are scheduled; {where} has none")
+        named = Setting(where, options=tuple(options.items())).fields
+        return Setting(
+            where,
+            preset or own.preset or envs.DEFAULT_PRESET[where],
+            own.seed if preset_seed is None else preset_seed,
+            tuple(sorted((own.fields | named).items())),
+            trace or own.trace,
+        )
+
+    trained = [entry for entry in entries if isinstance(entry, Policy | TrainResult)]
+    if not trained:
+        return here(Setting("MultiServerOffloading-v0"))
+    first = here(trained[0].setting)
+    for other in trained[1:]:
+        setting = here(other.setting)
+        check_same_tasks(other.name, setting, trained[0].name, first, network=True)
+    return first
+
+
+def _recording(setting: Setting) -> tuple[Any, OffloadingParams]:
+    """The environment with the setting's tasks and network, to be played by :func:`record`."""
+    action = {"action": "mask"} if setting.env.startswith("Multi") else {}
+    options = tuple(sorted((setting.fields | action).items()))
+    return dataclasses.replace(setting, options=options).make()
+
+
 def best_known(
     setting: Setting,
     episodes: int,
@@ -229,12 +276,9 @@ def best_known(
     """
     if setting.env not in envs.DEFAULT_PRESET:
         raise ValueError(f"plans are made where tasks are scheduled; {setting.env} has none")
-    multi = setting.env.startswith("Multi")
-    options = dict(setting.options) | ({"action": "mask"} if multi else {})
-    setting = dataclasses.replace(setting, options=tuple(sorted(options.items())))
-    environment, params = setting.make()
+    environment, params = _recording(setting)
     traces = record(environment, params, episodes, seed)
-    problem = "multi" if multi else "single"
+    problem = "multi" if setting.env.startswith("Multi") else "single"
     plans = plan_episodes(params.network, traces, problem, effort, seed, say)
     nothing = np.zeros(params.network.num_servers)
     return np.array(
@@ -489,9 +533,9 @@ class Command:
     """
 
     what: tyro.conf.Positional[tuple[str, ...]]  # schedulers' and methods' names, saved policies
-    env: str | None = None  # environment id; by default the first policy's, or multi-server
-    preset: str | None = None  # published setting; by default the environment's
-    preset_seed: int = 0  # of what a preset draws once
+    env: str | None = None  # environment id; by default the policies', or multi-server
+    preset: str | None = None  # published setting; by default the policies', or the environment's
+    preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
     trace: Path | None = None  # file of tasks instead of the preset's; by default the policy's own
     slots: int = 2  # T, of an episode, or the first of a trace; all take long to plan
     loads: tuple[float, ...] = ()  # by the probability of a task; by default the preset's
@@ -516,11 +560,10 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
     if not command.what:
         raise ValueError("what must name at least one scheduler, method or policy, got none")
     policies = [_entry(name) for name in command.what]
-    trained = [entry for entry in policies if isinstance(entry, Policy)]
-    env = command.env or (trained[0].setting.env if trained else "MultiServerOffloading-v0")
-    preset = command.preset or (trained[0].setting.preset if trained else None)
-    preset = preset or look_up("environment", env, envs.DEFAULT_PRESET)
+    if command.env is not None:
+        look_up("environment", command.env, envs.DEFAULT_PRESET)
     trace = None if command.trace is None else TraceFile.of(command.trace)
+    trained = [entry for entry in policies if isinstance(entry, Policy)]
     trace = trace or (trained[0].setting.trace if trained else None)
     if trace is not None and (command.loads or command.positions):
         raise ValueError("loads and positions must be left out with a trace, which has its own")
@@ -532,20 +575,22 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
         options: dict[str, Any] = {"slots": command.slots}
         if positions is not None:
             options["positions"] = positions
+        # As the first policy has it; that the others agree about the rest is seen to below.
+        where = (trained[:1], command.env, command.preset, command.preset_seed, trace)
+        preset: Any = common_setting(*where, options).preset
         if servers is not None:
             options |= with_servers(preset, servers)
         if target is not None:
-            options |= at_load(preset, target, **options)
+            options |= at_load(preset, target, **common_setting(*where, options).fields)
+        place = common_setting(trained, *where[1:], options)
         if command.information is not None:
             options["information"] = command.information
         entries = [
-            _trained(entry, env, preset, command, trace, options)
-            if isinstance(entry, Method)
-            else entry
+            _trained(entry, place, command, trace) if isinstance(entry, Method) else entry
             for entry in policies
         ]
         gap = measure(
-            entries, env=env, preset=preset, preset_seed=command.preset_seed,
+            entries, env=place.env, preset=place.preset, preset_seed=place.seed,
             episodes=command.episodes, seed=command.seed, effort=command.effort, say=say,
             trace=trace and dataclasses.replace(trace, slots=command.slots), **options,
         )  # fmt: skip
@@ -571,19 +616,15 @@ def _entry(name: str) -> Policy | Scheduler | Method:
 
 def _trained(
     method: Method,
-    env: str,
-    preset: str,
+    place: Setting,
     command: Command,
     trace: TraceFile | None,
-    options: dict[str, Any],
 ) -> TrainResult:
     """A method, trained at a place with the preset's own episodes."""
-    setting = {
-        name: value for name, value in options.items() if name not in ("slots", "information")
-    }
+    setting = {name: value for name, value in place.fields.items() if name != "slots"}
     steps: dict[str, Any] = {} if command.train_steps is None else {"steps": command.train_steps}
     return train(
-        method.name, env=env, preset=preset, preset_seed=command.preset_seed,
+        method.name, env=place.env, preset=place.preset, preset_seed=place.seed,
         seeds=command.train_seeds, progress=False, trace=trace, env_options=setting, **steps,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmec import gap, plots
+from jaxmec import envs, gap, plots
 from jaxmec.comparison import (
     METRICS,
     Comparison,
@@ -21,9 +21,10 @@ from jaxmec.comparison import (
     value_records,
     write_csv,
 )
+from jaxmec.experiment import Setting, check_same_tasks
 from jaxmec.solvers import PlannerConfig
 from jaxmec.statistics import interquartile_interval, interquartile_mean
-from jaxmec.study import Outcome, Place, Result
+from jaxmec.study import Outcome, Place, Result, Study
 
 if TYPE_CHECKING:
     from jaxmec.plots.style import Figure
@@ -48,12 +49,15 @@ def plan_places(
     """The outcome with the best plan known of each place, of so many of its first episodes.
 
     Plans are kept in ``directory``, and made once.
+
+    Raises:
+        ValueError: an entry that meets other tasks, or on another network, than its reference.
     """
     plans = {}
-    for place in outcome.study.places:
+    for place, setting in planned_settings(outcome.study).items():
         planned, seed = min(episodes, outcome.study.episodes), outcome.study.episode_seed
         about = {
-            "setting": dataclasses.asdict(place.setting),
+            "setting": dataclasses.asdict(setting),
             "episodes": planned,
             "seed": seed,
             "planner": dataclasses.asdict(PLANNING.planner),
@@ -62,11 +66,27 @@ def plan_places(
         file = directory / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
         if not file.exists():
             say(f"planning {place}")
-            makespan = gap.best_known(place.setting, planned, seed, PLANNING)
+            makespan = gap.best_known(setting, planned, seed, PLANNING)
             directory.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps({**about, "makespan": makespan.tolist()}) + "\n")
         plans[place] = np.array(json.loads(file.read_text())["makespan"])
     return dataclasses.replace(outcome, plans=plans)
+
+
+def planned_settings(study: Study) -> dict[Place, Setting]:
+    """The tasks and the network that are planned for each place: all of its entries meet them.
+
+    Raises:
+        ValueError: an environment without tasks, or an entry that meets other tasks, or on
+            another network, than the reference.
+    """
+    if study.env not in envs.DEFAULT_PRESET:
+        raise ValueError(f"plans are made where tasks are scheduled; {study.env} has none")
+    reference = {c.place: c.met for c in study.cells if c.entry.label == study.reference}
+    for cell in study.cells:
+        planned = reference[cell.place]
+        check_same_tasks(str(cell), cell.met, study.reference, planned, network=True)
+    return reference
 
 
 def comparisons(outcome: Outcome) -> dict[Place, Comparison]:

@@ -273,6 +273,13 @@ class Cell:
         return self.config is not None
 
     @property
+    def met(self) -> Setting:
+        """The tasks and the network that the entry meets."""
+        setting = self.place.setting
+        named = dataclasses.replace(setting, options=setting.options + self.entry.options)
+        return dataclasses.replace(setting, options=tuple(sorted(named.fields.items())))
+
+    @property
     def folder(self) -> str:
         """The name of its directory."""
         text = json.dumps(self.identity, sort_keys=True, default=str)
@@ -581,7 +588,9 @@ def _read(cell: Cell, file: Path) -> Result:
         values = {name: _array(value) for name, value in document["values"].items()}
         return Result(
             cell=cell,
-            report=Report(cell.entry.label, setting, document["information"], values),
+            report=Report(
+                cell.entry.label, setting, document["information"], values, cell.episode_seed
+            ),
             steps=np.asarray(document["steps"]) if cell.learns else None,
             curve={name: _array(value) for name, value in document.get("curve", {}).items()},
             seconds=np.asarray(document["seconds"]) if cell.learns else None,

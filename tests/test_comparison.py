@@ -1,6 +1,7 @@
 """Tables of reports: paired ratios, intervals, order, and what is written to disk."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -97,6 +98,39 @@ def test_reports_of_different_arrivals_are_not_compared():
     with pytest.raises(ValueError, match="not the same episodes"):
         a.ratio(b)
     assert a.ratio(a).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probability": 0.4}, "probability is 0.3 and 0.4"),
+        ({"laid_out": True}, "laid_out is False and True"),
+        ({"density": (0.1, 0.2)}, "density is"),
+        ({"deadline": 0.5, "allocate": "cwa", "uplink_contention": False}, None),
+    ],
+)
+def test_as_many_tasks_of_another_kind_are_not_the_same(options, message):
+    """The number of tasks in an episode may agree by chance; when they arrive decides."""
+    tasks = {"length": np.array([[70.0, 80.0]])}
+    ours = report("a", [[1, 2]], **tasks)
+    setting = dataclasses.replace(SETTING, options=tuple(options.items()))
+    other = dataclasses.replace(ours, name="b", setting=setting)
+    if message is None:
+        assert ours.ratio(other).tolist() == [1.0, 1.0]
+        return
+    for compare in (ours.ratio, ours.difference, lambda b: Comparison([ours], b)):
+        with pytest.raises(ValueError, match=f"a and b cannot be set side by side.*{message}"):
+            compare(other)
+
+
+def test_episodes_of_another_seed_are_not_the_same():
+    ours = dataclasses.replace(report("a", [[1, 2]]), seed=1)
+    with pytest.raises(ValueError, match="a was played in the episodes of seed 1 and b in those"):
+        ours.ratio(dataclasses.replace(ours, name="b", seed=2))
+    seeds = [dataclasses.replace(SETTING, seed=seed) for seed in (0, 1)]
+    first, second = (dataclasses.replace(ours, setting=setting) for setting in seeds)
+    with pytest.raises(ValueError, match="preset_seed is 0 and 1"):
+        first.ratio(second)
 
 
 def test_returns_are_compared_best_first():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import jaxmec
 from jaxmec import gap, solvers
 from jaxmec.cli import main
-from jaxmec.experiment import Setting
+from jaxmec.experiment import Policy, Setting
 from jaxmec.solvers import PlannerConfig, greedy, window_of
+from jaxmec.training.rollout import make_spec
 
 QUICK = gap.Effort(planner=PlannerConfig(restarts=2, rounds=1, sweeps=1, gradient_steps=0))
 SMALL = {"slots": 2, "positions": 4, "probability": 0.5}
@@ -98,3 +100,51 @@ def test_a_wrong_name_is_answered_with_the_nearest(capsys):
     assert main(["gap", "optimum"]) == 2
     assert "optimal" in capsys.readouterr().err
     assert main(["gap"]) == 2
+
+
+def untrained(name="policy", **fields):
+    """A policy with fresh parameters, as if trained where some fields of the preset differ."""
+    setting = Setting("MultiServerOffloading-v0", "amcoedge", 0, tuple(sorted(fields.items())))
+    env, params = setting.make()
+    spec, agent = make_spec(env, params), jaxmec.agents.DQN(hidden=(4,))
+    return Policy(agent, agent.init(jax.random.key(0), spec), spec, setting, name)
+
+
+CHANGED = {"probability": 0.2, "laid_out": True, "density": (0.1, 0.2), "positions": 4, "slots": 2}
+
+
+def test_the_plan_is_made_for_the_tasks_that_the_policy_was_trained_with():
+    """Changed fields of the preset, laid out slots and all; the schedulers meet them too."""
+    measured = gap.measure([untrained(**CHANGED), "local"], episodes=2, effort=QUICK)
+    assert measured.positions == 4
+    for report in measured.reports:
+        assert report.values["length"][0].mean() == measured.tasks
+
+
+def test_policies_of_different_tasks_or_networks_are_not_set_beside_one_plan():
+    ours, other = untrained("ours", **CHANGED), untrained("other", **CHANGED | {"probability": 0.4})
+    message = "other and ours cannot be set side by side.*: probability is 0.4 and 0.2"
+    with pytest.raises(ValueError, match=message):
+        gap.measure([ours, other])
+    other = untrained("other", **CHANGED, capacity=(10, 20, 30, 40, 60))
+    with pytest.raises(ValueError, match=r"networks are not the same: capacity is \(10, 20, 30"):
+        gap.measure([ours, other])
+    # What is named goes for all.
+    options = {"capacity": (10, 20, 30, 40, 55)}
+    assert dict(gap.common_setting([ours, other], None, None, None, None, options).fields) == (
+        CHANGED | options
+    )
+
+
+def test_the_command_plans_for_the_tasks_of_a_saved_policy(tmp_path, capsys):
+    untrained(**CHANGED).save(tmp_path / "policy")
+    code = main(
+        f"gap {tmp_path / 'policy'} --episodes 2 --slots 1 --effort.planner.restarts 1 "
+        "--effort.planner.rounds 1 --effort.planner.sweeps 1 --effort.planner.gradient-steps 0 "
+        "--loads 0.05 --json".split()
+    )
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    (place,) = json.loads(out)["places"]
+    # The load is reached with the policy's own positions and densities.
+    assert place["positions"] == 4 and place["load"] == pytest.approx(0.05, rel=1e-4)

@@ -1,6 +1,7 @@
 """What is written of a study: every row and value, tables, figures whose text is legible."""
 
 import csv
+import dataclasses
 
 import measured
 import numpy as np
@@ -9,6 +10,7 @@ from test_plots import assert_legible
 
 from jaxmec import results
 from jaxmec.studies import find_study
+from jaxmec.study import Entry
 
 LEVELS = {"ddrl-amsa": 0.21, "drlcoedge": 0.28, "smcoedge": 0.26, "optimal": 0.2,
           "water-filling": 0.25, "local-plus-random": 0.3}  # fmt: skip
@@ -63,6 +65,18 @@ def test_places_are_planned_once_and_the_plans_are_in_the_tables(tmp_path, monke
     text = results.markdown(planned)
     assert "over plan" in text and results.PLANS in text
     assert "over plan" not in results.markdown(outcome)
+
+
+def test_one_plan_is_for_entries_that_meet_its_tasks_on_its_network():
+    study = find_study("amcoedge-deadline", "short")
+    planned = results.planned_settings(study).values()
+    assert [dict(s.options).get("deadline") for s in planned] == [0.2, 0.5, None]
+    laid_out = Entry("local", (("laid_out", True),))
+    other = dataclasses.replace(study, schedulers=(*study.schedulers, laid_out))
+    with pytest.raises(ValueError, match=r"local, amcoedge.*laid_out is True and False"):
+        results.planned_settings(other)
+    with pytest.raises(ValueError, match="CartPole-v1 has none"):
+        results.planned_settings(find_study("cartpole", "short"))
 
 
 def test_figures_of_a_sweep_show_every_point_and_are_legible(sweep):

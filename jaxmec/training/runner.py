@@ -160,7 +160,7 @@ def run(
     writing = home if on_devices.is_first() else None
     identity = _describe_run(agent, env, params, config, numbers)
     if start is not None:
-        identity["start"] = _digest(start)
+        identity["start"] = digest(start)
     program = _Program(agent, env, config, deterministic, placement)
     params, start = placement.shared(params), placement.put(start)
     keys = jnp.stack([jax.random.key(number) for number in numbers])
@@ -621,7 +621,7 @@ def _describe(name: str, value: Any, described: dict[str, Any]) -> None:
         _describe(f"{name}.{part}", content, described)
 
 
-def _digest(tree: Any) -> str:
+def digest(tree: Any) -> str:
     """SHA-256 of a tree's names and values."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
