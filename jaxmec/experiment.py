@@ -463,7 +463,8 @@ def train(
         name = name or row.label(published, scale)
         same_env = env is None or env == row.env
         env = row.env if env is None else env
-        config = settings.config if config is None else config
+        own = settings.config
+        config = own if config is None else config
         chosen = dict(settings.options) if same_env else {}
         if preset is None and same_env:
             preset = row.preset
@@ -475,6 +476,7 @@ def train(
         env = "CartPole-v1" if env is None else env
         if config is None:
             config = PathwiseConfig() if isinstance(agent, agents.Pathwise) else TrainConfig()
+        own = type(config)()
     if preset is None:
         preset = envs.DEFAULT_PRESET.get(env)
 
@@ -521,9 +523,7 @@ def train(
     if isinstance(start, str) and start in METHODS:
         if directory is not None and not resume:
             runner.check_home(Path(directory), resume)  # before anything is trained
-        lesson = METHODS[start].config
-        if isinstance(lesson, CloningConfig):
-            lesson = lesson.shortened(config.total_steps / type(config)().total_steps)
+        _, lesson, network = lesson_of(start, each, config, own)
         start = train(
             start,
             env=env,
@@ -540,7 +540,7 @@ def train(
             trace=trace,
             tensorboard=tensorboard,
             env_options=dict(setting.options),
-            **_network_of(each, METHODS[start].agent()),
+            **network,
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
         resume = resume and parts.has_begun(Path(directory))  # type: ignore[arg-type]
@@ -578,6 +578,29 @@ def train(
     if run.directory is not None and on_devices.is_first():
         result.save(run.directory / "policy")
     return result
+
+
+def lesson_of(
+    start: str, agent: Any, config: Config, own: Config
+) -> tuple[Agent, Config, dict[str, Any]]:
+    """How a method is trained from which another one starts: which agent, and how long.
+
+    Args:
+        start: its name.
+        agent: the other's, whose network it takes over.
+        config: the other's training as it will be, of which cloning is as short a share ...
+        own: ... as that is of the training that its method has by itself.
+
+    Returns:
+        The agent, the sizes, and the fields of the agent that are not the method's own.
+    """
+    settings = METHODS[start].tuned
+    lesson = settings.config
+    if isinstance(lesson, CloningConfig):
+        lesson = lesson.shortened(config.steps / own.steps)
+    teacher: Any = settings.agent()
+    network = _network_of(agent, teacher)
+    return dataclasses.replace(teacher, **network), lesson, network
 
 
 def _trace(trace: PathLike | TraceFile | None) -> TraceFile | None:

@@ -13,8 +13,10 @@ import pytest
 import jaxmec
 from jaxmec import experiment
 from jaxmec.agents import Pathwise, ScoreTD3
+from jaxmec.methods import find_method
 from jaxmec.training import checkpoint
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing
+from jaxmec.training.cloning import CloningConfig
 
 SMALL = {
     "steps": 1_200,
@@ -193,6 +195,24 @@ def test_a_window_shorter_than_a_slot_is_warned_of():
         warnings.simplefilter("error", UserWarning)  # said before anything is compiled
         with pytest.raises(UserWarning, match=warned):
             jaxmec.train("mlp-pathwise", window=32, **small, **setting)
+
+
+@pytest.mark.parametrize("name", ["ddrl-amsa-taught", "mlp-carried", "ddrl-ats-pathwise"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_what_training_starts_from_is_shortened_as_the_method_is(name, share, monkeypatch):
+    """Whatever the method's own length; with one that is not shortened, not at all."""
+    asked = []
+
+    def train(method, **options):
+        asked.append((method, options["config"]))
+        raise KeyboardInterrupt
+
+    teach, own = jaxmec.train, find_method(name).config
+    monkeypatch.setattr(experiment, "train", train)
+    options = {"steps": round(share * own.steps), "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        teach(name, start="ddrl-amsa-cloned", slots=2, **options)
+    assert asked == [("ddrl-amsa-cloned", CloningConfig().shortened(share))]
 
 
 def test_what_training_starts_from_has_its_network_as_far_as_it_can():
