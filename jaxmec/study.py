@@ -35,8 +35,17 @@ from jax.experimental.compilation_cache import compilation_cache
 import jaxmec
 from jaxmec import envs
 from jaxmec.agents.base import Agent
+from jaxmec.demonstrations import DEMONSTRATING
 from jaxmec.envs.presets import Preset, find_preset, override, scaled
-from jaxmec.experiment import PathLike, Report, Setting, evaluate, option_names, train
+from jaxmec.experiment import (
+    PathLike,
+    Report,
+    Setting,
+    evaluate,
+    lesson_of,
+    option_names,
+    train,
+)
 from jaxmec.methods import find_method
 from jaxmec.naming import suggestion
 from jaxmec.schedulers import find_scheduler
@@ -49,6 +58,7 @@ from jaxmec.training.progress import PlanDisplay
 
 RESULT_FILE = "result.json"
 RESULT_FORMAT = 1
+MASTER_FORMAT = 2  # before, what queues at a master node's servers was overestimated
 Fields = tuple[tuple[str, Any], ...]
 Config = TrainConfig | PathwiseConfig | CloningConfig
 
@@ -440,10 +450,12 @@ def _programs_kept(directory: Path) -> Iterator[None]:
 def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
     setting = place.setting
     where: Any = setting.env
+    master = False
     if setting.preset is not None:
-        where = repr(override(find_preset(setting.preset), **dict(setting.options)))
+        preset = override(find_preset(setting.preset), **dict(setting.options))
+        where, master = repr(preset), preset.master
     identity = {
-        "format": RESULT_FORMAT,
+        "format": MASTER_FORMAT if master else RESULT_FORMAT,
         "name": entry.name,
         "env": setting.env,
         "where": where,
@@ -452,8 +464,15 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
         "episodes": study.episodes,
         "episode_seed": study.episode_seed,
     }
-    if setting.trace is not None:  # its content; without one, cells have the names they had
-        identity["trace"] = [setting.trace.sha256, setting.trace.slots]
+    # Where there is none of what follows, cells have the names that they always had.
+    if setting.trace is not None:  # its content, wherever it lies
+        identity["trace"] = [
+            getattr(setting.trace, field.name)
+            for field in dataclasses.fields(setting.trace)
+            if field.name != "file"
+        ]
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        identity["x64"] = True
     config = None
     known = option_names(study.env)
     if learns:
@@ -470,6 +489,9 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
         }
         of_agent = dataclasses.fields(agent)  # type: ignore[arg-type]
         known |= {field.name for field in (*of_agent, *dataclasses.fields(config))}
+        teacher = find_method(entry.name).start
+        if teacher is not None:
+            identity["start"] = _lesson(teacher, entry, agent, config)
     else:
         find_scheduler(entry.name)
     for name, _ in entry.options:
@@ -479,6 +501,22 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
         entry, place, config, identity,
         study.seeds if learns else 1, study.episodes, study.episode_seed,
     )  # fmt: skip
+
+
+def _lesson(teacher: str, entry: Entry, agent: Any, config: Config) -> dict[str, Any]:
+    """All that the method depends on from which an entry starts, beside the entry's setting."""
+    fields = {field.name for field in dataclasses.fields(agent)}
+    own = {name: value for name, value in entry.options if name in fields}
+    row = find_method(teacher)
+    alone = find_method(entry.name).settings(entry.published).config
+    taught_by, lesson, _ = lesson_of(teacher, dataclasses.replace(agent, **own), config, alone)
+    return {
+        "name": teacher,
+        "agent": repr(taught_by),
+        "config": dataclasses.asdict(lesson),
+        "method": list(row.options),
+        "planner": repr(DEMONSTRATING),
+    }
 
 
 def _trained_as(entry: Entry, scale: float) -> tuple[Agent, Config, Fields]:

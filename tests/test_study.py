@@ -13,12 +13,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmec import study
 from jaxmec.envs.presets import PRESETS
+from jaxmec.methods import METHODS, find_method
 from jaxmec.study import Entry, Point, Study, Sweep, scaled_training, sweep_over
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.progress import PlanDisplay
 from jaxmec.training.runner import Diverged, Interrupted
 
-MULTI = "MultiServerOffloading-v0"
+MULTI, SINGLE = "MultiServerOffloading-v0", "SingleServerOffloading-v0"
 TINY = (
     ("batch_size", 8),
     ("buffer_size", 200),
@@ -196,6 +197,44 @@ def test_changed_hyperparameters_of_a_method_are_another_cell(monkeypatch):
     changed = dataclasses.replace(row, tuned=dataclasses.replace(row.tuned, agent=lambda: agent))
     monkeypatch.setattr(study, "find_method", lambda name: changed)
     assert PLAN.cells[0].folder != before
+
+
+def test_a_changed_teacher_makes_another_cell(monkeypatch):
+    """What it learns and how, and what its pupil tells it of its network."""
+    taught = dataclasses.replace(PLAN, methods=(Entry("mlp-taught"),), schedulers=(), reference="")
+    before, row = taught.cells[0].identity, find_method("mlp-cloned")
+    assert before["start"]["name"] == "mlp-cloned"
+    for change in (
+        {"agent": lambda: dataclasses.replace(row.tuned.agent(), learning_rate=1e-4)},
+        {"config": dataclasses.replace(row.config, windows=7)},
+        {"options": (*row.options, ("deadline", 3.0))},
+    ):
+        settings = dataclasses.replace(row.tuned, **change)
+        changed = dataclasses.replace(row, tuned=settings)
+        monkeypatch.setitem(METHODS, "mlp-cloned", changed)
+        assert taught.cells[0].folder != hashed(before)
+        monkeypatch.setitem(METHODS, "mlp-cloned", row)
+    assert taught.cells[0].folder == hashed(before)
+    options = (("hidden", (4,)), ("steps", find_method("mlp-taught").config.steps // 2))
+    wide = dataclasses.replace(taught, methods=(Entry("mlp-taught", options),)).cells[0]
+    assert "hidden=(4,)" in wide.identity["start"]["agent"]
+    assert wide.identity["start"]["config"]["windows"] == row.config.windows // 2
+
+
+def hashed(identity):
+    return dataclasses.replace(PLAN.cells[0], entry=Entry("mlp-taught"), identity=identity).folder
+
+
+def test_cells_of_a_master_node_or_in_float64_are_not_those_of_before():
+    """The queues that it sees were overestimated; other cells keep their names."""
+    place = {"env": SINGLE, "presets": ("lad-ts",), "sweep": None, "methods": ()}
+    rule = {"schedulers": (Entry("shortest-delay"),), "reference": ""}
+    (own,) = dataclasses.replace(PLAN, **place, **rule).cells
+    (master,) = dataclasses.replace(PLAN, **place | {"presets": ("fdedge",)}, **rule).cells
+    assert (own.identity["format"], master.identity["format"]) == (1, 2)
+    with jax.enable_x64(True):
+        (wide,) = dataclasses.replace(PLAN, **place, **rule).cells
+    assert wide.folder != own.folder == dataclasses.replace(PLAN, **place, **rule).cells[0].folder
 
 
 def test_a_diverged_cell_is_left_out_and_the_others_go_on(tmp_path, monkeypatch):
