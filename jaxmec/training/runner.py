@@ -2,7 +2,7 @@
 
 ``run`` computes what ``loop.train`` computes, vmapped over seeds, and stops at every
 evaluation point to look for NaN, show progress, append to the metrics file, save, and obey
-Ctrl-C. A run's directory::
+Ctrl-C and the other signals in ``STOPPING``. A run's directory::
 
     metrics.jsonl         one line for each evaluation point
     run.json              what is trained, how far and with which seeds
@@ -82,7 +82,7 @@ class RunResult:
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came; the chunk was finished, and saved where there is a directory."""
+    """A signal of ``STOPPING`` came; the chunk was finished, and saved if there is a directory."""
 
     def __init__(self, message: str, result: RunResult, signum: int) -> None:
         super().__init__(message)
@@ -464,8 +464,25 @@ def _check_finite(
     )
 
 
+# What stops a run, saved: a keyboard, a lost terminal, and what schedulers of clusters send
+# before they end a job. Where there are none (Windows), there is nothing to heed.
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+_INSISTENT = (signal.SIGINT, signal.SIGTERM)  # the second of these ends the run at once
+
+
 class _Signals:
-    """Takes note of the first SIGINT or SIGTERM; a second one acts as it always does."""
+    """Takes note of the first of the signals in ``STOPPING``; a second SIGINT or SIGTERM acts
+    as it always does.
+
+    Other signals come in pairs (a lost terminal), or before a SIGTERM (a scheduler's), so only
+    who has asked with SIGINT or SIGTERM and asks again is in a hurry. A signal that is ignored
+    at the start, as nohup does with SIGHUP, stays ignored; and one other than SIGINT and SIGTERM
+    that the program handles itself stays its own.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -473,23 +490,30 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():  # else Python forbids it
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._previous[signum] = signal.signal(signum, self._note)
+            for signum in STOPPING:
+                handler = signal.getsignal(signum)  # None: of a library, not of Python
+                own = signum not in _INSISTENT and handler != signal.SIG_DFL
+                if handler is not None and handler != signal.SIG_IGN and not own:
+                    self._previous[signum] = signal.signal(signum, self._note)
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
-        self._restore()
+        self.received = self.received or signum
         # Not through a stream, which the signal may have caught in the middle of a write.
+        said = b"\nstopping after this chunk"
+        if signum in _INSISTENT:
+            self._restore(*_INSISTENT)
+            said += b"; once more to stop at once, unsaved"
         with contextlib.suppress(OSError):
-            os.write(2, b"\nstopping after this chunk; once more to stop at once, unsaved\n")
+            os.write(2, said + b"\n")
 
-    def _restore(self) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+    def _restore(self, *signums: int) -> None:
+        for signum in signums:
+            if signum in self._previous:
+                signal.signal(signum, self._previous.pop(signum))
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
+        self._restore(*self._previous)
 
 
 @contextlib.contextmanager

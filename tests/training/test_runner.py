@@ -285,11 +285,30 @@ def test_large_parameters_are_compared(run: Any, tmp_path: Path, walk_params: An
 # Stopped
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+STOPPING = [
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+]
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """The signals as Python starts with them, however this suite was started."""
+    before = {signum: signal.getsignal(signum) for signum in STOPPING}
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("signum", STOPPING)
 def test_a_signal_saves_and_the_run_goes_on(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int
 ) -> None:
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(s) for s in STOPPING]
     update = ProgressDisplay.update
 
     def interrupting(display: ProgressDisplay, steps: int, evaluation: Any) -> None:
@@ -309,11 +328,12 @@ def test_a_signal_saves_and_the_run_goes_on(
     assert caught.value.exit_code == 128 + signum
     assert str(tmp_path) in str(caught.value)
     assert caught.value.result.history.env_steps.shape == (2, 3)
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(s) for s in STOPPING] == handlers
     assert same(run(directory=tmp_path, resume=True), run())
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(s) for s in STOPPING] == handlers
 
 
+@pytest.mark.usefixtures("handled")
 def test_a_second_signal_stops_at_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def insistent(display: ProgressDisplay, steps: int, evaluation: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -322,6 +342,47 @@ def test_a_second_signal_stops_at_once(run: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ProgressDisplay, "update", insistent)
     with pytest.raises(KeyboardInterrupt):
         run()
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGHUP, signal.SIGHUP),  # a closed terminal: from the shell, then from the kernel
+        (signal.SIGUSR1, signal.SIGTERM),  # Slurm: --signal=USR1@..., then the time limit
+        (signal.SIGTERM, signal.SIGUSR2),
+    ],
+)
+def test_what_schedulers_send_in_a_row_is_one_wish(
+    run: Any, monkeypatch: pytest.MonkeyPatch, signals: tuple[int, ...]
+) -> None:
+    def hit(display: ProgressDisplay, steps: int, evaluation: Any) -> None:
+        for signum in signals:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(ProgressDisplay, "update", hit)
+    with pytest.raises(runner.Interrupted) as caught:
+        run()
+    assert caught.value.exit_code == 128 + signals[0]
+
+
+@pytest.mark.usefixtures("handled")
+def test_an_ignored_signal_stays_ignored_and_an_own_handler_stays(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    for signum in STOPPING[:-1]:
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGXCPU, lambda signum, frame: seen.append(signum))
+
+    def hit(display: ProgressDisplay, steps: int, evaluation: Any) -> None:
+        if steps == 24:
+            for signum in STOPPING:
+                os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(ProgressDisplay, "update", hit)
+    assert run().history.env_steps[0, -1] == 40
+    assert seen == [signal.SIGXCPU]
 
 
 def test_runs_outside_the_main_thread(run: Any) -> None:
