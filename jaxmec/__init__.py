@@ -13,6 +13,8 @@ learn in `jaxmec.schedulers`, and the training loop in `jaxmec.training`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxmec import registration
+
 if TYPE_CHECKING:
     from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
     from jaxmec.envs import ENVIRONMENTS, PRESETS, make, to_gymnasium
@@ -84,3 +86,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_PARTS})
+
+
+registration.register()  # for gymnasium.make, which is not imported by this

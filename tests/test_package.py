@@ -30,6 +30,7 @@ OPTIONAL = {
         ("curves.py", "decisions.py", "policies.py", "films.py", "style.py"), ("plot",)
     ),
     "graph.py": ("onnx",),
+    "gymnasium.py": ("plot",),
     "results.py": ("plot",),
     "onnx.py": ("edge",),
     "server.py": ("serve",),

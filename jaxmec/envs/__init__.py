@@ -7,7 +7,7 @@ from typing import Any
 import gymnax
 
 from jaxmec.envs.cartpole import CartPole, CartPoleParams
-from jaxmec.envs.gymnasium import to_gymnasium
+from jaxmec.envs.gymnasium import GymnasiumAdapter, refuse_after_fork, to_gymnasium
 from jaxmec.envs.offloading import (
     MultiServerOffloading,
     OffloadingParams,
@@ -73,7 +73,9 @@ def make(
     Raises:
         ValueError: an unknown name, with the nearest right one, or an invalid value.
         TypeError: an option that neither the environment nor the preset has.
+        RuntimeError: in a process that was forked after JAX had started.
     """
+    refuse_after_fork()
     look_up("environment", env_id, ABOUT)
     if env_id == "CartPole-v1":
         if preset is not None or workload is not None:
@@ -90,6 +92,16 @@ def make(
     setting = preset if isinstance(preset, Preset) else find_preset(preset)
     params = override(setting, **options).params(seed, workload)
     return kind(params, **choices), params
+
+
+class Registered(GymnasiumAdapter):
+    """What ``gymnasium.make("jaxmec/" + env_id, ...)`` returns.
+
+    Its keywords are those of :func:`make`, and ``render_mode``.
+    """
+
+    def __init__(self, env_id: str, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(*make(env_id, **options), render_mode=render_mode)
 
 
 def register() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,36 @@ from gymnasium.envs.registration import EnvSpec
 from gymnax.environments import environment
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
+from jaxmec.envs.cartpole import CartPoleParams
+from jaxmec.envs.offloading import OffloadingParams
+
+PROCESS = os.getpid()  # where JAX started: importing gymnax starts it
+
+
+def refuse_after_fork() -> None:
+    """JAX's threads do not survive a fork: whatever it computes in the child hangs.
+
+    Raises:
+        RuntimeError: this process was forked from the one that imported this module.
+    """
+    if os.getpid() != PROCESS:
+        raise RuntimeError(
+            "JAX does not work in a process that was forked after it had started. Start the "
+            'processes anew: AsyncVectorEnv(..., context="spawn") or context="forkserver"; with '
+            'make_vec, vectorization_mode="async" and vector_kwargs={"context": "spawn"}; with '
+            'multiprocessing, get_context("spawn")'
+        )
+
+
+class _Spec(EnvSpec):
+    """Of an environment made from objects, which no JSON holds."""
+
+    def to_json(self) -> str:
+        raise ValueError(
+            f"{self.id} was made from objects, which JSON cannot hold; "
+            'gymnasium.make("jaxmec/...", preset=..., ...) makes one whose spec it can'
+        )
+
 
 class GymnasiumAdapter(gymnasium.Env):
     """A gymnax environment that returns NumPy arrays and Python numbers.
@@ -19,28 +50,61 @@ class GymnasiumAdapter(gymnasium.Env):
     ends an episode returns what was really seen last, and ``reset`` must follow it.
 
     Transition i after a seed uses ``fold_in(key(seed), i)``: the same seed and actions
-    give the same episodes. Without a seed, ``reset`` goes on with the stream.
+    give the same episodes. Without a seed, ``reset`` goes on with the stream; where none
+    was ever given, the stream begins at random (``np_random``), as Gymnasium's own do.
     """
 
-    def __init__(self, env: environment.Environment, params: Any = None, seed: int = 0) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's)
+
+    def __init__(
+        self,
+        env: environment.Environment,
+        params: Any = None,
+        seed: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
         """Args: as for :func:`to_gymnasium`."""
+        refuse_after_fork()
         params = env.default_params if params is None else params
+        # Gymnasium's vector environments write into it, so each has its own.
+        modes = self.metadata["render_modes"] if _can_be_drawn(params) else []
+        self.metadata = {**self.metadata, "render_modes": modes}
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(
+                f"render_mode must be None{''.join(f' or {mode!r}' for mode in modes)} for "
+                f"{env.name}, got {render_mode!r}"
+            )
+        if render_mode is not None:
+            _figure(1, 1)  # that matplotlib is missing is better known now
+        self.render_mode = render_mode
         self.observation_space = gymnax_space_to_gym_space(env.observation_space(params))
         self.action_space = gymnax_space_to_gym_space(env.action_space(params))
         # Gymnasium's own checks make the environment again from its spec.
-        self.spec = EnvSpec(
+        self.spec = _Spec(
             id=f"jaxmec/{env.name}",
             entry_point="jaxmec.envs.gymnasium:GymnasiumAdapter",
             disable_env_checker=True,
             order_enforce=False,
-            kwargs={"env": env, "params": params, "seed": seed},
+            kwargs={"env": env, "params": params, "seed": seed, "render_mode": render_mode},
         )
+        self._env, self._params = env, params
+        self._key: np.ndarray | None = None  # [2] of the stream; None before it begins
+        self._count = 0  # draws made from the key
+        self._state: Any = None  # of the episode that is running, if one is
+        self._shown: Any = None  # the newest state of an episode, running or not
+        if seed is not None:
+            self._seed(seed)
+        self._compile()
+
+    def _compile(self) -> None:
+        env, params = self._env, self._params
 
         def first(key: jax.Array, count: int) -> Any:
+            key = jax.random.wrap_key_data(key)
             return env.reset(jax.random.fold_in(key, count), params)
 
         def transition(key: jax.Array, count: int, state: Any, action: Any) -> Any:
-            key_step = jax.random.fold_in(key, count)
+            key_step = jax.random.fold_in(jax.random.wrap_key_data(key), count)
             _, state, reward, terminated, truncated, info = env.step(
                 key_step, state, action, params
             )
@@ -49,12 +113,21 @@ class GymnasiumAdapter(gymnasium.Env):
 
         self._first = jax.jit(first)
         self._transition = jax.jit(transition)
-        self._seed(seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        compiled = ("_first", "_transition")
+        return {name: value for name, value in vars(self).items() if name not in compiled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        refuse_after_fork()
+        vars(self).update(state)
+        self._compile()
 
     def _seed(self, seed: int) -> None:
-        self._key = jax.random.key(seed)
-        self._count = 0  # draws made from the key
-        self._state: Any = None  # of the episode that is running, if one is
+        key = jax.random.key(seed % 2**32)  # Gymnasium's seeds have no upper bound
+        self._key = np.asarray(jax.random.key_data(key))
+        self._count = 0
+        self._state = None
 
     def _draw(self) -> int:
         self._count += 1
@@ -67,7 +140,10 @@ class GymnasiumAdapter(gymnasium.Env):
         super().reset(seed=seed)
         if seed is not None:
             self._seed(seed)
+        elif self._key is None:
+            self._seed(int(self.np_random.integers(2**32)))
         observation, self._state = self._first(self._key, self._draw())
+        self._shown = self._state
         return self._observation(jax.device_get(observation)), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -91,7 +167,9 @@ class GymnasiumAdapter(gymnasium.Env):
         )
         observation, reward, terminated, truncated, info = jax.device_get(result)
         if terminated or truncated:
-            self._state = None
+            self._state = None  # it is the first of another episode
+        else:
+            self._shown = self._state
         numbers = {name: v.item() if np.ndim(v) == 0 else v for name, v in info.items()}
         return (
             self._observation(observation),
@@ -101,16 +179,97 @@ class GymnasiumAdapter(gymnasium.Env):
             numbers,
         )
 
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """A picture [height, width, 3] of bytes: every server's queue, or the cart and its pole.
+
+        After an episode's end it is of the last decision. Without ``render_mode`` it is None,
+        with a warning, as with Gymnasium's own environments.
+
+        Raises:
+            gymnasium.error.ResetNeeded: there was no episode yet.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                'render needs a render_mode, chosen when the environment is made: "rgb_array"'
+            )
+            return None
+        if self._shown is None:
+            raise gymnasium.error.ResetNeeded("render needs an episode: call reset first")
+        return _picture(jax.device_get(self._shown), self._params)
+
     def _observation(self, observation: Any) -> np.ndarray:
         return np.asarray(observation, self.observation_space.dtype)
 
 
-def to_gymnasium(env: environment.Environment, params: Any = None, seed: int = 0) -> gymnasium.Env:
+def to_gymnasium(
+    env: environment.Environment,
+    params: Any = None,
+    seed: int | None = None,
+    render_mode: str | None = None,
+) -> gymnasium.Env:
     """A Gymnasium environment that plays a gymnax one.
+
+    ``gymnasium.make("jaxmec/MultiServerOffloading-v0", preset=...)`` makes one by its name.
 
     Args:
         env: the environment; its step is compiled once, when first called.
         params: its parameters, fixed from here on; ``env.default_params`` by default.
-        seed: of the random stream until ``reset(seed=...)`` begins another.
+        seed: of the random stream until ``reset(seed=...)`` begins another; by default
+            another one for each environment and process.
+        render_mode: "rgb_array", for pictures of our own environments; or None.
+
+    Raises:
+        ValueError: another render_mode, or one for an environment that is not ours.
+        ModuleNotFoundError: a render_mode without matplotlib.
+        RuntimeError: in a process that was forked after JAX had started.
     """
-    return GymnasiumAdapter(env, params, seed)
+    return GymnasiumAdapter(env, params, seed, render_mode)
+
+
+def _can_be_drawn(params: Any) -> bool:
+    return isinstance(params, CartPoleParams | OffloadingParams)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches, with its canvas."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "render_mode 'rgb_array' needs matplotlib, the extra \"plot\": "
+            'pip install "jaxmec[plot]"'
+        ) from error
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _picture(state: Any, params: Any) -> np.ndarray:
+    """[height, width, 3] uint8 of a state."""
+    figure = _figure(6.4, 3.2)
+    axes = figure.add_subplot()
+    if isinstance(params, CartPoleParams):
+        pole, limit = 2 * float(params.half_length), float(params.position_limit)
+        x, angle = float(state.x), float(state.theta)
+        axes.plot([x - 0.25, x + 0.25], [0, 0], lw=12, color="#0072B2", solid_capstyle="butt")
+        axes.plot([x, x + pole * np.sin(angle)], [0, pole * np.cos(angle)], lw=5, color="#D55E00")
+        axes.set(
+            xlim=(-limit - 0.4, limit + 0.4),
+            ylim=(-0.4, pole + 0.35),
+            aspect="equal",
+            xlabel="position of the cart [m]",
+        )
+    else:
+        capacity = np.asarray(params.network.capacity)
+        backlog, inflight = state.queues.backlog / capacity, state.queues.inflight / capacity
+        servers = np.arange(len(capacity))
+        axes.bar(servers, backlog, color="#0072B2", label="queued when the slot began")
+        axes.bar(servers, inflight, bottom=backlog, color="#E69F00", label="sent in this slot")
+        axes.set(xlabel="server", ylabel="queue [s of its work]", xticks=servers)
+        # The scale stays, so that pictures in a row can be compared, until a queue is longer.
+        axes.set_ylim(0, max(float(params.scales.backlog), 1.1 * float((backlog + inflight).max())))
+        axes.set_title(f"slot {int(state.cursor.slot)}, a task at station {int(state.task.origin)}")
+        axes.legend(loc="upper right", frameon=False)
+    figure.canvas.draw()
+    return np.array(figure.canvas.buffer_rgba())[..., :3].copy()
