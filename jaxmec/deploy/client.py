@@ -69,7 +69,7 @@ class Client:
         self._headers = {"content-type": "application/json"}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
-        self._patience = patience
+        self._url, self._patience = url, patience
         self.retries = 0  # attempts beyond the first, over all requests
 
     def __enter__(self) -> Client:
@@ -136,7 +136,9 @@ class Client:
             if wait is not None and wait.isdigit():
                 delay = max(delay, min(int(wait), 5) * random.uniform(0.5, 1.0))
             if time.monotonic() + delay > deadline:
-                raise ServiceError(f"no answer within {self._patience:g} s; the last: {problem}")
+                raise ServiceError(
+                    f"no answer from {self._url} within {self._patience:g} s; the last: {problem}"
+                )
             time.sleep(delay)
             pause = min(2 * pause, 1.0)
             self.retries += 1

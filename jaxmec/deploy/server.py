@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hmac
+import ipaddress
 import json
 import logging
 import os
@@ -49,7 +50,6 @@ from jaxmec.deploy.runtime import LARGEST, LEAST_WORK, SMALLEST, Decision, Polic
 TOKEN_VARIABLE = "JAXMEC_TOKEN"  # the environment variable, not a token
 MAX_SERVERS = 4096
 MAX_HEADER_BYTES = 32_768
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = logging.getLogger("jaxmec.serve")
 
 
@@ -61,7 +61,7 @@ class ServeConfig:
         ValueError: a number outside what its comment allows.
     """
 
-    host: str = "127.0.0.1"  # address to listen on; anything else than loopback is reachable
+    host: str = "127.0.0.1"  # address or name to listen on; beyond the loopback it is reachable
     port: int = 8080  # 0: any that is free
     token_file: Path | None = None  # holds the bearer token; else $JAXMEC_TOKEN, else none is asked
     max_body_bytes: int = 1_048_576  # of one request, >= 1
@@ -675,7 +675,7 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
 
     Raises:
         jaxmec.bundle.BundleError: the bundle cannot be opened.
-        OSError: the address is taken, or not this machine's.
+        OSError: the address is taken, unknown, or not this machine's; the message names it.
     """
     config = config or ServeConfig()
     handler = logging.StreamHandler(sys.stderr)
@@ -688,7 +688,7 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
     listener = _listen(config)
     host, port = listener.getsockname()[:2]
     log.info("listening", extra={"fields": {"host": host, "port": port, "pid": os.getpid()}})
-    if config.host not in LOOPBACK and service._token is None:
+    if not ipaddress.ip_address(host).is_loopback and service._token is None:
         log.warning("open to the network without a token", extra={"fields": {"host": host}})
     make_server(service).run(sockets=[listener])
 
@@ -715,15 +715,28 @@ def make_server(service: Service) -> uvicorn.Server:
 
 
 def _listen(config: ServeConfig) -> socket.socket:
-    (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
-        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    listener = socket.socket(family, kind, protocol)
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            _bare(config.host), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, ValueError) as error:  # a ValueError where it is no name at all
+        raise _no_listener(config, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(config.max_connections)  # from here on clients wait instead of failing
     except OSError as error:
         listener.close()
-        raise OSError(f"cannot listen on {config.host} port {config.port}: {error}") from error
+        raise _no_listener(config, error) from error
     return listener
+
+
+def _bare(host: str) -> str:
+    """An IPv6 address may come in the brackets that it has in a URL."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def _no_listener(config: ServeConfig, error: Exception) -> OSError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return OSError(f"cannot listen on {config.host} port {config.port}: {why}")

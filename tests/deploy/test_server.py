@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -562,12 +563,40 @@ def test_an_address_that_is_taken_is_said(path):
         logging.getLogger(name).handlers.clear()
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 300, "a b", "[::1", ""])
+def test_an_address_that_is_unknown_is_named(host):
+    with pytest.raises(OSError, match=re.escape(f"cannot listen on {host} port 8080: ")):
+        server._listen(ServeConfig(host=host))
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "127.0.0.1", "localhost"])
+def test_addresses_as_people_write_them(host):
+    if ":" in host and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with server._listen(ServeConfig(host=host, port=0)) as listener:
+        assert listener.getsockname()[0] in ("::1", "127.0.0.1")
+
+
+def _has_ipv6():
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+def test_a_client_names_the_service_that_it_does_not_find():
+    with (
+        Client("http://nowhere.invalid:80", patience=0.01) as client,
+        pytest.raises(ServiceError, match=r"no answer from http://nowhere\.invalid:80 within"),
+    ):
+        client.decide(TASK, QUEUES)
+
+
 def test_a_client_gives_up_in_time():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with (
             Client(url, timeout=0.1, patience=0.5) as client,
-            pytest.raises(ServiceError, match=r"no answer within 0\.5 s; the last: TimeoutError"),
+            pytest.raises(ServiceError, match=rf"{url} within 0\.5 s; the last: TimeoutError"),
         ):
             client.decide(TASK, QUEUES)
         assert client.retries >= 1
