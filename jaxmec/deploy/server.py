@@ -6,7 +6,8 @@
     GET  /openapi.json  the interface, machine-readable
 
 One process, one thread that decides: a decision takes a fraction of a millisecond, less than
-handing it to another thread would. Everything from outside is bounded: connections, requests
+handing it to another thread would. Large requests have a thread of their own, one after another,
+so that small ones do not wait for them. Everything from outside is bounded: connections, requests
 at once, header and body size, the time in which a request has to arrive, tasks in a batch, and
 every number. A bundle that is replaced on disk is opened beside the old one and swapped in
 between two requests; one that cannot be opened is reported, and the old one goes on. Where the
@@ -29,17 +30,19 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import prometheus_client
 import pydantic
+import pydantic_core
 import uvicorn
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -50,6 +53,9 @@ from jaxmec.deploy.runtime import LARGEST, LEAST_WORK, SMALLEST, Decision, Polic
 TOKEN_VARIABLE = "JAXMEC_TOKEN"  # the environment variable, not a token
 MAX_SERVERS = 4096
 MAX_HEADER_BYTES = 32_768
+SMALL = 16_384  # bytes of a request that is answered in less time than another thread would take
+MAX_ERRORS = 100  # of one request, that are looked at
+MAX_DETAILS = 10  # of them that are told
 log = logging.getLogger("jaxmec.serve")
 
 
@@ -97,8 +103,8 @@ class ServeConfig:
 
 Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
-EachServer = Annotated[list[Amount], Field(min_length=1, max_length=MAX_SERVERS)]
-EachRate = Annotated[list[Rate], Field(min_length=1, max_length=MAX_SERVERS)]
+EachServer = Annotated[list[Amount], Field(min_length=1, max_length=MAX_SERVERS, fail_fast=True)]
+EachRate = Annotated[list[Rate], Field(min_length=1, max_length=MAX_SERVERS, fail_fast=True)]
 
 
 class _Model(pydantic.BaseModel):
@@ -184,7 +190,7 @@ class Entry(_Model):
 class BatchRequest(_Model):
     """Several tasks, each decided as if it were alone."""
 
-    batch: Annotated[list[Entry], Field(min_length=1)]
+    batch: Annotated[list[Entry], Field(min_length=1, fail_fast=True)]
     network: NetworkModel | None = None
 
 
@@ -197,6 +203,12 @@ Asked = Annotated[
     Discriminator(_kind),
 ]
 ASKED: TypeAdapter[OneRequest | BatchRequest] = TypeAdapter(Asked)
+
+# What an entry of a batch has at most: objects, lists and names of fields.
+_MODELS = (Entry, TaskModel, QueuesModel)
+_NAMES = sum(len(model.model_fields) for model in _MODELS)
+SIGNS = {"objects": (b"{", len(_MODELS)), "lists": (b"[", _NAMES), "fields": (b":", _NAMES)}
+BESIDE = 8  # entries that the rest of a request has room in
 
 
 class DecisionModel(_Model):
@@ -283,6 +295,7 @@ class Service:
         self._token = _read_token(self.config.token_file)
         self.metrics = Metrics()
         self._open_requests = 0
+        self._aside = ThreadPoolExecutor(1, "large-requests")
         self._seen = _signature(self.path)
         self.reload_error: str | None = None
         self._use(load(self.path))
@@ -319,10 +332,13 @@ class Service:
         try:
             body = await self._receive(request)
             started = time.perf_counter()
-            asked = self._parse(body)
-            answer = self._answer(asked)
+            if len(body) > SMALL:
+                loop = asyncio.get_running_loop()
+                content = await loop.run_in_executor(self._aside, self._answer_to, body)
+            else:
+                content = self._answer_to(body)
             self.metrics.seconds.observe(time.perf_counter() - started)
-            return self._respond(request, 200, answer)
+            return self._respond(request, 200, content)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody
         finally:
@@ -351,29 +367,39 @@ class Service:
             ) from None
         return bytes(body)
 
+    def _answer_to(self, body: bytes) -> bytes:
+        return pydantic_core.to_json(self._answer(self._parse(body)))
+
     def _parse(self, body: bytes) -> OneRequest | BatchRequest:
+        """What is asked, or the first few things that are wrong with it.
+
+        Sizes come before content, so that what a refusal costs does not grow with the request.
+        """
+        most = self.config.max_batch
+        for name, (sign, each) in SIGNS.items():
+            if (found := body.count(sign)) > (limit := each * (most + BESIDE)):
+                raise _misfit([f"body: at most {limit} {name}, got {found}"])
         try:
-            asked = ASKED.validate_json(body)
+            value = pydantic_core.from_json(body)
+        except ValueError as error:
+            raise _Refused(400, "the body is not JSON", [str(error)[:200]]) from None
+        entries = value.get("batch") if isinstance(value, dict) else None
+        if isinstance(entries, list) and len(entries) > most:
+            raise _misfit([f"batch: at most {most} tasks, got {len(entries)}"])
+        try:
+            return ASKED.validate_python(value)
         except pydantic.ValidationError as error:
-            details = [
-                f"{'.'.join(str(part) for part in problem['loc'][1:]) or 'body'}: {problem['msg']}"
-                for problem in error.errors(
-                    include_url=False, include_context=False, include_input=False
-                )[:10]
-            ]
-            malformed = error.errors(include_url=False)[0]["type"] == "json_invalid"
-            raise _Refused(
-                400 if malformed else 422,
-                "the body is not JSON" if malformed else "the request does not fit the schema",
-                details,
+            if (found := error.error_count()) > MAX_ERRORS:
+                raise _misfit([f"body: {found} fields are wrong"]) from None
+            raise _misfit(
+                [
+                    f"{'.'.join(str(part) for part in problem['loc'][1:])[:200] or 'body'}: "
+                    f"{problem['msg'][:200]}"
+                    for problem in error.errors(
+                        include_url=False, include_context=False, include_input=False
+                    )[:MAX_DETAILS]
+                ]
             ) from None
-        if isinstance(asked, BatchRequest) and len(asked.batch) > self.config.max_batch:
-            raise _Refused(
-                422,
-                "the request does not fit the schema",
-                [f"batch: at most {self.config.max_batch} tasks, got {len(asked.batch)}"],
-            )
-        return asked
 
     def _answer(self, asked: OneRequest | BatchRequest) -> dict[str, Any]:
         scheduler = self.scheduler  # the same one throughout, whatever is swapped in meanwhile
@@ -439,7 +465,7 @@ class Service:
 
     def _respond(
         self, request: Request, status: int, content: Any, headers: Any = None
-    ) -> JSONResponse:
+    ) -> Response:
         self.metrics.requests.labels(str(status)).inc()
         if self.config.log_requests or status >= 400:
             fields = {
@@ -451,7 +477,9 @@ class Service:
             if status >= 400:
                 fields["error"] = content["error"]
             log.info("request", extra={"fields": fields})
-        return JSONResponse(content, status, headers)
+        if not isinstance(content, bytes):
+            content = pydantic_core.to_json(content)
+        return Response(content, status, headers, "application/json")
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -477,6 +505,7 @@ class Service:
             yield
         finally:
             watcher.cancel()
+            self._aside.shutdown(wait=False, cancel_futures=True)
             if hangup:
                 loop.remove_signal_handler(signal.SIGHUP)
             log.info("stopped")
@@ -518,6 +547,10 @@ class _Refused(HTTPException):
     def __init__(self, status: int, error: str, details: list[str]) -> None:
         super().__init__(status, error)
         self.details = details
+
+
+def _misfit(details: list[str]) -> _Refused:
+    return _Refused(422, "the request does not fit the schema", details)
 
 
 def _shown(decision: Decision) -> dict[str, Any]:

@@ -140,8 +140,10 @@ def test_what_a_network_does_not_name_is_the_bundles(running):
         (b"{", 400, "not JSON"),
         (b"\xff\xfe\x00", 400, "not JSON"),
         (b'{"task": NaN}', 422, "task"),
-        (b"[" * 100_000, 400, "not JSON"),
-        (b'{"a":' * 50_000, 400, "not JSON"),
+        (b"[" * 1_000, 400, "not JSON"),
+        (b'{"a":' * 1_000, 400, "not JSON"),
+        (b"[" * 100_000, 422, "lists, got 100000"),
+        (b'{"\\ud800": 1}', 400, "not JSON"),
         (b"null", 422, "schema"),
         (b"[]", 422, "schema"),
         (b"3", 422, "schema"),
@@ -176,6 +178,64 @@ def test_what_is_wrong_is_refused_and_named(running, body, status, said):
     assert got == status, content
     assert said in json.dumps(content)
     assert "Traceback" not in json.dumps(content)
+
+
+def some(count, item):
+    return ",".join([item] * count)
+
+
+MANY = ",".join(f'"{i}":0' for i in range(90_000))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (f'{{"batch": [{some(500_000, "0")}]}}', "at most 1024 tasks, got 500000"),
+        (f'{{"batch": [{some(340_000, "{}")}]}}', "objects, got 340001"),
+        (f'{{"batch": [{some(340_000, "[]")}]}}', "lists, got 340001"),
+        (f'{{"batch": [{some(1024, "0")}]}}', "batch.0"),
+        (f'{{"task": 0, "queues": {{"backlog": [{some(340_000, "{}")}]}}}}', "objects, got"),
+        (f'{{"task": 0, "queues": {{"backlog": [{some(500_000, "0")}]}}}}', "queues.backlog"),
+        (f'{{"task": 0, "queues": {{"backlog": [{some(3_000, "{}")}]}}}}', "queues.backlog.0"),
+        (f"{{{MANY}}}", "fields, got 90000"),
+        (f'{{"task": {{{MANY}}}}}', "fields, got 90001"),
+        ("{" + ",".join(f'"{i}":0' for i in range(17_000)) + "}", "17002 fields are wrong"),
+        ('{"batch": ' * 90_000, "objects, got 90000"),
+    ],
+)
+def test_what_a_refusal_costs_does_not_grow_with_the_request(running, body, said):
+    """All of these took from 1 to 7 s of everybody's time, and up to 800 MB."""
+    assert len(body) <= 1_048_576
+    began = time.monotonic()
+    status, _, content = running.ask(body.encode())
+    taken = time.monotonic() - began
+    assert status == 422 and said in json.dumps(content), content
+    assert len(content["details"]) <= server.MAX_DETAILS
+    assert taken < 0.5
+
+
+def test_large_requests_do_not_keep_small_ones_waiting(path, monkeypatch):
+    started = Running(path)
+    go_on = threading.Event()
+    answer = started.service._answer
+
+    def slowly(asked):
+        if isinstance(asked, server.BatchRequest):
+            assert go_on.wait(20)
+        return answer(asked)
+
+    monkeypatch.setattr(started.service, "_answer", slowly)
+    large = threading.Thread(target=started.ask, args=({"batch": [ONE] * 1024},))
+    large.start()
+    try:
+        wait_until(lambda: started.metric("jaxmec_requests_open") == 1)
+        for _ in range(3):
+            assert started.ask(ONE)[0] == 200
+        assert large.is_alive()
+    finally:
+        go_on.set()
+        large.join(20)
+        started.stop()
 
 
 def test_nan_and_infinity_are_not_numbers(running):
