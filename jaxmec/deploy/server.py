@@ -29,8 +29,10 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -355,16 +357,10 @@ class Service:
         if announced.isdigit() and int(announced[:20]) > limit:
             raise too_large
         body = bytearray()
-        try:
-            async with asyncio.timeout(self.config.request_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise too_large
-        except TimeoutError:
-            raise HTTPException(
-                408, f"a request has to arrive within {self.config.request_seconds:g} s", CLOSE
-            ) from None
+        async for chunk in request.stream():  # which ends in time: _Protocol sees to it
+            body += chunk
+            if len(body) > limit:
+                raise too_large
         return bytes(body)
 
     def _answer_to(self, body: bytes) -> bytes:
@@ -466,20 +462,36 @@ class Service:
     def _respond(
         self, request: Request, status: int, content: Any, headers: Any = None
     ) -> Response:
-        self.metrics.requests.labels(str(status)).inc()
-        if self.config.log_requests or status >= 400:
-            fields = {
-                "method": request.method[:20],
-                "path": request.url.path[:200],
-                "status": status,
-                "client": request.client.host if request.client else None,
-            }
-            if status >= 400:
-                fields["error"] = content["error"]
-            log.info("request", extra={"fields": fields})
+        error = content["error"] if status >= 400 else None
+        self._note(status, error, request.client and request.client.host, request)
         if not isinstance(content, bytes):
             content = pydantic_core.to_json(content)
         return Response(content, status, headers, "application/json")
+
+    def _note(
+        self, status: int, error: str | None, client: str | None, request: Request | None = None
+    ) -> None:
+        """Count an answer, and log it where it is a refusal."""
+        self.metrics.requests.labels(str(status)).inc()
+        if not (self.config.log_requests or error):
+            return
+        fields: dict[str, Any] = {"status": status, "client": client}
+        if request is not None:
+            fields |= {"method": request.method[:20], "path": request.url.path[:200]}
+        if error:
+            fields["error"] = error
+        log.info("request", extra={"fields": fields})
+
+    def refusal(self, status: int, error: str, client: tuple[str, int] | None) -> bytes:
+        """The content of an answer to what is no request yet, for the protocol to send."""
+        self._note(status, error, client and client[0])
+        return pydantic_core.to_json({"error": error, "details": []})
+
+    async def crowded(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application for connections beyond those that there may be."""
+        content = {"error": "too many connections", "details": []}
+        answer = self._respond(Request(scope), 503, content, {**CLOSE, "retry-after": "1"})
+        await answer(scope, receive, send)
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -539,6 +551,7 @@ class Service:
 
 
 CLOSE = {"connection": "close"}
+HEADER_TOO_LARGE = (431, f"the header of a request has at most {MAX_HEADER_BYTES} bytes")
 
 
 class _Refused(HTTPException):
@@ -644,47 +657,170 @@ def openapi(config: ServeConfig) -> dict[str, Any]:
 # Running.
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, less patient: headers have to arrive in time and be of a bounded size.
+RECEIVING, ANSWERING, TAKING, IDLE = "receiving", "answering", "taking", "idle"
+ANSWER_SECONDS = 120.0  # that an answer may take us; no sound one comes near
 
-    uvicorn bounds how long a connection may lie idle after an answer, but not how long the
-    first byte or the rest of a header may take.
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, where a connection has a clock whatever it is about.
+
+    A connection is `receiving` from its start, or from the first byte after an answer, whatever
+    byte that is, until a request has wholly arrived; `answering` while that is the service's
+    affair; `taking` while the client has to take what was written; and else `idle`. A clock
+    starts as the state changes, and bytes that change nothing do not move it. (uvicorn has one
+    clock, for idle connections, and any byte stops it.)
+
+    The bytes of a header and the requests that wait on one connection are bounded too. What is
+    refused here is told as elsewhere: a `Problem`, counted and logged.
     """
 
-    seconds = 5.0
+    service: Service
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._header_bytes, self._in_headers = 0, True
-        self._timer = self.loop.call_later(self.seconds, self._give_up, 408, "Request Timeout")
+        self._receiving = self._in_header = True  # a request; its header has not ended
+        self._bytes = 0  # of it
+        self._unanswered: deque[Any] = deque()  # uvicorn's cycles, the oldest first
+        self._refusal: tuple[int, str] | None = None  # the last that this connection is told
+        self._state = ""
+        self._clock: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None
+        config = self.service.config
+        self._seconds = {
+            RECEIVING: config.request_seconds,
+            ANSWERING: ANSWER_SECONDS,
+            TAKING: config.request_seconds,
+            IDLE: float(config.keep_alive_seconds),
+        }
+        if len(self.connections) > 2 * config.max_connections:
+            transport.abort()  # as many have been told already that they are too many
+        self._set_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
+        for timer in (self._clock, self._end):
+            if timer is not None:
+                timer.cancel()
+        self._leave_unanswered()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            self._header_bytes += len(data)
+        if self._refusal is not None:
+            return
+        if not self._receiving:
+            self._receiving, self._in_header, self._bytes = True, True, 0
         super().data_received(data)
-        if self._in_headers and self._header_bytes > MAX_HEADER_BYTES:
-            self._give_up(431, "Request Header Fields Too Large")
+        if self._receiving:
+            self._bytes += len(data)
+            if self._in_header and self._bytes > MAX_HEADER_BYTES:
+                self._refuse(*HEADER_TOO_LARGE)
+            elif self._bytes > MAX_HEADER_BYTES + 8 * self.service.config.max_body_bytes:
+                self._refuse(413, "the request is too large")  # in chunks and trailers
+        self._set_clock()
 
     def on_message_begin(self) -> None:
-        if not self._in_headers:
-            self._header_bytes, self._in_headers = 0, True
-            self._timer = self.loop.call_later(self.seconds, self._give_up, 408, "Request Timeout")
+        self._receiving, self._in_header, self._bytes = True, True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._timer.cancel()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEADER_BYTES:
+            self._refusal = HEADER_TOO_LARGE
+        elif len(self._unanswered) >= self.service.config.max_requests:
+            self._refusal = (503, "too many requests at once")
+        if self._refusal is not None:
+            raise ValueError(self._refusal)  # ends the parsing, and comes back as a bad request
+        crowded = len(self.connections) > self.service.config.max_connections
+        self.app = self.service.crowded if crowded else self.config.loaded_app
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+        self._in_header = False
 
-    def _give_up(self, status: int, phrase: str) -> None:
-        if not self.transport.is_closing():
-            head = f"HTTP/1.1 {status} {phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            self.transport.write(head.encode())
+    def on_message_complete(self) -> None:
+        self._receiving = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._unanswered.popleft()
+        super().on_response_complete()
+        self._state = ""  # an answer given: whatever comes has a clock of its own
+        if self._refusal is not None:
+            self._tell()
+        self._set_clock()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "the request is not HTTP/1.1")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._set_clock()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._set_clock()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._end = self.loop.call_later(self.service.config.shutdown_seconds, self.transport.abort)
+        self._set_clock()
+
+    # The clock.
+
+    def _answering(self) -> bool:
+        return bool(self._unanswered) and not self._unanswered[0].more_body
+
+    def _set_clock(self) -> None:
+        if self.transport.is_closing() or self.flow.write_paused:
+            state = TAKING
+        elif self._answering():
+            state = ANSWERING
+        else:
+            state = RECEIVING if self._receiving else IDLE
+        if state != self._state:
+            self._state = state
+            if self._clock is not None:
+                self._clock.cancel()
+            self._clock = self.loop.call_later(self._seconds[state], self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if self._state == RECEIVING:
+            seconds = self.service.config.request_seconds
+            self._refuse(408, f"a request has to arrive within {seconds:g} s")
+        elif self._state == IDLE:
             self.transport.close()
+        else:
+            self.transport.abort()
+        self._set_clock()
+
+    # Refusals.
+
+    def _refuse(self, status: int, error: str) -> None:
+        """Tell it once what came before has its answers, and close."""
+        self._refusal = self._refusal or (status, error)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._answering() or self.transport.is_closing():
+            return
+        assert self._refusal is not None
+        # Of a request that is being answered before it has arrived nothing more can be said.
+        begun = self._unanswered[0].response_started if self._unanswered else not self._in_header
+        self._leave_unanswered()
+        content = self.service.refusal(*self._refusal, self.client)
+        if not begun:
+            status, reply = HTTPStatus(self._refusal[0]), "retry-after: 1\r\n"
+            head = (
+                f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(content)}\r\nconnection: close\r\n"
+                f"{reply if status == 503 else ''}\r\n"
+            )
+            self.transport.write(head.encode() + content)
+        self.transport.close()
+
+    def _leave_unanswered(self) -> None:
+        """uvicorn tells the latest request alone that nobody waits for its answer."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
 
 class _JSONLines(logging.Formatter):
@@ -716,7 +852,7 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
     for name in ("jaxmec.serve", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO if name == "jaxmec.serve" else logging.WARNING)
+        logger.setLevel(logging.INFO if name == "jaxmec.serve" else logging.ERROR)
     service = Service(path, config)
     listener = _listen(config)
     host, port = listener.getsockname()[:2]
@@ -729,7 +865,7 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
 def make_server(service: Service) -> uvicorn.Server:
     """The HTTP server around a service; it stops when its ``should_exit`` is set."""
     config = service.config
-    protocol = type("Protocol", (_Protocol,), {"seconds": config.request_seconds})
+    protocol = type("Protocol", (_Protocol,), {"service": service})
     return uvicorn.Server(
         uvicorn.Config(
             service.app,
@@ -740,9 +876,8 @@ def make_server(service: Service) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             backlog=config.max_connections,
-            limit_concurrency=config.max_connections,
             timeout_keep_alive=config.keep_alive_seconds,
-            timeout_graceful_shutdown=config.shutdown_seconds,
+            timeout_graceful_shutdown=config.shutdown_seconds + 1,  # our own clocks come first
         )
     )
 

@@ -37,6 +37,7 @@ class Running:
         self.service = Service(path, config or ServeConfig(port=0, reload_seconds=0.05), load)
         self._server = server.make_server(self.service)
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)  # answers do not hide there
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
@@ -62,6 +63,10 @@ class Running:
             return response.status, response.headers, content
         finally:
             connection.close()
+
+    @property
+    def connections(self):
+        return len(self._server.server_state.connections)
 
     def metric(self, name, **labels):
         return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -359,6 +364,187 @@ def test_slow_clients_are_given_up(path):
         assert started.ask(ONE)[0] == 200
     finally:
         started.stop()
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\n\r\n"
+
+
+def asked(body, close=False):
+    body = json.dumps(body).encode()
+    head = f"POST /v1/decide HTTP/1.1\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}{'connection: close' if close else 'a: b'}\r\n\r\n".encode() + body
+
+
+LARGE = {"batch": [ONE] * 1024}  # its answer has 150 kB
+UNASKED = b"POST /nowhere HTTP/1.1\r\ncontent-length: 90\r\n\r\n"
+UPGRADE = b"GET /healthz HTTP/1.1\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+CHUNKED = b"POST /v1/decide HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+# What a client sends, whether it reads the answer, and what it sends then: a single byte now and
+# then where the name says so.
+STATES = {
+    "silent": (b"", False, b""),
+    "in a header": (b"GET /heal", False, b""),
+    "in a header, now and then": (b"GET /heal", False, b"x"),
+    "in a body": (asked(ONE)[:-5], False, b""),
+    "in a body, now and then": (asked(LARGE)[:-9_000], False, b" "),
+    "in a chunk": (CHUNKED + b"5\r\nab", False, b""),
+    "in a trailer, now and then": (CHUNKED + b"1\r\n0\r\n0\r\n", False, b"a: b\r\n"),
+    "idle": (HEALTH, True, b""),
+    "an empty line after an answer": (HEALTH, True, b"\r\n"),
+    "an empty line with the request": (HEALTH + b"\r\n", True, b""),
+    "a first byte after an answer": (HEALTH, True, b"G"),
+    "a body announced after an answer": (HEALTH, True, asked(ONE)[:-5]),
+    "a body that nobody waits for": (UNASKED, True, b"x"),
+    "a body that nobody waits for, now and then": (UNASKED, True, b"x"),
+    "an upgrade, now and then": (UPGRADE, True, b"x"),
+    "an answer that is not read": (asked(LARGE), False, b""),
+    "a last answer that is not read": (asked(LARGE, close=True), False, b""),
+    "answers that are not read": (asked(LARGE) * 3, False, b""),
+}
+
+
+def test_every_state_of_a_connection_has_a_clock(path):
+    """Whatever a client does or leaves, its connection is given up in time."""
+    started = Running(path, ServeConfig(port=0, request_seconds=0.5, keep_alive_seconds=1))
+    connections, trickling = [], []
+    try:
+        for name, (text, reads, rest) in STATES.items():
+            connection = socket.socket()
+            connections.append(connection)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.settimeout(5)
+            connection.connect(("127.0.0.1", started.port))
+            with contextlib.suppress(ConnectionError):  # a slow machine: its time is up already
+                connection.sendall(text)
+                if reads:
+                    assert connection.recv(65_536).startswith(b"HTTP/1.1 "), name
+                if rest:
+                    connection.sendall(rest)
+            if name.endswith("now and then"):
+                trickling.append((connection, rest))
+        deadline = time.monotonic() + 10
+        while started.connections and time.monotonic() < deadline:
+            for connection, text in trickling:
+                with contextlib.suppress(OSError):
+                    connection.sendall(text)
+            time.sleep(0.05)
+        assert started.connections == 0
+        assert started.ask(ONE)[0] == 200
+    finally:
+        for connection in connections:
+            connection.close()
+        started.stop()
+
+
+def test_connections_that_are_held_are_freed_for_others(path):
+    most = 16
+    config = ServeConfig(port=0, request_seconds=0.5, keep_alive_seconds=1, max_connections=most)
+    started = Running(path, config)
+    held = []
+    try:
+        for _ in range(most):
+            held.append(socket.create_connection(("127.0.0.1", started.port), timeout=10))
+            held[-1].sendall(HEALTH)
+            assert held[-1].recv(65_536).startswith(b"HTTP/1.1 200")
+            held[-1].sendall(b"\r\n")
+        status, headers, content = started.ask(ONE)
+        assert status == 503 and headers["retry-after"] == "1"
+        assert content == {"error": "too many connections", "details": []}
+        with Client(started.url, patience=10) as client:
+            assert client.decide(TASK, QUEUES)["by"] == "policy"
+    finally:
+        for connection in held:
+            connection.close()
+        started.stop()
+
+
+def test_a_client_that_asks_without_a_pause_keeps_its_connection(path):
+    """No clock is for the connection as a whole."""
+    started = Running(path, ServeConfig(port=0, request_seconds=0.3, keep_alive_seconds=1))
+    try:
+        with Client(started.url, patience=0.001) as client:
+            until = time.monotonic() + 1.2
+            while time.monotonic() < until:
+                client.decide(TASK, QUEUES)
+            time.sleep(0.6)  # longer than a request may take, shorter than a connection is kept
+            client.decide(TASK, QUEUES)
+        assert client.retries == 0
+    finally:
+        started.stop()
+
+
+@contextlib.contextmanager
+def logged():
+    """What is logged at the level of a warning or above by anybody."""
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    loggers = [logging.getLogger(name) for name in ("jaxmec.serve", "uvicorn.error", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield records
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("text", [HEALTH * 40, asked(LARGE) * 4, asked(ONE) * 3 + asked(ONE)[:-9]])
+def test_a_client_that_asks_on_and_leaves_is_no_failure(path, text):
+    started = Running(path)
+    try:
+        with logged() as records:
+            for _ in range(5):
+                connection = socket.create_connection(("127.0.0.1", started.port), timeout=10)
+                connection.sendall(text)
+                time.sleep(0.1)  # so that answers are under way
+                connection.close()
+            wait_until(lambda: not (started.connections or started._server.server_state.tasks))
+        assert [record.getMessage() for record in records] == []
+        assert started.metric("jaxmec_requests_open") == 0
+        assert started.ask(ONE)[0] == 200
+    finally:
+        started.stop()
+
+
+def test_what_waits_on_one_connection_is_bounded_and_answered_in_order(path):
+    started = Running(path, ServeConfig(port=0, max_requests=5))
+    try:
+        answers = raw(started.port, (HEALTH * 4).decode() + "nonsense\r\n\r\n")
+        statuses = re.findall(rb"HTTP/1.1 (\d+) ", answers)
+        assert statuses == [b"200"] * 4 + [b"400"]
+        answers = raw(started.port, (HEALTH * 1_000).decode())
+        statuses = re.findall(rb"HTTP/1.1 (\d+) ", answers)
+        assert statuses == [b"200"] * 5 + [b"503"]
+    finally:
+        started.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("nonsense\r\n\r\n", 400),
+        ("GET http://[ HTTP/1.1\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\n x\r\n\r\n", 400),
+        (f"GET /healthz HTTP/1.1\r\nx: {'y' * 33_000}\r\n\r\n", 431),
+        (f"GET /{'y' * 33_000} HTTP/1.1\r\n\r\n", 431),
+        ("GET /healthz HTTP/1.1\r\n" + "x: y\r\n" * 6_000 + "\r\n", 431),
+        ("GET /healthz HTTP/1.1\r\nx: " + "y" * 70_000, 431),
+        ("GET /nowhere HTTP/1.1\r\nconnection: close\r\n\r\n", 404),
+        ("PUT /healthz HTTP/1.1\r\nconnection: close\r\n\r\n", 405),
+    ],
+)
+def test_whatever_is_refused_is_refused_with_a_problem(running, text, status):
+    before = running.metric("jaxmec_requests_total", status=str(status))
+    head, _, content = raw(running.port, text).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/json" in head
+    problem = json.loads(content)
+    assert problem["error"] and problem["details"] == []
+    wait_until(lambda: running.metric("jaxmec_requests_total", status=str(status)) == before + 1)
+
+
+def test_a_header_of_the_largest_size_is_read(running):
+    text = f"GET /healthz HTTP/1.1\r\nconnection: close\r\nx: {'y' * 32_600}\r\n\r\n"
+    assert raw(running.port, text).startswith(b"HTTP/1.1 200")
 
 
 def test_too_many_at_once_are_told_to_come_back(path):
