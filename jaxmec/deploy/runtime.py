@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmec.bundle import Bundle, BundleDamaged, BundleIncompatible
+from jaxmec.bundle import Bundle, BundleDamaged, BundleError, BundleIncompatible
 from jaxmec.deploy import arithmetic
 
 Preferences = Callable[[np.ndarray], np.ndarray]  # [n, S] float32 -> [n, A] float32
@@ -31,6 +31,8 @@ MASTER = -1  # the origin of a task that arrives at a node without a server
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
 LARGEST = 1e12  # a quantity above this is taken for a mistake; keeps all arithmetic finite
 SMALLEST = 1e-6  # likewise a capacity or rate below this
+MAX_SERVERS = 4096
+MAX_PREFERENCES = 2**16  # of the sets of 16 servers
 LEAST_WORK = 1e-9  # Gcycles, one cycle: a task has some work
 
 ONE_SERVER, SUBSET, LOCAL_PLUS_ONE, TOP_K, SCORE = ACTION_MODES = (
@@ -190,9 +192,17 @@ class Scheduler:
         self.bundle = bundle
         self.preferences = preferences
         self.form = form
-        self._read_network(bundle)
-        self._read_observation(bundle)
-        self._read_action(bundle)
+        self.method = bundle.manifest.get("method")
+        if not isinstance(self.method, str) or not self.method.isprintable():
+            raise _unknown(bundle, f"its method must be a name, got {self.method!r:.200}")
+        try:
+            self._read_network(bundle)
+            self._read_observation(bundle)
+            self._read_action(bundle)
+        except BundleError:
+            raise
+        except Exception as error:  # of the wrong type where nobody thought of one
+            raise _unknown(bundle, f"its manifest cannot be read: {error!r:.200}") from error
 
     def checked(self) -> Scheduler:
         """Itself, after one trial of its preferences.
@@ -218,13 +228,16 @@ class Scheduler:
     def _read_network(self, bundle: Bundle) -> None:
         section = bundle.section("network")
         try:
+            for name in ("capacity", "rate"):
+                if not (isinstance(section[name], list) and len(section[name]) <= MAX_SERVERS):
+                    raise ValueError(f"network.{name} must be a list of at most {MAX_SERVERS}")
             limit = section["max_wait"]
             self.network = Network(
-                capacity=section["capacity"],
-                rate=section["rate"],
-                uplink_contention=bool(section["uplink_contention"]),
-                max_wait=math.inf if limit is None else float(limit),
-                slot_length=float(section["slot_length"]),
+                capacity=[_real(number) for number in section["capacity"]],
+                rate=[_real(number) for number in section["rate"]],
+                uplink_contention=_flag(section["uplink_contention"]),
+                max_wait=math.inf if limit is None else _real(limit),
+                slot_length=_real(section["slot_length"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _unknown(bundle, f"its network cannot be read: {error!r}") from None
@@ -255,10 +268,10 @@ class Scheduler:
         self.information = _one_of(bundle, "observation.information", section, INFORMATION)
         try:
             features = [
-                (entry["name"], entry["length"], float(entry["scale"]))
+                (str(entry["name"]), _whole(entry["length"]), _real(entry["scale"]))
                 for entry in section["features"]
             ]
-            self.observation_size = section["size"]
+            self.observation_size = _whole(section["size"])
         except (KeyError, TypeError, ValueError) as error:
             raise _unknown(bundle, f"its observation cannot be read: {error!r}") from None
         for name, length, scale in features:
@@ -291,20 +304,31 @@ class Scheduler:
         section, servers = bundle.section("action"), self.num_choices
         self.mode = _one_of(bundle, "action.mode", section, ACTION_MODES)
         self.num_preferences = section.get("num_preferences")
+        expected = {SUBSET: 2**servers - 1, SCORE: 2 * servers}.get(self.mode, servers)
+        if expected > MAX_PREFERENCES:
+            raise _unknown(
+                bundle,
+                f"its action {self.mode} of {servers} servers has more than {MAX_PREFERENCES} "
+                "preferences",
+            )
+        if type(self.num_preferences) is not int or self.num_preferences != expected:
+            raise _unknown(
+                bundle,
+                f"its action {self.mode} of {servers} servers has {self.num_preferences!r:.50} "
+                f"preferences, and {expected} was expected",
+            )
         self._sets = np.eye(servers)
         if self.mode == SUBSET:
             self._sets = arithmetic.subset_table(servers).astype(np.float64)
-        expected = {SUBSET: 2**servers - 1, SCORE: 2 * servers}.get(self.mode, servers)
-        if self.num_preferences != expected:
-            raise _unknown(
-                bundle,
-                f"its action {self.mode} of {servers} servers has {self.num_preferences!r} "
-                f"preferences, and {expected} was expected",
-            )
         self.k = section.get("k")
-        if self.mode == TOP_K and not (isinstance(self.k, int) and 1 <= self.k <= servers):
+        if self.mode == TOP_K and not (type(self.k) is int and 1 <= self.k <= servers):
             raise _unknown(bundle, f"its action top_k names k = {self.k!r} of {servers} servers")
         self._score_scale = section.get("score_scale", 1.0)  # s
+        if not (_is_real(self._score_scale) and 0 < self._score_scale <= LARGEST):
+            raise _unknown(
+                bundle,
+                f"its action.score_scale must be a number above 0, got {self._score_scale!r:.50}",
+            )
         rules = bundle.section("allocation")
         self.rule = _one_of(bundle, "allocation.rule", rules, tuple(arithmetic.ALLOCATIONS))
         self._allocate = arithmetic.ALLOCATIONS[self.rule]
@@ -372,6 +396,16 @@ class Scheduler:
             )
         if not np.isfinite(preferences).all():
             raise PolicyFailed(f"the {self.form} model gave preferences that are not finite")
+        try:
+            decisions = self._read(preferences, now)
+        except Exception as error:
+            raise PolicyFailed(f"the {self.form} model's preferences fail: {error}") from error
+        if not all(math.isfinite(decision.makespan) for decision in decisions):
+            raise PolicyFailed(f"the {self.form} model's preferences lead to no finite makespan")
+        return decisions
+
+    def _read(self, preferences: np.ndarray, now: _Situation) -> list[Decision]:
+        """The decisions that preferences [n, A] mean."""
         if self.mode == SCORE:
             fraction = self._decode_scores(preferences, now.charged_wait, now.serve, now)
             return _decisions(fraction > 0, fraction, now, "policy")
@@ -746,12 +780,35 @@ def _lengths(name: str, servers: int) -> tuple[int, ...]:
 
 def _read_flow(bundle: Bundle, section: dict[str, Any]) -> Flow:
     try:
-        flow = Flow(**{name: float(number) for name, number in section["flow"].items()})
+        flow = Flow(**{name: _real(number) for name, number in section["flow"].items()})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unknown(bundle, f"its observation.flow cannot be read: {error!r}") from None
     if not all(0 < number <= LARGEST for number in dataclasses.astuple(flow)):
         raise _unknown(bundle, f"its observation.flow has to be positive numbers: {flow}")
     return flow
+
+
+def _is_real(value: Any) -> bool:
+    """Whether JSON's value is a number, and a finite one."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _real(value: Any) -> float:
+    if not _is_real(value):
+        raise TypeError(f"expected a number, got {value!r:.50}")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, got {value!r:.50}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"expected true or false, got {value!r:.50}")
+    return value
 
 
 def _one_of(bundle: Bundle, name: str, section: dict[str, Any], allowed: tuple[str, ...]) -> str:

@@ -50,12 +50,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jaxmec.bundle import MANIFEST, BundleError, PathLike
 from jaxmec.deploy import onnx
-from jaxmec.deploy.runtime import LARGEST, LEAST_WORK, SMALLEST, Decision, PolicyFailed, Scheduler
+from jaxmec.deploy.runtime import (
+    LARGEST,
+    LEAST_WORK,
+    MAX_SERVERS,
+    SMALLEST,
+    Decision,
+    PolicyFailed,
+    Scheduler,
+)
 
 TOKEN_VARIABLE = "JAXMEC_TOKEN"  # the environment variable, not a token
-MAX_SERVERS = 4096
 MAX_HEADER_BYTES = 32_768
 SMALL = 16_384  # bytes of a request that is answered in less time than another thread would take
+LONGEST_PAUSE = 60.0  # s between two tries to open a bundle that was refused
 MAX_ERRORS = 100  # of one request, that are looked at
 MAX_DETAILS = 10  # of them that are told
 log = logging.getLogger("jaxmec.serve")
@@ -300,6 +308,7 @@ class Service:
         self._aside = ThreadPoolExecutor(1, "large-requests")
         self._seen = _signature(self.path)
         self.reload_error: str | None = None
+        self._pause, self._try_again = self.config.reload_seconds, 0.0
         self._use(load(self.path))
         self._reload_now = asyncio.Event()
         routes = [
@@ -314,12 +323,11 @@ class Service:
             exception_handlers={HTTPException: self._refused, Exception: self._broken},
         )
         self.app.router.redirect_slashes = False  # a path with one too many is not found
-        self._schema = json.dumps(openapi(self.config)).encode()
 
     def _use(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        manifest = scheduler.bundle.manifest
-        about = {"digest": scheduler.bundle.digest, "method": str(manifest.get("method"))}
+        about = {"digest": scheduler.bundle.digest, "method": scheduler.method}
+        schema = json.dumps(openapi(self.config)).encode()
+        self.scheduler, self._schema = scheduler, schema
         self.metrics.bundle.info(about)
         log.info("bundle", extra={"fields": {"path": str(self.path), **about}})
 
@@ -433,10 +441,10 @@ class Service:
         content = {
             "status": "ok",
             "bundle": bundle.digest,
-            "method": bundle.manifest.get("method"),
+            "method": self.scheduler.method,
             "servers": self.scheduler.num_servers,
             "needs": sorted(self.scheduler.needs),
-            "reload_error": self.reload_error,
+            "reload_error": self.reload_error and "the new bundle is refused; the log says why",
         }
         return self._respond(request, 200, content)
 
@@ -531,23 +539,40 @@ class Service:
             except TimeoutError:
                 asked = False
             self._reload_now.clear()
-            signature = await asyncio.to_thread(_signature, self.path)
-            if asked or (signature is not None and signature != self._seen):
-                await self._reload(signature)
+            try:
+                await self._look(asked)
+            except Exception as error:  # a bundle may be wrong in ways that nobody thought of
+                self._reload_failed(error)
 
-    async def _reload(self, signature: Any) -> None:
-        """Open the bundle that is there now, beside the one in use, and use it if it is sound."""
-        self._seen = signature
-        try:
-            scheduler = await asyncio.to_thread(self._load, self.path)
-        except (BundleError, OSError, ValueError) as error:
-            self.reload_error = str(error)
-            self.metrics.reloads.labels("refused").inc()
-            log.error("reload refused", extra={"fields": {"error": str(error)[:500]}})
+    async def _look(self, asked: bool) -> None:
+        """Open the bundle that is there now, beside the one in use, and use it if it is sound.
+
+        That is if somebody asked, if it is another one than before, and now and then if it was
+        refused: it may have been read while it was being copied, or memory was short.
+        """
+        signature = await asyncio.to_thread(_signature, self.path)
+        another = signature != self._seen
+        again = self.reload_error is not None and time.monotonic() >= self._try_again
+        if not (asked or (signature is not None and (another or again))):
             return
+        self._seen = signature
+        if asked or another:
+            self._pause = self.config.reload_seconds
+        self._use(await asyncio.to_thread(self._load, self.path))
         self.reload_error = None
         self.metrics.reloads.labels("done").inc()
-        self._use(scheduler)
+
+    def _reload_failed(self, error: Exception) -> None:
+        """The bundle before stays in use; one line says why, once as long as it is the same."""
+        said = str(error)
+        if not isinstance(error, BundleError | OSError | ValueError):
+            said = f"{type(error).__name__}: {error}"
+        if said != self.reload_error:
+            log.error("reload refused", extra={"fields": {"error": said[:500]}})
+        self.reload_error = said
+        self.metrics.reloads.labels("refused").inc()
+        self._try_again = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
 CLOSE = {"connection": "close"}

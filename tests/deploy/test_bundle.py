@@ -1,7 +1,9 @@
 """Bundles are whole, or refused by name; nothing in one is ever executed."""
 
+import dataclasses
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -20,6 +22,7 @@ from jaxmec.bundle import (
     open_bundle,
 )
 from jaxmec.deploy import onnx, xla
+from jaxmec.deploy.runtime import Scheduler
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
 FILES = ("manifest.json", "policy.onnx", "policy.stablehlo", "policy/manifest.json")
@@ -218,6 +221,81 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
 def test_a_manifest_that_means_nothing_here_is_refused(copy, changes, message):
     rewrite(copy, **changes)
     with pytest.raises(BundleError, match=message):
+        onnx.load(copy)
+
+
+def changed(document, where, value):
+    """The manifest with one value, at a path of keys, replaced or taken out."""
+    document = json.loads(json.dumps(document))
+    *path, last = where
+    inside = document
+    for key in path:
+        inside = inside[key]
+    if value is MISSING:
+        del inside[last]
+    else:
+        inside[last] = value
+    return document
+
+
+MISSING = object()
+PLACES = (
+    ("network",), ("network", "capacity"), ("network", "capacity", 0), ("network", "rate"),
+    ("network", "rate", 4), ("network", "uplink_contention"), ("network", "max_wait"),
+    ("network", "slot_length"), ("observation",), ("observation", "information"),
+    ("observation", "size"), ("observation", "features"), ("observation", "features", 0),
+    ("observation", "features", 0, "name"), ("observation", "features", 0, "length"),
+    ("observation", "features", 0, "scale"), ("observation", "neighbours"), ("action",),
+    ("action", "mode"), ("action", "num_preferences"), ("action", "k"), ("action", "score_scale"),
+    ("allocation",), ("allocation", "rule"), ("allocation", "information"), ("method",),
+)  # fmt: skip
+VALUES = (
+    None, True, -1, 0, 1.5, math.nan, math.inf, 1e300, 10**400, "1", "\x1b", [], [[]], [None],
+    ["1"], {}, {"a": []}, MISSING,
+)  # fmt: skip
+MAY_BE = {  # of these, what means something
+    "max_wait": (None, 0, 1.5, 1e300),
+    "neighbours": (None, MISSING),
+    "uplink_contention": (True,),
+    "scale": (1.5, 1e300),
+    "score_scale": (1.5, MISSING),
+    "slot_length": (1.5,),
+    "method": ("1",),
+}
+
+
+@pytest.mark.parametrize("where", PLACES, ids=lambda where: ".".join(map(str, where)))
+def test_a_manifest_of_the_wrong_types_is_refused_by_name(bundle, where):
+    """One value after the other is something else, its hashes in order: never another error."""
+    name = "score" if where[-1] == "score_scale" else "top_k"
+    opened = open_bundle(bundle(name))
+    scheduler = onnx.load(bundle(name))
+    for value in VALUES:
+        if any(value is entry or value == entry for entry in MAY_BE.get(where[-1], ())):
+            continue
+        if isinstance(where[-1], int) and where[1] != "features" and value == 1.5:
+            continue  # a rate
+        try:
+            manifest = changed(opened.manifest, where, value)
+        except KeyError:
+            continue  # nothing to take out
+        broken = dataclasses.replace(opened, manifest=manifest)
+        with pytest.raises(BundleError):
+            pytest.fail(f"taken: {value!r}, {Scheduler(broken, scheduler.preferences, 'onnx')}")
+
+
+@pytest.mark.parametrize("servers", [25, 400_000])
+def test_a_bundle_of_many_servers_is_refused_before_it_takes_memory(copy, servers):
+    document = open_bundle(copy).manifest
+    rates = {"capacity": [1.0] * servers, "rate": [1.0] * servers}
+    rewrite(
+        copy,
+        network={**document["network"], **rates},
+        action={"mode": "subset", "num_preferences": 2**min(servers, 64) - 1},
+        observation={"information": "slot_start", "size": servers,
+                     "features": [{"name": "backlog", "length": servers, "scale": 1.0}]},
+    )  # fmt: skip
+    with pytest.raises(BundleError, match=r"more than 65536 preferences|at most 4096"):
         onnx.load(copy)
 
 

@@ -483,6 +483,17 @@ def test_a_policy_that_fails_says_so_and_a_rule_stands_in(scheduler, preferences
     assert (np.delete(wait, used) >= decision.makespan - 1e-12).all()
 
 
+def test_preferences_that_lead_to_no_decision_are_a_failure_of_the_policy(bundle, monkeypatch):
+    scheduler = onnx.load(bundle("score"))
+    for name, value, message in (
+        ("_score_scale", math.nan, "no finite makespan"),
+        ("_score_scale", "1", "preferences fail"),
+    ):
+        monkeypatch.setattr(scheduler, name, value)
+        with pytest.raises(PolicyFailed, match=message):
+            scheduler.decide(None, dataclasses.replace(GOOD, inflight=[0] * 5), TASK)
+
+
 def test_where_a_task_has_one_server_the_rule_gives_it_one(bundle):
     scheduler = onnx.load(bundle("master"))
     backlog = np.linspace(5, 0, 10)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from edge_policies import CASES
 
+from jaxmec.bundle import BundleDamaged
 from jaxmec.deploy import export, onnx, server
 from jaxmec.deploy.client import Client, ServiceError
 from jaxmec.deploy.runtime import Network, Queues, Task
@@ -680,6 +681,53 @@ def test_a_new_bundle_is_swapped_in_without_a_lost_request(path, tmp_path):
             thread.join(10)
         started.stop()
     assert not failures
+
+
+def test_the_watcher_outlives_whatever_opening_a_bundle_ends_in(path):
+    """And tries again: the bundle may have been sound all the time, and memory short."""
+    problems = [TypeError("no list"), KeyError("capacity"), MemoryError(), RecursionError()]
+    given = []
+
+    def load(place):
+        if 0 < len(given) <= len(problems):
+            given.append(problems[len(given) - 1])
+            raise given[-1]
+        given.append(None)
+        return onnx.load(place)
+
+    started = Running(path, load=load)
+    try:
+        with logged() as records:
+            first = started.service.scheduler
+            started.service._seen = None  # as if it were another
+            wait_until(lambda: started.metric("jaxmec_reloads_total", result="done") == 1)
+        assert started.metric("jaxmec_reloads_total", result="refused") == len(problems)
+        assert [record.fields["error"] for record in records] == [
+            "TypeError: no list", "KeyError: 'capacity'", "MemoryError: ", "RecursionError: ",
+        ]  # fmt: skip
+        assert not any(record.exc_info for record in records)
+        assert started.service.scheduler is not first and started.service.reload_error is None
+        assert started.ask(None, "GET", "/healthz")[2]["reload_error"] is None
+    finally:
+        started.stop()
+
+
+def test_a_refusal_that_stays_the_same_is_logged_once(path):
+    started = Running(path)
+
+    def load(place):
+        raise BundleDamaged("/secret/place is damaged")
+
+    started.service._load = load
+    try:
+        with logged() as records:
+            started.service._seen = None
+            wait_until(lambda: started.metric("jaxmec_reloads_total", result="refused") >= 2)
+        assert len(records) == 1 and "/secret/place" in records[0].fields["error"]
+        told = started.ask(None, "GET", "/healthz")[2]
+        assert told["reload_error"] and "/secret" not in json.dumps(told)
+    finally:
+        started.stop()
 
 
 def wait_until(condition, seconds=20.0):
