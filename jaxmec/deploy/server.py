@@ -224,7 +224,7 @@ BESIDE = 8  # entries that the rest of a request has room in
 class DecisionModel(_Model):
     """Where a task goes."""
 
-    servers: list[int] = Field(description="the set, ascending")
+    servers: list[int] = Field(min_length=1, description="the set, ascending")
     fractions: list[float] = Field(description="of the task given to each server, summing to 1")
     makespan: float = Field(description="s, when the last finishes, by the queues given")
     by: str = Field(description="policy; water_filling or earliest_finish where the policy failed")
@@ -240,7 +240,7 @@ class OneAnswer(_Model):
 class BatchAnswer(_Model):
     """The decisions in the order of the tasks, and the digest of the bundle that made them."""
 
-    decisions: list[DecisionModel]
+    decisions: list[DecisionModel] = Field(min_length=1)
     bundle: str
 
 
@@ -248,7 +248,9 @@ class Problem(_Model):
     """Why a request was refused."""
 
     error: str
-    details: list[str] = Field(default=[], description="the fields that are wrong, and how")
+    details: list[str] = Field(
+        default=[], max_length=MAX_DETAILS, description="the fields that are wrong, and how"
+    )
 
 
 class Metrics:
@@ -326,7 +328,7 @@ class Service:
 
     def _use(self, scheduler: Scheduler) -> None:
         about = {"digest": scheduler.bundle.digest, "method": scheduler.method}
-        schema = json.dumps(openapi(self.config)).encode()
+        schema = json.dumps(openapi(self.config, scheduler.num_servers)).encode()
         self.scheduler, self._schema = scheduler, schema
         self.metrics.bundle.info(about)
         log.info("bundle", extra={"fields": {"path": str(self.path), **about}})
@@ -454,6 +456,7 @@ class Service:
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     async def _openapi(self, request: Request) -> Response:
+        self._check_token(request)
         return Response(self._schema, media_type="application/json")
 
     def _check_token(self, request: Request) -> None:
@@ -531,6 +534,7 @@ class Service:
             log.info("stopped")
 
     async def _watch(self) -> None:
+        """Look for another bundle as long as the service runs, whatever comes of one look."""
         every = self.config.reload_seconds or None
         while True:
             asked = True
@@ -618,8 +622,20 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def openapi(config: ServeConfig) -> dict[str, Any]:
-    """The interface as an OpenAPI 3.1 document."""
+def _bounded(schema: Any, servers: int) -> None:
+    """Write into a schema how long its lists of numbers are: one for each server."""
+    if isinstance(schema, list):
+        for entry in schema:
+            _bounded(entry, servers)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "array" and schema["items"].get("type") == "number":
+            schema["minItems"] = schema["maxItems"] = servers
+        for entry in schema.values():
+            _bounded(entry, servers)
+
+
+def openapi(config: ServeConfig, servers: int) -> dict[str, Any]:
+    """The interface as an OpenAPI 3.1 document, for a policy of so many servers."""
     models = {model.__name__: (model, "validation") for model in (OneAnswer, BatchAnswer, Problem)}
     adapters: Any = [(name, mode, TypeAdapter(model)) for name, (model, mode) in models.items()]
     adapters.append(("Asked", "validation", ASKED))
@@ -628,22 +644,35 @@ def openapi(config: ServeConfig) -> dict[str, Any]:
     )
     schemas = {name: by_key[(name, "validation")] for name, _, _ in adapters}
     components = definitions.get("$defs", {})
-    components["BatchRequest"]["properties"]["batch"]["maxItems"] = config.max_batch
+    _bounded(components, servers)
+    components["TaskModel"]["properties"]["origin"]["exclusiveMaximum"] = servers
+    components["DecisionModel"]["properties"]["servers"]["maxItems"] = servers
+    for model, name in (("BatchRequest", "batch"), ("BatchAnswer", "decisions")):
+        components[model]["properties"][name]["maxItems"] = config.max_batch
 
     def answers(*statuses: int) -> dict[str, Any]:
         content = {"application/json": {"schema": schemas["Problem"]}}
         about = {
             400: "not JSON, or not HTTP",
             401: "a bearer token is needed",
+            404: "there is no such path",
+            405: "the path has no such method",
             408: "the request did not arrive in time",
             413: "the request is too large",
             415: "the content type is not JSON",
             422: "a field is wrong; details name it",
-            503: "too many requests at once; try again",
+            431: "the header is too large",
+            500: "a mistake of the service",
+            503: "too many requests or connections at once; try again",
         }
-        return {str(s): {"description": about[s], "content": content} for s in statuses}
+        always = (400, 404, 405, 408, 431, 500, 503)
+        return {
+            str(status): {"description": about[status], "content": content}
+            for status in sorted({*always, *statuses})
+        }
 
     decided = {"anyOf": [schemas["OneAnswer"], schemas["BatchAnswer"]]}
+    token: list[dict[str, list[str]]] = [{}, {"token": []}]
     plain = {"200": {"description": "as it is now"}}
     return {
         "openapi": "3.1.0",
@@ -652,7 +681,7 @@ def openapi(config: ServeConfig) -> dict[str, Any]:
             "/v1/decide": {
                 "post": {
                     "summary": "The servers for one task, or for each of a batch, and fractions",
-                    "security": [{}, {"token": []}],
+                    "security": token,
                     "requestBody": {
                         "required": True,
                         "content": {"application/json": {"schema": schemas["Asked"]}},
@@ -662,15 +691,17 @@ def openapi(config: ServeConfig) -> dict[str, Any]:
                             "description": "decided",
                             "content": {"application/json": {"schema": decided}},
                         },
-                        **answers(400, 401, 408, 413, 415, 422, 503),
+                        **answers(401, 413, 415, 422),
                     },
                 }
             },
             "/healthz": {"get": {"summary": "Whether it serves, and which bundle",
-                                 "responses": plain}},
-            "/metrics": {"get": {"summary": "Prometheus metrics", "security": [{}, {"token": []}],
+                                 "security": [{}],
+                                 "responses": {**plain, **answers()}}},
+            "/metrics": {"get": {"summary": "Prometheus metrics", "security": token,
                                  "responses": {**plain, **answers(401)}}},
-            "/openapi.json": {"get": {"summary": "This document", "responses": plain}},
+            "/openapi.json": {"get": {"summary": "This document", "security": token,
+                                      "responses": {**plain, **answers(401)}}},
         },
         "components": {
             "schemas": components,

@@ -289,9 +289,21 @@ def test_the_interface_is_described(running):
     status, _, document = running.ask(None, "GET", "/openapi.json")
     assert status == 200 and document["openapi"].startswith("3.1")
     operation = document["paths"]["/v1/decide"]["post"]
-    assert {"200", "400", "401", "413", "422", "503"} <= operation["responses"].keys()
+    refused = {"400", "404", "405", "408", "431", "500", "503"}
+    assert operation["responses"].keys() == refused | {"200", "401", "413", "415", "422"}
+    for path in ("/healthz", "/metrics", "/openapi.json"):
+        assert refused <= document["paths"][path]["get"]["responses"].keys()
     schemas = document["components"]["schemas"]
-    assert schemas["BatchRequest"]["properties"]["batch"]["maxItems"] == 1024
+    for model, name in (("BatchRequest", "batch"), ("BatchAnswer", "decisions")):
+        lengths = schemas[model]["properties"][name]
+        assert (lengths["minItems"], lengths["maxItems"]) == (1, 1024)
+    for model, name in (
+        ("QueuesModel", "backlog"), ("NetworkModel", "capacity"), ("DecisionModel", "fractions"),
+    ):  # fmt: skip
+        lengths = schemas[model]["properties"][name]
+        assert (lengths["minItems"], lengths["maxItems"]) == (5, 5)
+    inflight, _ = schemas["QueuesModel"]["properties"]["inflight"]["anyOf"]
+    assert (inflight["minItems"], inflight["maxItems"]) == (5, 5)
     assert "Mbit" in schemas["TaskModel"]["properties"]["size"]["description"]
 
     def references(node):
@@ -580,6 +592,8 @@ def test_a_token_is_asked_for(path, tmp_path, monkeypatch):
             status, answered, _ = started.ask(ONE, **headers)
             assert status == 401 and answered["www-authenticate"] == "Bearer"
         assert started.ask(None, "GET", "/metrics")[0] == 401
+        assert started.ask(None, "GET", "/openapi.json")[0] == 401
+        assert started.ask(None, "GET", "/openapi.json", authorization="Bearer s3cret")[0] == 200
         assert started.ask(None, "GET", "/healthz")[0] == 200
         assert started.ask(ONE, authorization="Bearer s3cret")[0] == 200
         with Client(started.url, token="s3cret") as client:
@@ -671,7 +685,8 @@ def test_a_new_bundle_is_swapped_in_without_a_lost_request(path, tmp_path):
         os.utime(place / "manifest.json")
         wait_until(lambda: started.metric("jaxmec_reloads_total", result="refused") >= 1)
         health = started.ask(None, "GET", "/healthz")[2]
-        assert "policy.onnx" in health["reload_error"] and health["bundle"] == new.digest
+        assert "log" in health["reload_error"] and health["bundle"] == new.digest
+        assert "policy.onnx" in started.service.reload_error
         shutil.rmtree(place)
         time.sleep(0.2)
         assert started.ask(ONE)[2]["bundle"] == new.digest
