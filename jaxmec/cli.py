@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def guarded(work: Callable[[], int | None], what: str = "it") -> int:
         console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
         return EXIT_USAGE
     except KeyboardInterrupt as error:
-        console.print(f"jaxmec: {error or 'interrupted'}", markup=False, highlight=False)
+        console.print(f"jaxmec: {str(error) or 'interrupted'}", markup=False, highlight=False)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # as `| head` leaves behind: whoever read has read enough
         with contextlib.suppress(OSError, ValueError):  # Python flushes once more as it ends
@@ -716,7 +717,11 @@ def _serve(words: Sequence[str]) -> int:
     )
     command.__doc__ = "Answer over HTTP where tasks go; SIGHUP reloads, SIGTERM stops."
     parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec serve")
-    serve(parsed.bundle, parsed.config)
+    try:
+        serve(parsed.bundle, parsed.config)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more would interrupt its last word
+        raise
     return EXIT_OK
 
 

@@ -30,10 +30,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import prometheus_client
@@ -898,6 +899,8 @@ class _JSONLines(logging.Formatter):
 def serve(path: PathLike, config: ServeConfig | None = None) -> None:
     """Serve the bundle at ``path`` until SIGTERM or SIGINT; SIGHUP reloads it.
 
+    A second signal ends requests in flight; a signal that was ignored before stays ignored.
+
     Raises:
         jaxmec.bundle.BundleError: the bundle cannot be opened.
         OSError: the address is taken, unknown, or not this machine's; the message names it.
@@ -918,11 +921,47 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
     make_server(service).run(sockets=[listener])
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which stops in order at any number of signals, and at none ignored.
+
+    uvicorn catches signals that were ignored when it began, as they are under nohup or in a
+    script's background, and at a second SIGINT leaves everything where it is, with a trace.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._loop, self._first = asyncio.get_running_loop(), 0
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: what for number, what in before.items() if what is not signal.SIG_IGN}
+        for number in before:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number, what in before.items():
+                signal.signal(number, what)
+        if self._first:  # and act as it would have acted here
+            signal.raise_signal(self._first)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:  # asked again: nobody is waited for any more
+            self._loop.call_soon_threadsafe(self._hang_up)
+        self._first = self._first or sig
+        self.should_exit = True
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
 def make_server(service: Service) -> uvicorn.Server:
     """The HTTP server around a service; it stops when its ``should_exit`` is set."""
     config = service.config
     protocol = type("Protocol", (_Protocol,), {"service": service})
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             service.app,
             http=protocol,

@@ -755,15 +755,23 @@ def wait_until(condition, seconds=20.0):
 class Process:
     """`jaxmec serve` as an operator runs it."""
 
-    def __init__(self, path, port=0, *flags):
+    def __init__(self, path, port=0, *flags, ignored=None):
+        # As from a shell, also where the tests themselves run with SIGINT ignored.
+        start = (
+            "import os, signal, sys\n"
+            "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+            f"{f'signal.signal({ignored:d}, signal.SIG_IGN)' if ignored else ''}\n"
+            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        )
+        command = ["-m", "jaxmec", "serve", str(path), "--port", str(port), *flags]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jaxmec", "serve", str(path), "--port", str(port), *flags],
+            [sys.executable, "-c", start, *command],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "JAX_PLATFORMS": "none"},  # it must not need JAX
         )
-        self.lines = []
+        self.lines, self.words = [], []
         for line in self._process.stderr:
             self.lines.append(json.loads(line))
             if self.lines[-1]["event"] == "listening":
@@ -775,11 +783,15 @@ class Process:
 
     def _read(self):
         for line in self._process.stderr:
-            with contextlib.suppress(ValueError):  # the last word of an interrupted command
+            try:
                 self.lines.append(json.loads(line))
+            except ValueError:  # the last word of an interrupted command
+                self.words.append(line)
 
-    def end(self, number):
-        self._process.send_signal(number)
+    def end(self, *numbers):
+        for number in numbers:
+            self._process.send_signal(number)
+            time.sleep(0.2 * (len(numbers) > 1))
         code = self._process.wait(20)
         self._reader.join(10)
         return code
@@ -847,6 +859,48 @@ def test_hangup_reloads(path, tmp_path):
         wait_until(lambda: sum(line["event"] == "bundle" for line in process.lines) == 2)
         assert client.health()["bundle"] == before
     assert process.end(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once_and_without_a_trace(path, second):
+    process = Process(path, 0, "--request-seconds", "30")
+    with socket.create_connection(("127.0.0.1", process.port), timeout=10) as connection:
+        connection.sendall(asked(ONE)[:-5])  # a request in flight, for which one signal waits
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert process.end(signal.SIGINT, second) == 130
+        assert time.monotonic() - began < 5
+    assert process.words == ["jaxmec: interrupted\n"]
+    assert process.lines[-1]["event"] == "stopped"
+    assert [line for line in process.lines if "trace" in line] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_ignored_stays_ignored(path, number):
+    """As a script's background job has SIGINT."""
+    process = Process(path, ignored=number)
+    with Client(f"http://127.0.0.1:{process.port}", patience=10) as client:
+        assert client.health()["status"] == "ok"  # it is under way
+        process._process.send_signal(number)
+        time.sleep(0.5)
+        assert client.decide(TASK, QUEUES)["by"] == "policy"
+        assert client.retries == 0
+    process.end(signal.SIGTERM if number == signal.SIGINT else signal.SIGINT)
+    assert process.lines[-1]["event"] == "stopped"
+
+
+def test_stopping_waits_no_longer_than_it_may(path):
+    """For a request that does not arrive; and it ends without a trace."""
+    flags = ("--request-seconds", "30", "--shutdown-seconds", "1")
+    process = Process(path, 0, *flags)
+    with socket.create_connection(("127.0.0.1", process.port), timeout=10) as connection:
+        connection.sendall(asked(ONE)[:-5])
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert process.end(signal.SIGTERM) == -signal.SIGTERM
+        assert 0.9 < time.monotonic() - began < 5
+    assert process.lines[-1]["event"] == "stopped"
+    assert [line for line in process.lines if line["level"] == "error"] == []
 
 
 @pytest.mark.parametrize(
