@@ -206,14 +206,15 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _flag(words: Sequence[str], name: str) -> str | None:
-    """The value of ``--name value`` or ``--name=value``, if it is there; of several the last."""
-    for i, word in reversed([*enumerate(words)]):
-        if word == f"--{name}" and i + 1 < len(words):
-            return words[i + 1]
-        if word.startswith(f"--{name}="):
-            return word.split("=", 1)[1]
-    return None
+def _ahead(command: Any, words: Sequence[str], prog: str) -> Any:
+    """What a few flags say, read before the others have their defaults, by the same parser.
+
+    The other flags are left for later, and so is ``--help``.
+    """
+    parsed, _ = tyro.cli(
+        command, args=list(words), prog=prog, return_unknown_args=True, add_help=False
+    )
+    return parsed
 
 
 def _changes(old: Any, new: Any) -> dict[str, Any]:
@@ -222,8 +223,19 @@ def _changes(old: Any, new: Any) -> dict[str, Any]:
     return {name: now for name, before, now in pairs if now != before}
 
 
+@dataclasses.dataclass(frozen=True)
+class _TrainAhead:
+    """The flags of a training that do not depend on the method."""
+
+    run: Annotated[Run, tyro.conf.arg(name="")] = Run()
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()
+
+
 def _train(words: Sequence[str]) -> int:
-    together = _connected(words)
+    named = bool(words) and not words[0].startswith("-")
+    prog = f"jaxmec train {words[0]}" if named else "jaxmec train"
+    ahead = _ahead(_TrainAhead, words[1:], prog) if named else _TrainAhead()
+    together = not {"-h", "--help"} & set(words) and _connected(ahead.run)
 
     import jaxmec
     from jaxmec import envs
@@ -233,7 +245,7 @@ def _train(words: Sequence[str]) -> int:
     from jaxmec.methods import METHODS, find_method
     from jaxmec.training.devices import is_first
 
-    if not words or words[0].startswith("-"):
+    if not named:
         print("usage: jaxmec train METHOD [flags]\n\nmethods:")
         width = max(map(len, METHODS))
         print("\n".join(f"  {row.name:<{width}} {row.about}" for row in METHODS.values()))
@@ -241,11 +253,11 @@ def _train(words: Sequence[str]) -> int:
         return EXIT_OK if words and words[0] in ("-h", "--help") else EXIT_USAGE
     row = find_method(words[0])
     # The defaults of the flags depend on the method, the environment and the preset, so
-    # those are looked up first; tyro then parses all of it.
-    env = _flag(words, "env") or row.env
+    # those were looked up first; tyro then parses all of it.
+    env = ahead.where.env or row.env
     look_up("environment", env, envs.ABOUT)
     own = env == row.env
-    name = _flag(words, "preset") or (row.preset if own else None)
+    name = ahead.where.preset or (row.preset if own else None)
 
     class CartPole(CartPoleParams):  # as it was written: arrays have no flags
         __doc__ = CartPoleParams.__doc__
@@ -257,8 +269,7 @@ def _train(words: Sequence[str]) -> int:
     if env != "CartPole-v1":
         name = name or envs.DEFAULT_PRESET[env]
         setting = find_preset(name)
-    published = "--published" in words
-    scale: Any = _flag(words, "scale") or "cpu"
+    published, scale = ahead.run.published, ahead.run.scale
     settings = row.settings(published, scale)
     agent: Any = settings.agent()
     per_station = isinstance(agent, PerStation)
@@ -278,7 +289,7 @@ def _train(words: Sequence[str]) -> int:
         frozen=True,
     )
     command.__doc__ = f"{row.about}. Source: {row.source}."
-    parsed: Any = tyro.cli(command, args=list(words[1:]), prog=f"jaxmec train {row.name}")
+    parsed: Any = tyro.cli(command, args=list(words[1:]), prog=prog)
     run = parsed.run
     if run.resume and run.out is None:
         raise UsageError("--resume needs --out, the directory of the run to go on with")
@@ -291,7 +302,7 @@ def _train(words: Sequence[str]) -> int:
         PerStation(trained) if per_station else trained,
         name=row.label(published, scale),
         env=env,
-        preset=None if env == "CartPole-v1" else parsed.where.preset,
+        preset=None if env == "CartPole-v1" else name,
         preset_seed=parsed.where.preset_seed,
         seeds=run.seeds,
         config=parsed.config,
@@ -319,22 +330,17 @@ def _train(words: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _connected(words: Sequence[str]) -> bool:
+def _connected(run: Run) -> bool:
     """Whether this is one of several processes, which know each other when this returns.
 
     Before all else, since nothing may have been computed.
     """
-    flags = ("coordinator", "processes", "process-id")
-    coordinator, *numbers = (_flag(words, flag) for flag in flags)
-    named = any(value is not None for value in (coordinator, *numbers))
-    if "--help" in words or not (named or "--distributed" in words):
+    named = (run.coordinator, run.processes, run.process_id)
+    if not run.distributed and all(value is None for value in named):
         return False
-    for flag, value in zip(flags[1:], numbers, strict=True):
-        if value is not None and not value.isdecimal():
-            raise UsageError(f"--{flag} is {value}; expected a number")
     from jaxmec.training import devices
 
-    devices.connect(coordinator, *(None if value is None else int(value) for value in numbers))
+    devices.connect(*named)
     return True
 
 
@@ -828,11 +834,18 @@ def _say_trace(file: Path, workload: Any, preset: str) -> int:
     return EXIT_OK
 
 
+@dataclasses.dataclass(frozen=True)
+class _TraceAhead:
+    """The flag that the defaults of the others depend on."""
+
+    preset: str = "amcoedge"
+
+
 def _trace_import(words: Sequence[str]) -> int:
     from jaxmec import traces
     from jaxmec.envs.presets import find_preset
 
-    name = _flag(words, "preset") or "amcoedge"
+    name = _ahead(_TraceAhead, words, "jaxmec trace import").preset
     preset = find_preset(name)
     default = traces.Conversion(
         stations=len(preset.capacity),
@@ -884,7 +897,7 @@ def _trace_synth(words: Sequence[str]) -> int:
     from jaxmec import traces
     from jaxmec.envs.presets import find_preset
 
-    name = _flag(words, "preset") or "amcoedge"
+    name = _ahead(_TraceAhead, words, "jaxmec trace synth").preset
     preset = find_preset(name)
     mean_work = float(preset.params().workload.moments().work)
     default = traces.Synthetic(

@@ -1,6 +1,8 @@
 """The command line, in process: what it prints and how it exits."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
 import subprocess
@@ -11,8 +13,12 @@ from pathlib import Path
 
 import pytest
 import tyro
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import jaxmec
 from jaxmec import cli
+from jaxmec.agents import PerStation
 from jaxmec.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -249,3 +255,89 @@ def test_the_main_job_says_without_a_traceback_what_is_wrong(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "expected a positive integer" in done.stderr and "Traceback" not in done.stderr
+
+
+class Stopped(Exception):
+    """Instead of a training."""
+
+
+def trained_as(words):
+    """What `jaxmec train` would train, or None where it refuses the words."""
+    told = {}
+
+    def instead(agent, **options):
+        told.update(options, agent=agent)
+        raise Stopped
+
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        patched.setattr("jaxmec.train", instead)
+        patched.setattr("jaxmec.training.devices.connect", lambda *named: told.update(named=named))
+        try:
+            cli.main(["train", *words])
+        except Stopped:
+            return told
+    return None
+
+
+def config_of(name, published, scale="cpu"):
+    return jaxmec.METHODS[name].settings(published, scale).config
+
+
+@pytest.mark.parametrize(
+    ("flags", "published"),
+    [
+        (["--published"], True),
+        (["--published", "--no-published"], False),
+        (["--no-published", "--published"], True),
+        (["--agent.hidden", "8", "8", "--published"], True),
+    ],
+)
+def test_of_two_flags_the_last_is_what_is_trained(flags, published):
+    told = trained_as(["ddrl-ats", *flags])
+    assert told["name"] == jaxmec.METHODS["ddrl-ats"].label(published)
+    assert told["config"] == config_of("ddrl-ats", published)
+    assert isinstance(told["agent"], PerStation) == published
+
+
+@pytest.mark.parametrize("flag", [["--process_id", "1"], ["--process-id", "1"], ["--process_id=1"]])
+def test_every_spelling_of_a_flag_is_seen(flag):
+    told = trained_as(["dqn", "--coordinator=here:1", "--processes", "2", *flag])
+    assert told["named"] == ("here:1", 2, 1)
+    assert told["devices"] == "all"
+
+
+PIECES = (
+    "--published", "--no-published", "--no_published", "--published=True", "--scale gpu",
+    "--scale=cpu", "--scale cpu", "--env SingleServerOffloading-v0", "--env=CartPole-v1",
+    "--env None", "--preset lad-ts-3", "--preset=ddrl-ats", "--preset_seed 2", "--preset-seed=3",
+    "--agent.hidden 8 8", "--agent.hidden=8", "--agent.target-entropy -1.0", "--publ",
+    "--agent.activation --published", "--wandb --published", "--name x", "--", "stray",
+    "--agent.layer_norm", "--steps 5000", "--seeds_at_once auto", "--setting.deadline 2",
+)  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES), max_size=4))
+def test_what_is_read_ahead_is_what_is_parsed(pieces):
+    parsed = []
+    with pytest.MonkeyPatch.context() as patched:
+        parse = tyro.cli
+
+        def parse_and_keep(*given, **named):
+            parsed.append(parse(*given, **named))
+            return parsed[-1]
+
+        patched.setattr(tyro, "cli", parse_and_keep)
+        told = trained_as(["ddrl-ats", *" ".join(pieces).split()])
+    if told is None:
+        return  # refused
+    (ahead, _), whole = parsed
+    assert ahead.run == whole.run
+    env = ahead.where.env or "SingleServerOffloading-v0"
+    assert (told["env"], whole.where.preset_seed) == (env, ahead.where.preset_seed)
+    label = jaxmec.METHODS["ddrl-ats"].label(whole.run.published, whole.run.scale)
+    assert told["name"] == label
