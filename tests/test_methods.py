@@ -9,8 +9,8 @@ import pytest
 
 import jaxmec
 from jaxmec.agents import PerStation
-from jaxmec.agents.base import Transition
 from jaxmec.methods import METHODS, find_method
+from jaxmec.training import rollout
 from jaxmec.training.rollout import make_spec
 
 SETTINGS = [
@@ -35,6 +35,17 @@ def made(method, settings, **options):
     return jaxmec.make(method.env, **preset, **(dict(settings.options) | options))
 
 
+def transitions(agent, learner, env, params, key_reset, key_step):
+    """What the training loop hands an agent of one step in each of two environments."""
+
+    def explore(key, observation, memory):
+        return agent.act(learner, memory, observation, key, True)
+
+    memory = agent.init_memory(make_spec(env, params))
+    state = rollout.reset(env, params, memory, 2, key_reset)
+    return rollout.step(explore, env, params, state, key_step)[1]
+
+
 @pytest.mark.parametrize(("method", "published"), SETTINGS)
 def test_it_decides_and_learns_on_its_environment(method, published):
     """One compiled program: two environments decide, both states are learned from."""
@@ -49,18 +60,7 @@ def test_it_decides_and_learns_on_its_environment(method, published):
         key_init, key_act, key_reset, key_step, key_update = jax.random.split(key, 5)
         learner = agent.init(key_init, spec)
         memory = agent.init_memory(spec)
-
-        def one(key_act, key_reset, key_step):
-            observation, state = env.reset(key_reset, params)
-            action, _, extras = agent.act(learner, memory, observation, key_act, True)
-            _, _, reward, terminated, _, info = env.step(key_step, state, action, params)
-            if "privileged" in info:
-                extras = (info["privileged"], info["final_privileged"])
-            following = info["final_observation"]
-            return Transition(observation, action, reward, following, terminated, extras)
-
-        keys = (jax.random.split(key, 2) for key in (key_act, key_reset, key_step))
-        batch = jax.vmap(one)(*keys)
+        batch = transitions(agent, learner, env, params, key_reset, key_step)
         after, metrics = agent.update(learner, batch, key_update)
         judged = agent.act(agent.acting(after), memory, batch.observation[0], key_act, False)[0]
         preferences = agent.preferences(agent.acting(after), batch.observation[0])
@@ -73,6 +73,27 @@ def test_it_decides_and_learns_on_its_environment(method, published):
     for choice in (action, judged):
         assert choice.shape == space.shape and choice.dtype == action.dtype
         assert space.contains(choice)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    "name", [name for name, m in METHODS.items() if dict(m.options).get("privileged")]
+)
+def test_critics_learn_from_what_the_simulator_tells_and_without_it(name, told):
+    method = METHODS[name]
+    env, params = made(method, method.tuned, privileged=told)
+    agent = small(method.agent())
+    keys = jax.random.split(jax.random.key(0), 3)
+    learner = jax.jit(lambda key: agent.init(key, make_spec(env, params)))(keys[0])
+    batch = jax.jit(lambda: transitions(agent, learner, env, params, *keys[1:]))()
+    assert (batch.privileged != ()) == (batch.next_privileged != ()) == told
+    assert batch.extras == ()
+    update = jax.jit(lambda batch: agent.update(learner, batch, jax.random.key(1))[1])
+    loss = float(update(batch)["critic_loss"])
+    assert np.isfinite(loss)
+    for field in ("privileged", "next_privileged") if told else ():
+        other = jax.tree.map(lambda x: x + 1, getattr(batch, field))
+        assert float(update(batch._replace(**{field: other}))["critic_loss"]) != loss
 
 
 @pytest.mark.parametrize(
