@@ -24,12 +24,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-PathLike = str | os.PathLike[str]
+from jaxmec import files
+from jaxmec.files import PathLike
 
 FORMAT = "jaxmec bundle"
 FORMAT_VERSION = 1
@@ -105,12 +105,14 @@ class Bundle:
 
 def is_bundle(path: PathLike) -> bool:
     """Whether the directory at ``path`` says that it is a bundle, sound or not."""
-    path = Path(path)
+    path = files.standing(path)
     return (path / POLICY).is_dir() and (path / MANIFEST).exists()
 
 
 def open_bundle(path: PathLike, *, digest: str | None = None) -> Bundle:
     """Check every file of the bundle at ``path`` against its manifest.
+
+    A bundle that is replaced meanwhile is the old one or the new one, never a mixture.
 
     Args:
         path: the directory.
@@ -123,7 +125,10 @@ def open_bundle(path: PathLike, *, digest: str | None = None) -> Bundle:
             than ``digest`` asks for.
     """
     # Resolved, so that a link turned to a newer bundle meanwhile does not mix the two.
-    path = Path(path).resolve()
+    return files.read_settled(path, lambda place: _open(place.resolve(), digest))
+
+
+def _open(path: Path, digest: str | None) -> Bundle:
     document, found_digest = _read_manifest(path)
     if digest is not None and digest != found_digest:
         raise BundleIncompatible(
@@ -199,40 +204,25 @@ def writing(path: PathLike, manifest: Mapping[str, Any]) -> Iterator[Path]:
     """A directory to put a bundle's files into; at the end of the block it becomes ``path``.
 
     ``manifest`` is JSON data and may be filled until then. A bundle that is at ``path`` is
-    replaced by one rename, so a reader sees the old one or the new one.
+    replaced in one step, so a reader sees the old one or the new one.
 
     Raises:
         BundleNotWritten: the disk is full, permission is denied, or something that is no
             bundle is at ``path``. What was there is untouched.
     """
     target = Path(path).absolute()
-    temporary = target.parent / f".writing-{target.name}"
-    aside = target.parent / f".replaced-{target.name}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in (temporary, aside):  # of a writer that was killed
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        _refuse_to_replace_other_things(target)
-        temporary.mkdir()
-        yield temporary
-        _write_manifest(temporary, manifest)
-        if target.exists():
-            os.rename(target, aside)
-        os.rename(temporary, target)
-    except BaseException as error:
-        if aside.exists() and not target.exists():
-            os.rename(aside, target)
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
+        with files.replacing_directory(target) as new:
+            _refuse_to_replace_other_things(target)
+            yield new
+            _write_manifest(new, manifest)
+    except OSError as error:
         left = f"What was there before, {target}, is untouched" if target.exists() else "No trace"
         raise BundleNotWritten(f"could not write the bundle {target}: {error}. {left}") from error
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest with the hashes of all other files, and bring all of it to the disk."""
+    """Write the manifest, with the hashes of all other files."""
     document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
     document["files"] = {}
     for name in _list_files(directory):
@@ -246,9 +236,6 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     document["sha256"] = _digest_of(document)
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (directory / MANIFEST).write_text(text, encoding="utf-8")
-    for name in _list_files(directory):
-        with (directory / name).open("rb") as stream:
-            os.fsync(stream.fileno())
 
 
 def _refuse_to_replace_other_things(target: Path) -> None:
@@ -275,9 +262,9 @@ def _damaged(file: Path, problem: str) -> BundleDamaged:
 def _list_files(directory: Path) -> list[str]:
     """Every entry below ``directory`` that is not a directory, links included."""
     names = []
-    for folder, folders, files in os.walk(directory):
+    for folder, folders, inside in os.walk(directory):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in [*files, *links]:
+        for name in [*inside, *links]:
             names.append((Path(folder) / name).relative_to(directory).as_posix())
     return sorted(names)
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import agents, bundle, compilation, envs
+from jaxmec import agents, bundle, compilation, envs, files
 from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
@@ -268,7 +268,10 @@ def load_policy(path: PathLike) -> Policy:
             trained to see what is no longer seen; the message names the file.
         jaxmec.bundle.BundleError: likewise of a bundle, any file of which may be damaged.
     """
-    path = Path(path)
+    return files.read_settled(path, _load_policy)
+
+
+def _load_policy(path: Path) -> Policy:
     if bundle.is_bundle(path):
         path = bundle.open_bundle(path).path / bundle.POLICY
     policy, about = read_policy(path)

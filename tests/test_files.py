@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -108,3 +109,174 @@ def test_a_write_that_really_fails(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stdout == f"[Errno {errno.EFBIG}] File too large: '{file}'\n"
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["old"]
+
+
+def directory(path, content, count=3):
+    """Written as the toolkit writes its own: several files that belong together."""
+    with files.replacing_directory(path) as new:
+        (new / "parts").mkdir()
+        for number in range(count):
+            (new / "parts" / str(number)).write_text(content)
+
+
+def content(path, count=3):
+    """Its one content; AssertionError for a mixture."""
+
+    def read(place):
+        texts = {(place / "parts" / str(number)).read_text() for number in range(count)}
+        assert len(texts) == 1, texts
+        return texts.pop()
+
+    return files.read_settled(path, read)
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "no exchange"])
+def exchange(request, monkeypatch):
+    """As the system does it, and as one does that cannot exchange directories."""
+    if not request.param:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    return request.param
+
+
+def test_this_system_exchanges_directories(tmp_path):
+    """Where this fails, the tests below try the other way twice."""
+    directory(tmp_path / "one", "1")
+    directory(tmp_path / "two", "2")
+    assert files._exchange(tmp_path / "one", tmp_path / "two")
+    assert content(tmp_path / "one") == "2" and content(tmp_path / "two") == "1"
+    with pytest.raises(FileNotFoundError, match="three"):
+        files._exchange(tmp_path / "one", tmp_path / "three")
+
+
+def test_a_directory_is_replaced(tmp_path, exchange):
+    for text in ("one", "two", "three"):
+        directory(tmp_path / "above" / "it", text)
+        assert content(tmp_path / "above" / "it") == text
+        assert [entry.name for entry in (tmp_path / "above").iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["fsync", "rename"])
+def test_a_directory_that_cannot_be_replaced(tmp_path, monkeypatch, exchange, name, there):
+    if there:
+        directory(tmp_path / "it", "old")
+
+    def denied(*arguments):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, denied)
+        if name == "rename":
+            patch.setattr(files, "_exchange", denied)
+        with pytest.raises(PermissionError):
+            directory(tmp_path / "it", "new")
+    assert [content(entry) for entry in tmp_path.iterdir()] == ["old"] * there
+
+
+KILLS = """
+import os, signal, sys
+from pathlib import Path
+from jaxmec import files
+sys.path.insert(0, sys.argv[1])
+from test_files import content, directory
+
+home, exchange = Path(sys.argv[2]), sys.argv[3] == "True"
+if not exchange:
+    files._exchange = lambda *_: False
+
+os.fsync = os.fstat  # as good a place to be killed at, and quicker
+STEPS = {"open", "close", "mkdir", "rename", "fstat", "unlink", "rmdir", "flock", "write"}
+
+def killed_at(last):
+    # Before and after the last-th step that may change something.
+    count = 0
+    def step(frame, event, function):
+        nonlocal count
+        changes = event[:2] == "c_" and function.__name__ in STEPS
+        if changes or frame.f_code.co_name == "_exchange":
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.setprofile(step)
+
+last, ended = 0, False
+while not ended:
+    last += 1
+    if not (child := os.fork()):
+        killed_at(last)
+        directory(home / "it", "new", 1)
+        os._exit(0)
+    ended = os.waitpid(child, 0)[1] == 0
+    assert content(home / "it", 1) in ("old", "new"), last
+    directory(home / "it", "old", 1)  # whoever comes next tidies up
+    for entry in home.iterdir():  # but an empty one might just have been made by another writer
+        if not any(entry.iterdir()):
+            entry.rmdir()
+    assert os.listdir(home) == ["it"], last
+print(last)
+"""
+
+
+def test_a_kill_at_any_point_leaves_a_whole_directory(tmp_path, exchange):
+    """Each time the writer gets one step further; what it leaves is read, and written over."""
+    directory(tmp_path / "it", "old", 1)
+    command = [sys.executable, "-c", KILLS, os.path.dirname(__file__), tmp_path, str(exchange)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(ended.stdout) > 60, ended.stderr
+
+
+def test_readers_never_fail_while_a_writer_replaces(tmp_path, exchange):
+    directory(tmp_path / "it", "0")
+    code = (
+        "import itertools, sys, test_files\n"
+        "if sys.argv[2] == 'False': test_files.files._exchange = lambda *_: False\n"
+        "for number in itertools.count(): test_files.directory(sys.argv[1], str(number))"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    }
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "it", str(exchange)], env=environment
+    )
+    try:
+        until, found = time.monotonic() + 1.5, []
+        while time.monotonic() < until:
+            found.append(int(content(tmp_path / "it")))
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len(set(found)) > 10 and found == sorted(found)
+
+
+def test_two_writers_do_not_mix(tmp_path, exchange):
+    """The later one stays; neither takes the other's new directory for what a kill left."""
+    with files.replacing_directory(tmp_path / "it") as first:
+        (first / "text").write_text("first")
+        with files.replacing_directory(tmp_path / "it") as second:
+            (second / "text").write_text("second")
+        assert (tmp_path / "it" / "text").read_text() == "second"
+    assert (tmp_path / "it" / "text").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_directory_replaced_again_and_again_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    directory(tmp_path / "it", "0")
+
+    def read(place):
+        directory(tmp_path / "it", "1")
+        raise ValueError("never")
+
+    with pytest.raises(ValueError, match="never"):
+        files.read_settled(tmp_path / "it", read)
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path):
+    theirs = [".writing-thesis", ".replaced-other", ".writing-0123456789abcdef.csv"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text").write_text("")
+    (tmp_path / ".writing-0123456789abcdef").mkdir()
+    (tmp_path / ".writing-0123456789abcdef" / "text").write_text("")
+    directory(tmp_path / "it", "0")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["it", *theirs])

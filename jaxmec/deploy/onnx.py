@@ -5,11 +5,13 @@ scheduler = jaxmec.deploy.onnx.load("bundle")
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxmec.bundle import ONNX, BundleDamaged, PathLike, open_bundle
+from jaxmec import files
+from jaxmec.bundle import ONNX, Bundle, BundleDamaged, PathLike, open_bundle
 from jaxmec.deploy.runtime import Scheduler
 
 INPUT, OUTPUT = "observation", "preferences"
@@ -28,9 +30,14 @@ def load(path: PathLike, *, threads: int = 1, digest: str | None = None) -> Sche
             ONNX Runtime does not accept; the message says which.
         ImportError: ONNX Runtime is not installed.
     """
-    bundle = open_bundle(path, digest=digest)
+
+    def read(place: Path) -> tuple[Bundle, bytes]:
+        bundle = open_bundle(place, digest=digest)
+        return bundle, bundle.read(ONNX)
+
+    bundle, model = files.read_settled(path, read)
     try:
-        run = session(bundle.read(ONNX), threads).run
+        run = session(model, threads).run
     except ValueError as error:
         raise BundleDamaged(f"damaged bundle: {bundle.path / ONNX}: {error}") from error
     outputs = [OUTPUT]

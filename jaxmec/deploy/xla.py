@@ -6,13 +6,15 @@ exported program and needs neither the agent's class nor flax. Both decide alike
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import export as jax_export
 
-from jaxmec.bundle import POLICY, STABLEHLO, BundleDamaged, PathLike, open_bundle
+from jaxmec import files
+from jaxmec.bundle import POLICY, STABLEHLO, Bundle, BundleDamaged, PathLike, open_bundle
 from jaxmec.deploy.runtime import Scheduler
 from jaxmec.experiment import Policy, read_policy
 from jaxmec.naming import look_up
@@ -33,12 +35,19 @@ def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Sch
         ValueError: an unknown form.
     """
     look_up("form", form, dict.fromkeys(FORMS))
-    bundle = open_bundle(path, digest=digest)
+
+    def read(place: Path) -> tuple[Bundle, Any]:
+        bundle = open_bundle(place, digest=digest)
+        return bundle, (
+            read_policy(bundle.path / POLICY)[0] if form == "jax" else bundle.read(STABLEHLO)
+        )
+
+    bundle, content = files.read_settled(path, read)
     if form == "jax":
-        function = preferences_of(read_policy(bundle.path / POLICY)[0])
+        function = preferences_of(content)
     else:
         try:
-            exported = jax_export.deserialize(bytearray(bundle.read(STABLEHLO)))
+            exported = jax_export.deserialize(bytearray(content))
         except Exception as error:  # whatever a reader of bytes makes of foreign ones
             raise BundleDamaged(
                 f"damaged bundle: {bundle.path / STABLEHLO}: not an exported program: {error!r}"

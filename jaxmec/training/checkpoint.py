@@ -6,8 +6,8 @@ A checkpoint is a directory::
       manifest.json     what is inside: leaves, files with their SHA-256, versions, metadata
       arrays/           the leaves, by Orbax; any Orbax of this major version reads them
 
-Everything is written beside its final place under a hidden name and moved there by one
-rename, so a name that can be seen is a complete checkpoint. Leaves are brought to the
+Everything is written beside its final place under a hidden name and takes that place in one
+step, so a name that can be seen is a complete checkpoint. Leaves are brought to the
 host first and come back as the reader asks: what eight devices or a GPU saved opens on a
 CPU-only machine. PRNG keys are stored as their data, with the name of their
 implementation. Nothing is pickled, and nothing that is read is ever executed.
@@ -40,10 +40,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxmec import files
+from jaxmec.files import PathLike
 from jaxmec.training import devices
 
 PyTree = Any
-PathLike = str | os.PathLike[str]
 
 FORMAT = "jaxmec checkpoint"
 FORMAT_VERSION = 1
@@ -186,46 +187,33 @@ def _write(
     }
     # As it will be read back, so that both have the same digest; TypeError if not JSON.
     document = json.loads(json.dumps(document))
-    temporary = target.parent / f".saving-{target.name}"
-    aside = target.parent / f".removing-{target.name}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for hidden in (".saving-", ".removing-"):  # of saves that were killed
-            for leftover in target.parent.glob(hidden + leftovers):
-                shutil.rmtree(leftover)
-        _refuse_to_replace_other_things(target)
-        temporary.mkdir()
-        stored = {
-            _quoted(leaf.path): value
-            for leaf, value in zip(leaves, values, strict=True)
-            if value.size  # Orbax stores no empty arrays; the manifest has their shapes
-        }
-        if stored:
-            with _checkpointer() as checkpointer:
-                checkpointer.save(temporary / ARRAYS, _nested(stored))
-        document["files"] = {
-            name: dataclasses.asdict(_fingerprint(temporary / name))
-            for name in _list_files(temporary)
-        }
-        document["sha256"] = _digest_of(document)
-        text = json.dumps(document, indent=1, sort_keys=True)
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
-        _flush_to_disk(temporary)
-        if target.exists():
-            os.rename(target, aside)
-        os.rename(temporary, target)
-        _flush_directory(target.parent)
-    except BaseException as error:
-        if aside.exists() and not target.exists():
-            os.rename(aside, target)
-        shutil.rmtree(temporary, ignore_errors=True)
-        # Orbax and TensorStore report a full disk as they like (ValueError, among others).
-        if not isinstance(error, Exception) or isinstance(error, CheckpointError):
+        with files.replacing_directory(target) as new:
+            _refuse_to_replace_other_things(target)
+            stored = {
+                _quoted(leaf.path): value
+                for leaf, value in zip(leaves, values, strict=True)
+                if value.size  # Orbax stores no empty arrays; the manifest has their shapes
+            }
+            if stored:
+                _write_arrays(new / ARRAYS, stored)
+            document["files"] = {
+                name: dataclasses.asdict(_fingerprint(new / name)) for name in _list_files(new)
+            }
+            document["sha256"] = _digest_of(document)
+            text = json.dumps(document, indent=1, sort_keys=True)
+            (new / MANIFEST).write_text(text, encoding="utf-8")
+    # Orbax and TensorStore report a full disk as they like (ValueError, among others).
+    except Exception as error:
+        if isinstance(error, CheckpointError):
             raise
         raise CheckpointNotSaved(
             f"could not save the checkpoint {target}: {error}. {_what_is_left(target)}"
         ) from error
-    shutil.rmtree(aside, ignore_errors=True)
+    # Only now: an older version moved the one that it replaced to such a name.
+    for hidden in (".saving-", ".removing-"):
+        for leftover in target.parent.glob(hidden + leftovers):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _refuse_to_replace_other_things(target: Path) -> None:
@@ -256,10 +244,7 @@ def _remove_old(newest: Path, keep: int) -> None:
         if path in staying or path == top:
             continue
         try:
-            # Renamed first: a kill half-way leaves no half of a checkpoint to be found.
-            aside = path.parent / f".removing-{path.name}"
-            os.rename(path, aside)
-            shutil.rmtree(aside)
+            files.remove_directory(path)
         except OSError as error:
             warnings.warn(f"could not remove the old checkpoint {path}: {error}", stacklevel=3)
 
@@ -306,15 +291,18 @@ def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[
     Warns when a training state was saved with other library versions or another device.
     """
     path = find(path)
-    with _offering_another(path):
-        manifest = _verify(path)
-        _warn_of_differences(path, manifest)
-        stored = {leaf.path: leaf for leaf in manifest.leaves}
-        flat, structure = jax.tree_util.tree_flatten_with_path(template)
-        wanted = [(_names(place), value) for place, value in flat]
-        _check_leaves(path, stored, wanted)
-        arrays = _read_arrays(path, manifest)
+    flat, structure = jax.tree_util.tree_flatten_with_path(template)
+    wanted = [(_names(place), value) for place, value in flat]
 
+    def read(place: Path) -> tuple[Manifest, dict[tuple[str, ...], np.ndarray]]:
+        manifest = _verify(place)
+        _check_leaves(place, {leaf.path: leaf for leaf in manifest.leaves}, wanted)
+        return manifest, _read_arrays(place, manifest)
+
+    with _offering_another(path):
+        manifest, arrays = files.read_settled(path, read)
+    _warn_of_differences(path, manifest)
+    stored = {leaf.path: leaf for leaf in manifest.leaves}
     results: list[Any] = []
     for names, value in wanted:
         if value is AS_STORED:
@@ -346,13 +334,17 @@ def load_policy_arrays(path: PathLike) -> tuple[dict[str, Any], Manifest]:
     back as a dictionary of "0", "1", .... Raises as :func:`restore` does.
     """
     path = Path(path).absolute()
-    with _offering_another(path):
-        manifest = _verify(path)
+
+    def read(place: Path) -> tuple[dict[str, Any], Manifest]:
+        manifest = _verify(place)
         if manifest.kind != "policy":
             raise CheckpointIncompatible(
                 f"{path} holds a training {manifest.kind}, not a policy: export the policy first"
             )
-        return _nested(_read_arrays(path, manifest)), manifest
+        return _nested(_read_arrays(place, manifest)), manifest
+
+    with _offering_another(path):
+        return files.read_settled(path, read)
 
 
 def verify(path: PathLike) -> Manifest:
@@ -362,7 +354,7 @@ def verify(path: PathLike) -> Manifest:
     """
     path = Path(path).absolute()
     with _offering_another(path):
-        return _verify(path)
+        return files.read_settled(path, _verify)
 
 
 def read_manifest(path: PathLike) -> Manifest:
@@ -372,7 +364,7 @@ def read_manifest(path: PathLike) -> Manifest:
     """
     path = Path(path).absolute()
     with _offering_another(path):
-        return _read_manifest(path)
+        return files.read_settled(path, _read_manifest)
 
 
 def _verify(path: Path) -> Manifest:
@@ -468,9 +460,9 @@ def checkpoints(directory: PathLike) -> list[Path]:
     if not directory.is_dir():
         return []
     found = [
-        (int(match[1]), entry)
-        for entry in directory.iterdir()
-        if (match := _STEP.fullmatch(entry.name)) and entry.is_dir()
+        (int(match[1]), path)
+        for path in files.standing_in(directory)
+        if (match := _STEP.fullmatch(path.name))
     ]
     return [path for _, path in sorted(found)]
 
@@ -478,7 +470,7 @@ def checkpoints(directory: PathLike) -> list[Path]:
 def find(path: PathLike) -> Path:
     """``path`` if it is a checkpoint, else the newest in it; CheckpointMissing if none."""
     path = Path(path).absolute()
-    if (path / MANIFEST).exists() or _STEP.fullmatch(path.name):
+    if (files.standing(path) / MANIFEST).exists() or _STEP.fullmatch(path.name):
         return path
     inside = checkpoints(path)
     if not inside:
@@ -511,6 +503,11 @@ def _checkpointer() -> Any:
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _write_arrays(path: Path, arrays: Mapping[tuple[str, ...], np.ndarray]) -> None:
+    with _checkpointer() as checkpointer:
+        checkpointer.save(path, _nested(arrays))
 
 
 def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
@@ -647,8 +644,8 @@ def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 def _list_files(directory: Path) -> list[str]:
     """Every entry below ``directory`` that is not a directory, links included."""
     names = []
-    for folder, _, files in os.walk(directory):
-        names += [(Path(folder) / name).relative_to(directory).as_posix() for name in files]
+    for folder, _, inside in os.walk(directory):
+        names += [(Path(folder) / name).relative_to(directory).as_posix() for name in inside]
     return sorted(names)
 
 
@@ -663,21 +660,3 @@ def _fingerprint(file: Path) -> File:
 def _digest_of(document: Mapping[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _flush_to_disk(directory: Path) -> None:
-    for name in _list_files(directory):
-        with (directory / name).open("rb") as stream:
-            os.fsync(stream.fileno())
-    for folder, _, _ in os.walk(directory):
-        _flush_directory(Path(folder))
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make a rename durable; systems that cannot open a directory do without."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

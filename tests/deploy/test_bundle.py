@@ -7,10 +7,12 @@ import math
 import os
 import pickle
 import shutil
+import threading
 
 import numpy as np
 import onnx as onnx_package
 import pytest
+from changes import AtEveryChange
 
 import jaxmec
 from jaxmec import bundle as bundles
@@ -341,3 +343,49 @@ def test_a_file_changed_after_opening_is_noticed(copy):
     (copy / "policy.onnx").write_bytes(b"")
     with pytest.raises(BundleDamaged, match=r"policy\.onnx"):
         opened.read("policy.onnx")
+
+
+def export_again(source, target, method):
+    """As an export does, but of the files of another bundle."""
+    manifest = open_bundle(source).manifest | {"method": method}
+    with bundles.writing(target, manifest) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+        (new / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_good_one_stands_at_every_point_of_an_export(bundle, copy, monkeypatch, exchange):
+    found, before = [], open_bundle(copy).manifest["method"]
+    with monkeypatch.context() as patch:
+        steps = AtEveryChange(
+            patch, lambda: found.append(open_bundle(copy).manifest["method"]), exchange
+        )
+        export_again(bundle("top_k"), copy, "new")
+    assert steps.count > 20 and set(found[:5]) == {before} and set(found[-5:]) == {"new"}
+    assert set(found) == {before, "new"} and os.listdir(copy.parent) == ["bundle"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("open_", [open_bundle, onnx.load, jaxmec.load_policy])
+def test_readers_never_fail_while_a_bundle_is_exported_again(
+    bundle, copy, monkeypatch, exchange, open_
+):
+    if not exchange:
+        monkeypatch.setattr(bundles.files, "_exchange", lambda *_: False)
+    stop, written = threading.Event(), []
+
+    def write():
+        while not stop.wait(0.02):
+            export_again(bundle("top_k"), copy, str(len(written)))
+            written.append(True)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        opened = 0
+        while len(written) < 8 or opened < 3:
+            open_(copy)
+            opened += 1
+    finally:
+        stop.set()
+        writer.join()

@@ -14,6 +14,7 @@ import pytest
 from edge_policies import CASES, MULTI, Case
 
 import jaxmec
+from jaxmec import files
 from jaxmec.agents import DQN, DSAC
 from jaxmec.bundle import BundleNotWritten, is_bundle, open_bundle
 from jaxmec.deploy import distil, export
@@ -78,6 +79,7 @@ import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxmec
+from jaxmec import files
 from jaxmec.deploy import export
 assert jax.device_count() == 8
 bundle, rows, target = sys.argv[1:]
@@ -194,7 +196,7 @@ def test_a_failed_export_leaves_the_bundle_before_it(bundle, tmp_path, monkeypat
         raise OSError(code, os.strerror(code))
 
     if where == "checkpoint":
-        monkeypatch.setattr(checkpoint, "_flush_to_disk", fail)
+        monkeypatch.setattr(files, "flush", fail)
     elif where == "graph":
         monkeypatch.setattr(export, "to_onnx", fail)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from changes import AtEveryChange
 
+from jaxmec import files
 from jaxmec.training import checkpoint
 from jaxmec.training.checkpoint import (
     AS_STORED,
@@ -363,19 +367,84 @@ def test_interrupted_replacement_leaves_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path, small(1), step=1)
-    rename = os.rename
 
-    def interrupted(source: Any, target: Any) -> None:
-        if Path(source).name.startswith(".saving"):
-            raise KeyboardInterrupt
-        rename(source, target)
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", interrupted)
+        patch.setattr(files, "_exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, small(2), step=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_000000001"]
     assert bits(checkpoint.restore(tmp_path, small())[0]) == bits(small(1))
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("kind", ["state", "policy"])
+def test_a_good_one_stands_at_every_point_of_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, exchange: bool
+) -> None:
+    """What a kill leaves: the old one or the new one, found by the names that they go by."""
+
+    def save(number: int) -> None:
+        if kind == "policy":
+            checkpoint.save_policy(tmp_path / "policy", small(number), {})
+        else:
+            checkpoint.save(tmp_path, small(number), step=7, keep=1)
+
+    found = []
+
+    def check() -> None:
+        path = tmp_path / "policy" if kind == "policy" else checkpoint.find(tmp_path)
+        found.append(int(checkpoint.restore(path, small())[0].updates))
+
+    save(1)
+    with monkeypatch.context() as patch:
+        steps = AtEveryChange(patch, check, exchange)
+        save(2)
+    assert steps.count > 20 and found == sorted(found) and {*found} == {1, 2}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_good_one_stands_at_every_point_of_removing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, small(1), step=1)
+    with monkeypatch.context() as patch:
+        AtEveryChange(patch, lambda: checkpoint.restore(tmp_path, small()), True)
+        checkpoint.save(tmp_path, small(2), step=2, keep=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step_000000002"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_readers_never_fail_nor_mix_while_a_policy_is_saved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    path, stop = tmp_path / "policy", threading.Event()
+
+    def save(number: int) -> None:
+        checkpoint.save_policy(path, {"x": np.full(3, number)}, {"number": number})
+
+    def write() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            save(number)
+
+    save(0)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = set()
+        while len(seen) < 5:
+            arrays, manifest = checkpoint.load_policy_arrays(path)
+            assert set(arrays["x"].tolist()) == {manifest.metadata["number"]}
+            seen.add(manifest.metadata["number"])
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_a_write_that_really_fails(tmp_path: Path) -> None:
