@@ -389,3 +389,11 @@ def test_readers_never_fail_while_a_bundle_is_exported_again(
     finally:
         stop.set()
         writer.join()
+
+
+@pytest.mark.parametrize("name", ["lr[1]", "a\\b", "a*b?", "new\nline", "größe"])
+def test_a_bundle_in_a_folder_of_any_name(bundle, tmp_path, name):
+    target = tmp_path / name / name
+    export_again(bundle("top_k"), target, "dqn")
+    for open_ in all_ways(target):
+        open_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -445,6 +446,31 @@ def test_readers_never_fail_nor_mix_while_a_policy_is_saved_again(
     finally:
         stop.set()
         writer.join()
+
+
+ODD = ["lr[1]", "a\\b", "[", "a*b?", "a b", "new\nline", "größe", "\udcff", "%20#&", "{a,b}"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
+    """People name folders after sweeps; Orbax and TensorStore read some names as patterns."""
+    folder = tmp_path / name / name
+    path = checkpoint.save(folder, small(1), step=1)
+    assert bits(checkpoint.restore(folder, small())[0]) == bits(small(1))
+    assert checkpoint.best(folder) is None and checkpoint.find(folder) == path
+    policy = checkpoint.save_policy(folder / name, small(2), {})
+    assert bits(checkpoint.restore(policy, small())[0]) == bits(small(2))
+    assert os.listdir(tmp_path) == [name] and os.listdir(tmp_path / name) == [name]
+
+
+def test_what_cannot_be_read_back_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax only warns where it finds no part to join, and leaves what nobody can read."""
+    monkeypatch.setattr(checkpoint, "_plain", contextlib.nullcontext)
+    with pytest.raises(CheckpointNotSaved, match="could not save"):
+        checkpoint.save(tmp_path / "lr[1]", small(1), step=1)
+    assert list((tmp_path / "lr[1]").iterdir()) == []
 
 
 def test_a_write_that_really_fails(tmp_path: Path) -> None:

@@ -206,6 +206,15 @@ def test_a_run_is_not_overwritten(run: Any, tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["lr[1]", "a\\b"])
+def test_a_run_goes_on_in_a_folder_of_any_name(run: Any, tmp_path: Path, name: str) -> None:
+    half = dataclasses.replace(CONFIG, steps=24)
+    run(directory=tmp_path / "plain", config=half)
+    (tmp_path / "plain").rename(tmp_path / name)
+    assert same(run(directory=tmp_path / name, resume=True), run())
+    checkpoint.verify(checkpoint.find(tmp_path / name / "checkpoints"))
+
+
 def test_nothing_to_resume(run: Any, tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointMissing, match="nothing to resume"):
         run(directory=tmp_path / "new", resume=True)
