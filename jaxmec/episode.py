@@ -37,7 +37,7 @@ class Episode:
     rate: np.ndarray  # [B] Mbit/s
     slot_length: float  # s
     slots: int  # T
-    deadline: float  # s; infinite where there is none
+    deadline: float | np.ndarray  # s, infinite where there is none; [n] where a trace has its own
     max_wait: float  # s, what a wait is capped at; infinite where it is not
     feature_names: tuple[str, ...]  # [S] of an observation's entries
     slot: np.ndarray  # [n] int, 0..T−1
@@ -192,6 +192,7 @@ def record(
             angle_limit=float(params.angle_limit),
         )
     network, params = player.params.network, player.params
+    own = getattr(params.workload, "deadline", None)
     numbers = kept._asdict()
     task = numbers.pop("task")
     return Episode(
@@ -201,7 +202,7 @@ def record(
         rate=np.asarray(network.rate, float),
         slot_length=float(network.slot_length),
         slots=int(params.workload.slots),
-        deadline=float(params.deadline),
+        deadline=float(params.deadline) if own is None else np.asarray(own, float),
         max_wait=float(network.max_wait),
         feature_names=player.environment.feature_names(params),
         **task._asdict(),

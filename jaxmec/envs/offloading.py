@@ -75,7 +75,7 @@ class OffloadingParams:
 
     network: EdgeNetwork
     workload: Workload
-    deadline: Any  # s; a task whose make-span exceeds it has failed
+    deadline: Any  # s; a task whose make-span exceeds it has failed, unless a trace has its own
     penalty: Any  # deadlines, the price of a failure in the reward
     scales: ObservationScales
 
@@ -320,11 +320,12 @@ class OffloadingEnvironment(environment.Environment):
         """
         params = self.default_params if params is None else params
         outcome, queues = self.place(action, state, params)
-        failed = outcome.makespan > params.deadline
-        delay = jnp.where(failed, params.deadline, outcome.makespan)
+        deadline = self._deadline(state, params)
+        failed = outcome.makespan > deadline
+        delay = jnp.where(failed, deadline, outcome.makespan)
         # An infinite deadline cannot be missed; keep infinity out of the product, whose
         # gradient it would turn into NaN.
-        lost = params.penalty * jnp.where(jnp.isfinite(params.deadline), params.deadline, 0)
+        lost = params.penalty * jnp.where(jnp.isfinite(deadline), deadline, 0)
         reward = -jnp.where(failed, lost, outcome.makespan)
         if self.charges:
             caused = self.charge(outcome, queues, state, params)
@@ -354,6 +355,11 @@ class OffloadingEnvironment(environment.Environment):
             info["final_privileged"] = self.reveal(going_on, params)
         observation = self.observe_state(next_state, params)
         return observation, next_state, reward, jnp.zeros_like(truncated), truncated, info
+
+    def _deadline(self, state: OffloadingState, params: OffloadingParams) -> Any:
+        """[] s, the current task's."""
+        own = getattr(params.workload, "deadline", None)
+        return params.deadline if own is None else own[state.cursor.last]
 
     def _arrive(
         self,

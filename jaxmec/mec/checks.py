@@ -50,7 +50,18 @@ def real(
             raise ValueError(f"{name}{index} must be {expected}, got {numbers[tuple(where)]:g}")
     dtype = value.dtype if hasattr(value, "dtype") else None
     keep = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-    return jnp.asarray(value, dtype=None if keep else jnp.result_type(float))
+    dtype = jax.dtypes.canonicalize_dtype(dtype if keep else float)
+    # Below the smallest normal number XLA counts with 0, above the largest with infinity.
+    held, size = jnp.finfo(dtype), np.abs(numbers)
+    lost = (numbers != 0) & np.isfinite(numbers) & ((size < held.tiny) | (size > held.max))
+    if np.any(lost):
+        where = np.argwhere(lost)[0]
+        index = f"[{', '.join(map(str, where))}]" if where.size else ""
+        raise ValueError(
+            f"{name}{index} must be what {dtype} holds, 0 or {float(held.tiny):.3g} to "
+            f"{float(held.max):.3g}, got {numbers[tuple(where)]:g}"
+        )
+    return jnp.asarray(value, dtype)
 
 
 def same_length(**vectors: Any) -> None:

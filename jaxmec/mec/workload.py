@@ -401,6 +401,7 @@ class TraceWorkload:
     slots: Any  # [] int, T
     positions: int = static()
     master: bool = static(default=False)  # all tasks arrive at a node without a server
+    deadline: Any = None  # [M] s, each task's own; None: as the environment has it
 
     def _at(self, row: jax.Array) -> tuple[Task, Cursor]:
         origin = self.origin[row]
@@ -434,7 +435,13 @@ class TraceWorkload:
 
 
 def trace_workload(
-    slot: Any, origin: Any, size: Any, work: Any, result: Any = None, slots: int | None = None
+    slot: Any,
+    origin: Any,
+    size: Any,
+    work: Any,
+    result: Any = None,
+    slots: int | None = None,
+    deadline: Any = None,
 ) -> TraceWorkload:
     """A workload from a flat list of M tasks, sorted by slot and, within it, by origin.
 
@@ -445,6 +452,7 @@ def trace_workload(
         work: [M] Gcycles, positive.
         result: [M] Mbit, not negative; 0 by default.
         slots: T; one more than the last task's slot by default.
+        deadline: [M] s, each task's own, positive; by default that of the environment.
 
     Raises:
         ValueError: no task, shapes that disagree, a NaN, a size or work that is not
@@ -458,6 +466,9 @@ def trace_workload(
     slot_numbers = _integers("slot", slot, at_least=0)
     origins = _integers("origin", origin, at_least=MASTER)
     checks.same_length(size=size, slot=slot_numbers, origin=origins, work=work, result=result)
+    if deadline is not None:
+        deadline = checks.real("deadline", np.asarray(deadline), ndim=1, above=0, finite=False)
+        checks.same_length(size=size, deadline=deadline)
     if slot_numbers.size == 0:
         raise ValueError("slot must name at least one task, got an empty trace")
     order = np.lexsort((origins, slot_numbers))
@@ -496,6 +507,7 @@ def trace_workload(
         slots=jnp.asarray(length if slots is None else slots, jnp.int32),
         positions=int(np.max(end - start)),
         master=bool(of_master[0]),
+        deadline=deadline,
     )
 
 

@@ -561,6 +561,22 @@ def test_slots_without_a_task_pass():
     assert float(info["makespan"]) == pytest.approx(3.2)
 
 
+def test_a_traces_own_deadlines_take_the_place_of_the_environments():
+    """Each of three tasks takes 0.5 s; one of them may, one may not, and one has no deadline."""
+    workload = trace_workload(
+        slot=[0, 1, 2], origin=[0] * 3, size=[2.0] * 3, work=[5.0] * 3,
+        deadline=[0.6, 0.4, float("inf")],
+    )  # fmt: skip
+    env, params = make(
+        SINGLE, preset="lad-ts", workload=workload, capacity=[10.0], rate=[100.0], deadline=0.1,
+        penalty=3.0,
+    )  # fmt: skip
+    rows = episode(env, params, np.zeros(3, int))
+    assert rows.info["failed"].tolist() == [False, True, False]
+    np.testing.assert_allclose(rows.info["delay"], [0.5, 0.4, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(rows.reward, [-0.5, -3 * 0.4, -0.5], rtol=1e-6)
+
+
 def test_arrivals_do_not_depend_on_the_actions():
     env, params = make(MULTI, preset="amcoedge", slots=3)
     rng = np.random.default_rng(0)
