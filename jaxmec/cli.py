@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from jaxmec.naming import look_up
+from jaxmec.terminal import Screen, prepare, quoted
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 
@@ -103,7 +103,12 @@ def guarded(work: Callable[[], int | None], what: str = "it") -> int:
     For the command line, and for scripts that are run like it. ``what`` stands for the work
     where it needs more than is installed. Returns the exit code.
     """
-    console = Console(stderr=True, soft_wrap=True)
+    prepare()
+
+    def complain(text: object, style: str | None = "red") -> None:
+        with contextlib.suppress(OSError):  # where nobody reads it any more
+            Screen(stderr=True).print(f"jaxmec: {text}", style=style)
+
     try:
         code = work() or EXIT_OK
         sys.stdout.flush()  # a reader that has gone is told of here, and not as Python ends
@@ -111,10 +116,10 @@ def guarded(work: Callable[[], int | None], what: str = "it") -> int:
     except SystemExit as exit_:  # tyro has printed what it has to say
         return exit_.code if isinstance(exit_.code, int) else EXIT_USAGE
     except (UsageError, ValueError, TypeError) as error:
-        console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
+        complain(error)
         return EXIT_USAGE
     except KeyboardInterrupt as error:
-        console.print(f"jaxmec: {str(error) or 'interrupted'}", markup=False, highlight=False)
+        complain(str(error) or "interrupted", style=None)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # as `| head` leaves behind: whoever read has read enough
         with contextlib.suppress(OSError, ValueError):  # Python flushes once more as it ends
@@ -129,18 +134,20 @@ def guarded(work: Callable[[], int | None], what: str = "it") -> int:
             )
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             error = OSError(f"{error.filename}: {error.strerror}")  # no number of C's
+        elif isinstance(error, OSError) and error.filename is None and error.strerror:
+            error = OSError(error.strerror)
         if isinstance(error, BundleError | ImportError | OSError):
-            console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
+            complain(error)
             return EXIT_FAILED
         from jaxmec.traces import TraceError
         from jaxmec.training.checkpoint import CheckpointError
         from jaxmec.training.runner import Diverged, Interrupted
 
         if isinstance(error, Interrupted):
-            console.print(f"jaxmec: {error}", markup=False, highlight=False)
+            complain(error, style=None)
             return error.exit_code
         if isinstance(error, CheckpointError | TraceError | Diverged | RuntimeError):
-            console.print(f"jaxmec: {error}", style="red", markup=False, highlight=False)
+            complain(error)
             return EXIT_FAILED
         raise
 
@@ -326,7 +333,7 @@ def _train(words: Sequence[str]) -> int:
     last = {key: float(value[:, -1].mean()) for key, value in result.history.evaluation.items()}
     print(f"{row.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
     if run.out is not None:
-        print(f"policy: {run.out / 'policy'}\nmetrics: {run.out / 'metrics.jsonl'}")
+        print(f"policy: {quoted(run.out / 'policy')}\nmetrics: {quoted(run.out / 'metrics.jsonl')}")
     return EXIT_OK
 
 
@@ -503,9 +510,9 @@ def _show(words: Sequence[str]) -> int:
         if name == "animation":
             film = file.with_name(f"{name}.{command.film}")
             if cartpole:
-                print(plots.animate_cartpole(episode, film))
+                print(quoted(plots.animate_cartpole(episode, film)))
             else:
-                print(plots.animate_episode(episode, film, command.slots))
+                print(quoted(plots.animate_episode(episode, film, command.slots)))
             continue
         if name == "timeline":
             figure = plots.timeline(episode, command.slots)
@@ -515,7 +522,7 @@ def _show(words: Sequence[str]) -> int:
             figure = plots.denoising(policy, episode, command.decision, chains=command.chains)
         else:
             figure = plots.policy_map(policy, **where)
-        print("\n".join(map(str, plots.save(figure, file, command.formats))))
+        print("\n".join(map(quoted, plots.save(figure, file, command.formats))))
     return EXIT_OK
 
 
@@ -560,7 +567,7 @@ def _compare(words: Sequence[str]) -> int:
         for cell in cells:
             steps = f"{cell.config.total_steps:,} steps" if cell.config else "does not learn"
             state = "finished" if cell.folder in finished else "to do"
-            print(f"{state:<9} {cell}: {cell.seeds} seeds, {steps}")
+            print(f"{state:<9} {quoted(cell)}: {cell.seeds} seeds, {steps}")
         return EXIT_OK
     named = command.study in STUDIES and plan == find_study(command.study, command.size)
     if command.gap_episodes < 0:
@@ -571,16 +578,16 @@ def _compare(words: Sequence[str]) -> int:
             outcome,
             command.out / "plans",
             command.gap_episodes,
-            lambda text: print(text, file=sys.stderr),
+            lambda text: print(quoted(text), file=sys.stderr),
         )
     home = command.out / command.size / plan.name if named else command.out / "chosen" / plan.name
     files = results.write(outcome, home)
-    console = Console()
+    console = Screen(soft_wrap=False)
     for place, table in results.comparisons(outcome).items():
         console.print(table.table(str(place)))
-    print("\n".join(f"written: {file}" for file in files))
+    print("\n".join(f"written: {quoted(file)}" for file in files))
     if outcome.missing:
-        print("not finished: " + "; ".join(map(str, outcome.missing)), file=sys.stderr)
+        print("not finished: " + "; ".join(map(quoted, outcome.missing)), file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK
 
@@ -681,7 +688,8 @@ def _report(words: Sequence[str]) -> int:
     command = tyro.cli(WriteReport, args=list(words), prog="jaxmec report")
     look_up("size", command.size, dict.fromkeys(SIZES))
     again = f"jaxmec report --size {command.size}"
-    print(f"written: {reproduction.write(command.size, command.out, command.page, again)}")
+    page = reproduction.write(command.size, command.out, command.page, again)
+    print(f"written: {quoted(page)}")
     return EXIT_OK
 
 
@@ -707,7 +715,7 @@ def _export(words: Sequence[str]) -> int:
             f"{measured['student']:.4g} against {measured['teacher']:.4g} "
             f"({measured['ratio']:.3f} times), {measured['agreement']:.1%} alike"
         )
-    print(f"bundle: {bundle.path}\ndigest: {bundle.digest}")
+    print(f"bundle: {quoted(bundle.path)}\ndigest: {bundle.digest}")
     return EXIT_OK
 
 
@@ -748,13 +756,12 @@ def _gap(words: Sequence[str]) -> int:
     from jaxmec import gap, plots
 
     command = tyro.cli(gap.Command, args=list(words), prog="jaxmec gap")
-    console = Console(stderr=True, soft_wrap=True)
-    gaps = gap.run(command, say=lambda text: console.print(text, markup=False, highlight=False))
+    gaps = gap.run(command, say=Screen(stderr=True).print)
     if command.json:
         print(json.dumps(gap.document(gaps), indent=1))
     else:
         for measured in gaps:
-            Console().print(gap.table(measured))
+            Screen(soft_wrap=False).print(gap.table(measured))
     if command.out is not None:
         samples, (label, places) = gap.samples_by_name(gaps), gap.swept(gaps)
         if len(gaps) == 1:
@@ -768,7 +775,7 @@ def _gap(words: Sequence[str]) -> int:
             }
             figure = plots.sweep_curves(curves, label, "make-span [s]")
         for file in plots.save(figure, command.out / "gap"):
-            print(f"figure: {file}", file=sys.stderr)
+            print(f"figure: {quoted(file)}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -819,11 +826,11 @@ def _say_trace(file: Path, workload: Any, preset: str) -> int:
     from jaxmec.envs.presets import find_preset
 
     params = find_preset(preset).params()
-    print(file)
+    print(quoted(file))
     for name, text in traces.describe(workload).items():
-        print(f"  {name:<15} {text}")
+        print(f"  {name:<15} {quoted(text)}")
     load = traces.mean_load(workload, params.network)
-    print(f"  {'load':<15} {load:.4g} of preset {preset}" + (
+    print(f"  {'load':<15} {load:.4g} of preset {quoted(preset)}" + (
         ": more than its servers can do" if load > 1 else ""))  # fmt: skip
     stations, servers = int(workload.origin.max()) + 1, params.network.num_servers
     if stations > servers:
@@ -945,7 +952,7 @@ def _list(words: Sequence[str]) -> int:
 
     kind = tyro.cli(List, args=list(words), prog="jaxmec list").kind
     look_up("kind", kind, dict.fromkeys(LISTED))
-    console = Console()
+    console = Screen(soft_wrap=False)
     if kind in ("environments", "all"):
         table = Table("environment", "what it is", title="Environments", title_justify="left")
         for name, about in envs.ABOUT.items():
@@ -1007,7 +1014,7 @@ def _doctor(words: Sequence[str]) -> int:
 
     tyro.cli(Doctor, args=list(words), prog="jaxmec doctor")
     report = doctor.examine(_programs())
-    print(report)
+    print("\n".join(map(quoted, str(report).split("\n"))))
     return EXIT_FAILED if report.broken else EXIT_OK
 
 

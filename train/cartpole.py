@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 import jaxmec
@@ -24,6 +23,7 @@ from jaxmec import plots
 from jaxmec.cli import guarded
 from jaxmec.statistics import t_interval
 from jaxmec.study import machine
+from jaxmec.terminal import Screen
 from jaxmec.training import checkpoint, runner
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1
@@ -42,7 +42,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Train, tabulate, draw."""
-    console = Console()
+    console = Screen(soft_wrap=False)
     curves: dict[str, plots.Curve] = {}
     results: dict[str, Any] = {}
     for name in options.agents:

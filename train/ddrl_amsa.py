@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import tyro
-from rich.console import Console
 
 import jaxmec
 from jaxmec import plots
 from jaxmec.cli import guarded
 from jaxmec.comparison import Comparison
+from jaxmec.terminal import Screen
 from jaxmec.training import parts
 from jaxmec.training.runner import START, Interrupted
 
@@ -66,7 +66,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Train, compare, draw."""
-    console = Console()
+    console = Screen(soft_wrap=False)
     started = time.perf_counter()
     per_update = jaxmec.METHODS[TAUGHT.method].config.update_steps  # type: ignore[union-attr]
     sizes: dict[str, dict[str, Any]] = {
@@ -110,8 +110,9 @@ def main(options: Options) -> None:
         )
     )
     console.print(
-        '"optimal" is the published one: the best set for the task at hand with full '
-        "information.\nIt is greedy, so a policy can go below it.",
+        '"optimal" is the published one: the best set for the task at hand with full information.',
+        "It is greedy, so a policy can go below it.",
+        sep="\n",
         style="dim",
     )
     comparison.save(options.out / "comparison.json", device=str(jax.devices()[0]))
@@ -139,16 +140,18 @@ def main(options: Options) -> None:
     for part in (TAUGHT, MODEL_FREE):
         directory = options.out / part.folder
         console.print(
-            f"{part.label}\n"
-            f"  policy      {directory / 'policy'}   (jaxmec.load_policy)\n"
-            f"  checkpoints {directory / 'checkpoints'}\n"
-            f"  metrics     {directory / 'metrics.jsonl'}"
+            part.label,
+            f"  policy      {directory / 'policy'}   (jaxmec.load_policy)",
+            f"  checkpoints {directory / 'checkpoints'}",
+            f"  metrics     {directory / 'metrics.jsonl'}",
+            sep="\n",
         )
     console.print(
-        f"comparison  {options.out / 'comparison.json'}\n"
-        f"plots       {', '.join(map(str, files))}\n"
+        f"comparison  {options.out / 'comparison.json'}",
+        f"plots       {', '.join(map(str, files))}",
         f"trained in {compared - started:.0f} s, compared in {finished - compared:.0f} s "
-        f"on {jax.devices()[0].device_kind}"
+        f"on {jax.devices()[0].device_kind}",
+        sep="\n",
     )
 
 

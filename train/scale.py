@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 
 import jaxmec
 from jaxmec import plots, tables
 from jaxmec.cli import guarded
 from jaxmec.methods import METHODS, SCALES, find_method
 from jaxmec.study import machine
+from jaxmec.terminal import Screen
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.loop import TrainConfig
 
@@ -70,7 +70,7 @@ def trained(options: Options, name: str, scale: str) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     """Train, tabulate, draw."""
-    console = Console()
+    console = Screen(soft_wrap=False)
     for name in options.methods:
         find_method(name).settings(scale="gpu")  # who has none is told before any is trained
     results = {

@@ -20,6 +20,8 @@ from rich.progress import (
     TextColumn,
 )
 
+from jaxmec.terminal import Screen, quoted
+
 SCORES = (("makespan", "make-span"), ("return", "return"))  # the first that there is, is watched
 
 
@@ -67,7 +69,7 @@ class ProgressDisplay:
         self._runs = runs
         self._enabled = enabled
         self._interval = interval
-        self._console = Console(stderr=True) if console is None else console
+        self._console = Screen(stderr=True) if console is None else console
         self._began = time.monotonic()
         self._last_line = -np.inf  # seconds
         self._updates = 0
@@ -75,12 +77,13 @@ class ProgressDisplay:
         self._line = _notebook_line() if enabled and console is None else None
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
-            self._bar = _bar(self._console, TextColumn("{task.description}"))
+            self._bar = _bar(self._console, TextColumn("{task.description}", markup=False))
             self._task = self._bar.add_task("compiling", total=total, status="")
 
     def __enter__(self) -> ProgressDisplay:
-        if self._bar is not None:
-            self._bar.start()
+        with _while_seen(self):
+            if self._bar is not None:
+                self._bar.start()
         return self
 
     def __exit__(
@@ -89,8 +92,9 @@ class ProgressDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        with _while_seen(self):
+            if self._bar is not None:
+                self._bar.stop()
 
     def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
         """Show that each run stands at ``steps``, with these evaluations, [S] by name."""
@@ -103,22 +107,21 @@ class ProgressDisplay:
             return
         done = steps >= self._total
         status = ", ".join(filter(None, (self._pace(now, steps), score(evaluation))))
-        if self._bar is not None:
-            self._bar.update(self._task, completed=steps, description="training", status=status)
-            self._bar.refresh()
-        elif self._line is not None:
-            self._line(f"{steps:,} of {self._total:,} steps, {status}")
-        elif done or now - self._last_line >= self._interval:
-            self._last_line = now
-            self._print(f"{steps:,} of {self._total:,} steps, {status}")
+        with _while_seen(self):
+            if self._bar is not None:
+                self._bar.update(self._task, completed=steps, description="training", status=status)
+                self._bar.refresh()
+            elif self._line is not None:
+                self._line(f"{steps:,} of {self._total:,} steps, {status}")
+            elif done or now - self._last_line >= self._interval:
+                self._last_line = now
+                _print(self._console, f"{steps:,} of {self._total:,} steps, {status}")
 
     def message(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         if self._enabled:
-            self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            with _while_seen(self):
+                _print(self._console, text)
 
     def _pace(self, now: float, steps: int) -> str:
         if steps >= self._total:
@@ -162,7 +165,7 @@ class PlanDisplay:
         self._pieces, self._work = pieces, work
         self._enabled = enabled
         self._interval = interval
-        self._console = Console(stderr=True) if console is None else console
+        self._console = Screen(stderr=True) if console is None else console
         self._begun, self._done = 0, 0.0
         self._began = self._last_line = time.monotonic()
         self._line = _notebook_line() if enabled and console is None else None
@@ -172,13 +175,15 @@ class PlanDisplay:
             self._task = self._bar.add_task("", total=work, status="")
 
     def __enter__(self) -> PlanDisplay:
-        if self._bar is not None:
-            self._bar.start()
+        with _while_seen(self):
+            if self._bar is not None:
+                self._bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        with _while_seen(self):
+            if self._bar is not None:
+                self._bar.stop()
 
     @contextlib.contextmanager
     def piece(self, name: str, steps: int, work: float) -> Iterator[Display]:
@@ -202,9 +207,11 @@ class PlanDisplay:
         elif done:
             left = f"all done in {duration(elapsed)}"
         text = ", ".join(filter(None, (f"{self._begun} of {self._pieces}: {name}", status, left)))
+        text = quoted(text)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, status=text)
-            self._bar.refresh()
+            with _while_seen(self):
+                self._bar.update(self._task, completed=done, status=text)
+                self._bar.refresh()
         elif self._line is not None:
             self._line(text)
         elif line or now - self._last_line >= self._interval:
@@ -214,7 +221,8 @@ class PlanDisplay:
     def message(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         if self._enabled:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            with _while_seen(self):
+                _print(self._console, text)
 
 
 class _Piece:
@@ -240,12 +248,25 @@ class _Piece:
         self._plan.message(text)
 
 
+@contextlib.contextmanager
+def _while_seen(display: ProgressDisplay | PlanDisplay) -> Iterator[None]:
+    """Ends a display whose terminal or reader has gone, and not the run."""
+    try:
+        yield
+    except (OSError, SystemExit):  # rich's own console ends the process at a broken pipe
+        display._enabled, display._bar = False, None
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(quoted(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def _bar(console: Console, *before: ProgressColumn) -> Progress:
     return Progress(
         *before,
         BarColumn(bar_width=30),
         TaskProgressColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         console=console,
         auto_refresh=False,  # a thread that draws ten times a second costs training 2 %
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from jaxmec.training import runner
 from jaxmec.training.loop import TrainConfig
 
 
-def start(directory: Path | None, *, resume: bool = False) -> runner.RunResult:
+def start(
+    directory: Path | None, *, resume: bool = False, progress: bool = False
+) -> runner.RunResult:
     env, params = jaxmec.make("CartPole-v1")
     config = TrainConfig(
         steps=4_000,
@@ -31,14 +35,15 @@ def start(directory: Path | None, *, resume: bool = False) -> runner.RunResult:
         2,
         directory=directory,
         resume=resume,
-        progress=False,
+        progress=progress,
         checkpoint_every=1,
     )
 
 
 if __name__ == "__main__":
     try:
-        start(Path(sys.argv[1]), resume="--resume" in sys.argv)
+        start(Path(sys.argv[1]), resume="--resume" in sys.argv, progress="--progress" in sys.argv)
     except runner.Interrupted as error:
-        sys.stderr.write(str(error))
+        with contextlib.suppress(OSError):  # a terminal may be gone
+            os.write(2, str(error).encode())
         sys.exit(error.exit_code)

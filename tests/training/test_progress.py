@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxmec.terminal import Screen
 from jaxmec.training import progress
 from jaxmec.training.progress import ProgressDisplay
 
@@ -163,3 +164,38 @@ def test_ipython_without_a_kernel_is_no_notebook(
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     train(ProgressDisplay(1000, runs=4), clock)
     assert notebook.lines == [] and "done in 48 s" in capsys.readouterr().err
+
+
+def test_names_are_quoted_and_markup_is_none(clock: Clock) -> None:
+    nasty, shown = "lr[1][bold]\x1b[31m\nx", r"lr[1][bold]\x1b[31m\nx"
+    for terminal in (False, True):
+        screen = console(terminal)
+        with ProgressDisplay(10, console=screen) as display:
+            display.message(nasty)
+        with progress.PlanDisplay(1, 1.0, console=screen) as plan, plan.piece(nasty, 10, 1.0):
+            pass
+        assert text(screen).count(shown) >= 2
+        assert "\x1b[31m" not in text(screen)
+
+
+class Gone(io.StringIO):
+    """A terminal that is no longer there, or a reader that has left."""
+
+    def __init__(self, error: type[OSError]) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error("gone")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError])
+def test_a_display_that_nobody_sees_ends_no_run(
+    clock: Clock, terminal: bool, error: type[OSError]
+) -> None:
+    screen = Screen(file=Gone(error), force_terminal=terminal, width=120)
+    train(ProgressDisplay(1000, console=screen), clock)
+    with progress.PlanDisplay(1, 1.0, console=screen) as plan, plan.piece("a", 10, 1.0) as piece:
+        piece.update(5, {})
+        piece.message("b")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import pty
 import random
 import runpy
 import signal
@@ -500,4 +502,30 @@ def test_interrupted_from_the_terminal_and_resumed(
     assert process.returncode == 130
     assert b"stopping after this chunk" in said
     assert f"saved in {tmp_path}".encode() in said
+    assert same(small_run(tmp_path, resume=True), never_stopped)
+
+
+def test_a_lost_terminal_stops_the_run_saved(
+    small_run: Any, never_stopped: runner.RunResult, compiled_once: Path, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    terminal = os.ttyname(theirs)  # of the session whose first process opens it
+    command = [sys.executable, str(SMALL_RUN), str(tmp_path), "--progress"]
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', terminal, *command],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled_once)},
+        start_new_session=True,
+    )
+    time.sleep(0.5)  # until it has been opened there
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 240
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        with contextlib.suppress(BlockingIOError):  # a terminal that nobody reads stops the run
+            os.read(ours, 65536)
+        time.sleep(0.01)
+    os.close(ours)  # the kernel sends SIGHUP, and every write fails from here on
+    process.wait(120)
+    assert process.returncode == 128 + signal.SIGHUP
     assert same(small_run(tmp_path, resume=True), never_stopped)
