@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from jaxmec.experiment import Report
 from jaxmec.statistics import (
@@ -22,6 +23,7 @@ from jaxmec.statistics import (
     t_interval,
 )
 from jaxmec.tables import results_table
+from jaxmec.terminal import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +189,10 @@ class Comparison:
             # headers are where the cells below are narrower.
             width = max((len(line[index]) for line in lines), default=0)
             wrapped = textwrap.wrap(
-                header, max(width, 5), break_long_words=False, break_on_hyphens=False
+                quoted(header), max(width, 5), break_long_words=False, break_on_hyphens=False
             )
             table.add_column(
-                "\n".join(wrapped), justify=justify, overflow="fold", no_wrap=index > 0
+                Text("\n".join(wrapped)), justify=justify, overflow="fold", no_wrap=index > 0
             )
         for line in lines:
             table.add_row(*line)

@@ -29,6 +29,7 @@ from jaxmec.methods import METHODS, find_method
 from jaxmec.naming import look_up, suggestion
 from jaxmec.schedulers import Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
+from jaxmec.terminal import quoted
 from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import checkpoint, parts, runner, trackers
 from jaxmec.training import devices as on_devices
@@ -777,7 +778,8 @@ class Report:
 
     def __str__(self) -> str:
         over = "seeds" if self.num_seeds > 1 else "episodes"
-        lines = [f"{self.name}: mean and 95 % interval over {self.samples('return').size} {over}"]
+        over = f"{self.samples('return').size} {over}"
+        lines = [f"{quoted(self.name)}: mean and 95 % interval over {over}"]
         for metric in self.values:
             low, high = self.interval(metric)
             line = f"  {metric:<10} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]  "
