@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jaxmec.statistics import t_interval
+from jaxmec.terminal import Screen, quoted
 from jaxmec.training.progress import SCORES, duration
 from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, START, is_running
 
@@ -51,6 +52,7 @@ class Standing:
     seconds: np.ndarray  # [P]
     evaluation: dict[str, np.ndarray]  # [P, S] by name
     training: dict[str, np.ndarray]  # [S] by name, of the last point that has any
+    notes: tuple[str, ...] = ()  # what could not be read, and where
 
     @classmethod
     def of(cls, home: Path) -> Standing:
@@ -60,15 +62,12 @@ class Standing:
             FileNotFoundError: there is no run in ``home``.
         """
         running = is_running(home)  # first: its last point is then not missed
-        about: dict[str, Any] = {}
-        if (home / ABOUT_FILE).exists():
-            about = json.loads((home / ABOUT_FILE).read_text(encoding="utf-8"))
+        notes: list[str] = []
+        about = _about(home / ABOUT_FILE, notes)
         file = home / METRICS_FILE
         if not file.exists() and not running:
             raise FileNotFoundError(f"there is no run in {home}: it has no {METRICS_FILE}")
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # the last line may still be being written
-        points = [json.loads(line) for line in whole.splitlines()]
+        points = _points(file, running, notes)
         trained: dict[str, Any] = next(
             (p["training"] for p in reversed(points) if p["training"]), {}
         )
@@ -85,6 +84,7 @@ class Standing:
                 for name in names
             },
             training={name: np.array(values, float) for name, values in trained.items()},
+            notes=tuple(notes),
         )
 
     @property
@@ -136,7 +136,66 @@ class Standing:
         losses = [f"{name} {np.mean(values):.4g}" for name, values in self.training.items()]
         if losses:
             lines.append("training   " + ", ".join(losses))
-        return lines
+        lines += self.notes
+        return [quoted(line) for line in lines]
+
+
+def _about(file: Path, notes: list[str]) -> dict[str, Any]:
+    """What the run says of itself; nothing, and a note, where that cannot be read."""
+    try:
+        about = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
+        about = None
+    if not isinstance(about, dict) or not isinstance(about.get("steps"), int | None):
+        notes.append(f"{file}: this is not what a run writes; its method and length are not known")
+        return {}
+    return about
+
+
+def _points(file: Path, running: bool, notes: list[str]) -> list[dict[str, Any]]:
+    """The points of a metrics file, and a note on lines that are none; what they name is left out.
+
+    All have the evaluations, and the number of seeds, of the first.
+    """
+    *lines, rest = (file.read_bytes() if file.exists() else b"").split(b"\n")
+    if rest and not running:  # else it may still be being written
+        lines.append(rest)
+    points: list[dict[str, Any]] = []
+    wrong = []
+    for number, line in enumerate(lines, 1):
+        point = _point(line)
+        if point is None or (points and _shape(point) != _shape(points[0])):
+            wrong.append(number)
+        else:
+            points.append(point)
+    if wrong:
+        which = f"line {wrong[0]}" + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+        notes.append(f"{file}: {which} cannot be read and is left out")
+    return points
+
+
+def _point(line: bytes) -> dict[str, Any] | None:
+    """A line of a metrics file, or None where it is none."""
+    try:
+        point = json.loads(line)
+        point = {
+            "env_steps": int(point["env_steps"]),
+            "seconds": float(point["seconds"]),
+            "evaluation": dict(point["evaluation"]),
+            "training": dict(point.get("training") or {}),
+        }
+        for values in (*point["evaluation"].values(), *point["training"].values()):
+            if np.array(values, float).ndim != 1 or not values:
+                return None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return point if point["evaluation"] else None
+
+
+def _shape(point: dict[str, Any]) -> dict[str, int]:
+    return {name: len(values) for name, values in point["evaluation"].items()}
 
 
 def spread(values: np.ndarray) -> str:
@@ -173,7 +232,7 @@ def run(command: Command, console: Console | None = None) -> None:
     Raises:
         FileNotFoundError: there is no run there.
     """
-    console = Console(soft_wrap=True) if console is None else console
+    console = Screen() if console is None else console
     try:
         if console.is_terminal and not command.once:
             with Live(console=console, auto_refresh=False) as live:

@@ -131,6 +131,68 @@ def test_no_run_is_an_error(tmp_path, capsys):
     assert shown(tmp_path, "--every", "0", capsys=capsys)[0] == 2
 
 
+JUNK = bytes(range(128, 256))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        POINTS[3].replace(', "training": {"critic_loss": [0.5, 0.1]}', "").encode()[:-3],  # torn
+        JUNK,
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b"",
+        b'{"env_steps": 1e999, "seconds": 1, "evaluation": {"return": [1, 1]}}',
+        b'{"env_steps": 1, "seconds": 1, "evaluation": {"makespan": [1], "return": [1]}}',
+        b'{"env_steps": 1, "seconds": 1, "evaluation": {"makespan": "x", "return": [1]}}',
+        b'{"env_steps": 1, "seconds": 1, "evaluation": {}}',
+    ],
+)
+def test_a_line_that_no_run_wrote_is_named_and_left_out(home, capsys, bad):
+    file = home / "metrics.jsonl"
+    text = file.read_bytes()
+    file.write_bytes(
+        text + bad + b"\n" + bad + b"\n" + line(4000, 56.0, [0.1, 0.1]).encode() + b"\n"
+    )
+    code, out, err = shown(home, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "4,000 of 10,000 steps" in out
+    assert out.splitlines()[-1] == (f"{file}: line 5 and 1 more cannot be read and is left out")
+
+
+def test_a_point_without_training_and_a_torn_last_line(home, capsys):
+    file = home / "metrics.jsonl"
+    point = json.loads(POINTS[3]) | {"env_steps": 4000}
+    del point["training"]
+    with file.open("a") as stream:
+        stream.write(json.dumps(point) + "\n" + POINTS[3][:40])
+    code, out, _ = shown(home, capsys=capsys)
+    assert code == 0 and "4,000 of 10,000 steps" in out
+    assert "critic_loss 0.3" in out
+    assert f"{file}: line 6 cannot be read and is left out" in out
+
+
+@pytest.mark.parametrize("bad", [b"", b'{"steps": 10', JUNK, b"[1]", b'{"steps": "many"}'])
+def test_a_run_file_that_no_run_wrote_is_named(home, capsys, bad):
+    (home / "run.json").write_bytes(bad)
+    code, out, err = shown(home, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "3,000 steps" in out
+    assert f"{home / 'run.json'}: this is not what a run writes" in out
+
+
+def test_names_that_a_terminal_would_obey_are_quoted(home, capsys):
+    text = (home / "metrics.jsonl").read_text()
+    (home / "metrics.jsonl").write_text(text.replace("critic_loss", "lr[1]\\u001b[31m\\nloss"))
+    about = {"steps": 10_000, "seeds": [0, 1], "method": "a\x1b]0;title\x07\nb[bold]"}
+    (home / "run.json").write_text(json.dumps(about))
+    _, out, _ = shown(home, capsys=capsys)
+    assert "\x1b" not in out and "\x07" not in out
+    assert r"a\x1b]0;title\x07\nb[bold], 2 seeds" in out
+    assert r"lr[1]\x1b[31m\nloss 0.3" in out
+
+
 def test_sparklines():
     assert watch.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█  0 to 7"
     assert watch.sparkline([0, 2, 4, 6], 2) == "▁█  1 to 5"
