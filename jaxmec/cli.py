@@ -78,7 +78,9 @@ class Run:
     published: bool = False  # the method as its authors ran it; changes the other defaults
     scale: Literal["cpu", "gpu"] = "cpu"
     """our settings for few environments, or for thousands; changes the other defaults"""
-    start: str | None = None  # a policy (path) or method to start from; by default the method's
+    start: str | None = None
+    """a method to start from, or else the path of a policy or a run (./NAME); by default the
+    method's"""
     tensorboard: bool = False  # write TensorBoard's event file into --out
     wandb: str | None = None  # project of Weights & Biases to log to
     devices: int | Literal["all"] = 1  # to share out seeds, or else environments, among
@@ -282,6 +284,8 @@ def _train(words: Sequence[str]) -> int:
     per_station = isinstance(agent, PerStation)
     agent = agent.inner if per_station else agent
     choices = _env_choices(env)(**(dict(settings.options) if own else {}))
+    if hasattr(agent, "k") and hasattr(choices, "k"):
+        choices = dataclasses.replace(choices, k=agent.k)
     flat = tyro.conf.arg(name="")
     command = dataclasses.make_dataclass(
         "Train",
@@ -303,8 +307,13 @@ def _train(words: Sequence[str]) -> int:
     if run.tensorboard and run.out is None:
         raise UsageError("--tensorboard needs --out, where its event file goes")
     trained = parsed.agent
-    if hasattr(trained, "k") and parsed.choices.k != trained.k:  # known to both
-        trained = dataclasses.replace(trained, k=parsed.choices.k)
+    of_env = _given(parsed.choices)
+    if hasattr(trained, "k") and "k" in of_env:  # known to both
+        told = {chosen for chosen in (trained.k, of_env["k"]) if chosen != agent.k} or {agent.k}
+        if len(told) > 1:
+            raise UsageError(f"--k is {of_env['k']} and --agent.k {trained.k}; expected one number")
+        of_env["k"] = told.pop()
+        trained = dataclasses.replace(trained, k=of_env["k"])
     result = jaxmec.train(
         PerStation(trained) if per_station else trained,
         name=row.label(published, scale),
@@ -324,7 +333,7 @@ def _train(words: Sequence[str]) -> int:
         devices="all" if together else run.devices,
         seeds_at_once=run.seeds_at_once,
         env_options={
-            **_given(parsed.choices),
+            **of_env,
             **_changes(setting, parsed.setting),
         },
     )
@@ -402,7 +411,8 @@ def _given(choices: Any) -> dict[str, Any]:
 class Evaluate:
     """Play whole episodes with a saved policy (a path) or a scheduler (a name)."""
 
-    what: tyro.conf.Positional[str]  # the path of a policy or of a run, or a scheduler's name
+    what: tyro.conf.Positional[str]
+    """a scheduler's name, or else the path of a policy, a run or a bundle: ./local is a path"""
     env: str | None = None  # environment id; by default the policy's own
     preset: str | None = None  # published setting; by default the policy's own
     preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
@@ -419,7 +429,7 @@ def _evaluate(words: Sequence[str]) -> int:
 
     command = tyro.cli(Evaluate, args=list(words), prog="jaxmec evaluate")
     report = jaxmec.evaluate(
-        _policy_or_name(command.what),
+        command.what,
         env=command.env,
         preset=command.preset,
         preset_seed=command.preset_seed,
@@ -436,18 +446,6 @@ def _evaluate(words: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _policy_or_name(what: str) -> Any:
-    """The policy at a path, or of the run there; else the name, of a scheduler it may be."""
-    import jaxmec
-
-    path = Path(what)
-    if path.exists():
-        return jaxmec.load_policy(path / "policy" if (path / "policy").is_dir() else path)
-    if what not in jaxmec.SCHEDULERS and (len(path.parts) > 1 or path.suffix):
-        raise UsageError(f"there is no policy at {path}")
-    return what
-
-
 PICTURES = ("timeline", "map", "denoising", "policy", "animation")
 
 
@@ -459,7 +457,8 @@ class Show:
     has denoising and an animation.
     """
 
-    what: tyro.conf.Positional[str]  # the path of a policy or of a run, or a scheduler's name
+    what: tyro.conf.Positional[str]
+    """a scheduler's name, or else the path of a policy, a run or a bundle: ./local is a path"""
     to: Path  # folder that they are written to
     pictures: tuple[str, ...] = ()  # some of timeline, map, denoising, policy, animation
     env: str | None = None  # environment id; by default the policy's own
@@ -483,8 +482,9 @@ def _show(words: Sequence[str]) -> int:
     look_up("film", command.film, dict.fromkeys(("gif", "mp4")))
     from jaxmec import plots
     from jaxmec.episode import CartPoleEpisode, record
+    from jaxmec.experiment import Policy, opened
 
-    policy = _policy_or_name(command.what)
+    policy: Any = opened(command.what)
     where: dict[str, Any] = {
         "env": command.env,
         "preset": command.preset,
@@ -495,7 +495,7 @@ def _show(words: Sequence[str]) -> int:
     episode: Any = record(policy, seed=command.seed, **where)
     cartpole = isinstance(episode, CartPoleEpisode)
     possible = {"denoising", "animation"} if cartpole else set(PICTURES)
-    if isinstance(policy, str) or not policy.denoises:
+    if not isinstance(policy, Policy) or not policy.denoises:
         possible -= {"denoising"}
     for name in command.pictures:
         if name not in possible:
@@ -531,8 +531,9 @@ class Compare:
     """Methods and schedulers on the same arrivals: a named study, or your own choice.
 
     What is given replaces what the study says. An entry is NAME, NAME:published, or
-    NAME:option=value:..., such as ddrl-amsa:allocate=cwa:label=ours. A study that was stopped
-    goes on where it was.
+    NAME:option=value:..., such as ddrl-amsa:allocate=cwa:label=ours. An option whose name means
+    several things says which: lad-ts:agent.start=noise, or config., or env. A study that was
+    stopped goes on where it was.
     """
 
     study: tyro.conf.Positional[str] = ""  # a name of `jaxmec list studies`; or none

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.envs.offloading import OffloadingEnvironment
-from jaxmec.experiment import PathLike, Player, Policy, Setting, evaluation_key, player_of
+from jaxmec.experiment import (
+    PathLike,
+    Player,
+    Policy,
+    Setting,
+    TrainResult,
+    evaluation_key,
+    player_of,
+)
 from jaxmec.mec.workload import Task
 from jaxmec.schedulers import Scheduler
 from jaxmec.traces import TraceFile
@@ -147,7 +155,7 @@ class _Push(NamedTuple):
 
 
 def record(
-    policy: str | Policy | Scheduler,
+    policy: str | Policy | TrainResult | Scheduler | PathLike,
     *,
     env: str | None = None,
     preset: str | None = None,
@@ -163,7 +171,8 @@ def record(
     arguments, so the mean of its make-spans is what the report has there.
 
     Args:
-        policy: a scheduler's name, a scheduler, or a trained policy.
+        policy: a scheduler's name, a scheduler, a trained policy, the path of a saved one, of a
+            run or of a bundle, or a training result, of which `TrainResult.policy` plays.
         env, preset, preset_seed, trace: where, as for `jaxmec.evaluate`.
         seed: of the episodes.
         episode: which of them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import warnings
@@ -19,15 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import agents, bundle, compilation, envs, files
+from jaxmec import agents, bundle, compilation, envs, files, traces
 from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
 from jaxmec.envs.offloading import OffloadingEnvironment
 from jaxmec.envs.presets import Preset, find_preset
+from jaxmec.mec.workload import TraceWorkload
 from jaxmec.methods import METHODS, find_method
-from jaxmec.naming import look_up, suggestion
-from jaxmec.schedulers import Scheduler, find_scheduler
+from jaxmec.naming import ambiguous, by_layer, look_up
+from jaxmec.schedulers import SCHEDULERS, Scheduler, find_scheduler
 from jaxmec.statistics import t_interval
 from jaxmec.terminal import quoted
 from jaxmec.traces import TraceError, TraceFile
@@ -51,6 +53,7 @@ OBSERVATIONS = 2
 # Fields of agents that saved policies have and that agents have no longer; none of them says how
 # a policy decides.
 RETIRED = {"Pathwise": ("decay_updates",)}
+TRACE = "trace.csv"  # in a run's directory, where its tasks were given in memory
 UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
 
 
@@ -77,6 +80,11 @@ class Setting:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Setting:
         """What `dataclasses.asdict` made of one, and JSON of that."""
+        return cls(**cls.fields_of(document))
+
+    @staticmethod
+    def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields in such a document."""
         fields = dict(document)
         fields["options"] = tuple(
             (name, tuple(value) if isinstance(value, list) else value)
@@ -84,7 +92,7 @@ class Setting:
         )
         if fields.get("trace") is not None:
             fields["trace"] = TraceFile(**fields["trace"])
-        return cls(**fields)
+        return fields
 
     def make(self) -> tuple[Any, Any]:
         """The environment and its parameters.
@@ -249,20 +257,31 @@ class Policy:
         return np.asarray(self._prefer(self.learner, jnp.asarray(observation)))
 
     def save(self, path: PathLike) -> Path:
-        """Save the policy alone, for inference on any machine; returns the path."""
+        """Save the policy alone, for inference on any machine; returns the path.
+
+        Where it was trained on tasks in memory, they are written beside it, to ``PATH.csv``.
+
+        Raises:
+            TypeError: it was trained on arrivals that no file can hold.
+        """
+        path = Path(path)
+        setting = _in_a_file(self.setting, path.with_name(f"{path.name}.csv"))
         manifest = {
             "policy_format": POLICY_FORMAT,
             "observations": OBSERVATIONS,
             "name": self.name,
             "agent": _described(self.agent),
             "spec": self.spec._asdict(),
-            "setting": dataclasses.asdict(self.setting),
+            "setting": dataclasses.asdict(setting),
         }
         return checkpoint.save_policy(path, self.learner, manifest)
 
 
 def load_policy(path: PathLike) -> Policy:
-    """A policy saved by :meth:`Policy.save`, or exported, on whatever device this machine has.
+    """A policy saved by :meth:`Policy.save`, of a run, or exported, on this machine's device.
+
+    Args:
+        path: what :meth:`Policy.save` wrote, the directory of a run, or a bundle.
 
     Raises:
         jaxmec.training.checkpoint.CheckpointError: nothing there, damaged, of a newer version, or
@@ -275,6 +294,8 @@ def load_policy(path: PathLike) -> Policy:
 def _load_policy(path: Path) -> Policy:
     if bundle.is_bundle(path):
         path = bundle.open_bundle(path).path / bundle.POLICY
+    elif (path / "policy").is_dir():
+        path = path / "policy"
     policy, about = read_policy(path)
     _refuse_old_observations(path, about, policy.setting)
     return policy
@@ -294,10 +315,11 @@ def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
         )
     agent = _agent_of(about["agent"], path)
     layout = tuple((part, length) for part, length in about["spec"].get("layout", ()))
-    spec = Spec(**(about["spec"] | {"layout": layout}))
+    spec = _rebuilt(Spec, about["spec"] | {"layout": layout}, "spec", path)
+    setting = _setting_of(about["setting"], path)
     template = jax.eval_shape(lambda key: agent.acting(agent.init(key, spec)), jax.random.key(0))
     learner, _ = checkpoint.restore(path, template)
-    return Policy(agent, learner, spec, Setting.of(about["setting"]), about["name"]), about
+    return Policy(agent, learner, spec, setting, about["name"]), about
 
 
 def _refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Setting) -> None:
@@ -317,6 +339,51 @@ def _refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Sett
             f"{params.network.num_servers} times, once for each server; it is seen once now: "
             "train it again, or go on with the version of jaxmec that saved it"
         )
+
+
+def _rebuilt(kind: Any, fields: Mapping[str, Any], what: str, path: Path) -> Any:
+    """What was saved as fields; one that this version lacks, needs or refuses is named."""
+    fault = None
+    known = inspect.signature(kind).parameters
+    lacking = [name for name in fields if name not in known]
+    needed = [
+        name
+        for name, parameter in known.items()
+        if parameter.default is parameter.empty and name not in fields
+    ]
+    if lacking:
+        fault = f"the field {lacking[0]!r}, which this version of jaxmec lacks"
+    elif needed:
+        fault = f"no field {needed[0]!r}, which this version of jaxmec needs"
+    else:
+        try:
+            return kind(**fields)
+        except (TypeError, ValueError) as error:
+            fault = f"what this version of jaxmec refuses: {error}"
+    raise checkpoint.CheckpointIncompatible(f"{path / checkpoint.MANIFEST}: {what} has {fault}")
+
+
+def _setting_of(about: Mapping[str, Any], path: Path) -> Setting:
+    """The setting that a policy's manifest at ``path`` describes."""
+    trace = about.get("trace")
+    if trace is not None:
+        _rebuilt(TraceFile, trace, "setting.trace", path)
+    setting: Setting = _rebuilt(
+        Setting, dict(Setting.fields_of({"options": (), **about})), "setting", path
+    )
+    if setting.env not in envs.ENVIRONMENTS:
+        raise checkpoint.CheckpointIncompatible(
+            f"{path / checkpoint.MANIFEST}: setting.env is {setting.env!r}, which this version of "
+            f"jaxmec lacks; it has {', '.join(envs.ENVIRONMENTS)}"
+        )
+    known = option_names(setting.env)
+    for name, _ in setting.options:
+        if name not in known:
+            raise checkpoint.CheckpointIncompatible(
+                f"{path / checkpoint.MANIFEST}: setting.options has {name!r}, which this version "
+                f"of jaxmec lacks for {setting.env}"
+            )
+    return setting
 
 
 def _described(agent: Any) -> dict[str, Any]:
@@ -345,8 +412,9 @@ def _agent_of(about: dict[str, Any], path: Path) -> Agent:
         return tuple(value) if isinstance(value, list) else value
 
     retired = RETIRED.get(about["class"], ())
-    fields = {name: value for name, value in about["fields"].items() if name not in retired}
-    return kinds[about["class"]](**{name: whole(value) for name, value in fields.items()})
+    fields = {k: whole(value) for k, value in about["fields"].items() if k not in retired}
+    agent: Agent = _rebuilt(kinds[about["class"]], fields, f"agent {about['class']}", path)
+    return agent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,10 +505,11 @@ def train(
         progress: show a progress display, or the caller's own.
         deterministic: ask a GPU for operations that give the same bits every time; slower.
         name: what to call the result; by default the method's name.
-        start: a policy whose actor training begins with, instead of fresh parameters: the same
-            for all seeds, or that of each seed of a result, or of a method by its name, which is
-            trained first (cloning is shortened as this training is). By default what the method
-            says. The networks must be the same.
+        start: a policy, or the path of a saved one, of a run or of a bundle, whose actor training
+            begins with, instead of fresh parameters: the same for all seeds, or that of each seed
+            of a result, or of a method by its name, which is trained first (cloning is shortened
+            as this training is). A bare name that a method has is the method; ``./NAME`` is the
+            path. By default what the method says. The networks must be the same.
         trace: a file of tasks (`jaxmec.traces`) that arrive instead of the preset's, the same in
             every episode.
         tensorboard: write TensorBoard's event file beside the metrics in ``directory`` (extra
@@ -450,10 +519,13 @@ def train(
             environments (`jaxmec.training.devices`); in several processes "all".
         seeds_at_once: seeds side by side, and the others after them; "auto" for as many as
             the memory holds; all by default.
-        env_options: options of `jaxmec.make`, for those whose name is also an agent's.
+        env_options: options of `jaxmec.make`, all together; a ``workload`` made by
+            `jaxmec.mec.trace_workload` is written to ``directory/trace.csv`` and is a trace.
         options: single fields to change: of the config (``steps``, ``num_envs``, ...), of
             the agent (``discount``, ``hidden``, ...), of the environment or its preset
-            (``information``, ``probability``, ...), looked up in this order.
+            (``information``, ``probability``, ...). A name that means several things is
+            refused; it is written in full, with ``config.``, ``agent.`` or ``env.`` before it:
+            ``train("lad-ts", **{"agent.start": "noise"})``.
 
     Raises:
         ValueError, TypeError: a wrong name or value; the message says what is right.
@@ -484,28 +556,37 @@ def train(
     if preset is None:
         preset = envs.DEFAULT_PRESET.get(env)
 
-    of_config = {f.name for f in dataclasses.fields(config)}
     # Of an agent for each station, the fields are those of what each station has.
-    each = agent.inner if isinstance(agent, agents.PerStation) else agent
-    of_agent = {f.name for f in dataclasses.fields(each)}  # type: ignore[arg-type]
-    of_env = option_names(env)
-    unknown = [key for key in options if key not in of_config | of_agent | of_env]
-    if unknown:
-        hint = suggestion(unknown[0], sorted(of_config | of_agent | of_env))
+    each: Any = agent.inner if isinstance(agent, agents.PerStation) else agent
+    layers = option_layers(each, config, env)
+    if isinstance(start, str) and (owners := [x for x in layers if "start" in layers[x]]):
         raise TypeError(
-            f"neither the config, the agent nor {env} has an option {unknown[0]!r}{hint}"
+            f"{ambiguous('start', owners, argument=True)}, and a pathlib.Path for a policy"
         )
-    config = dataclasses.replace(config, **{k: v for k, v in options.items() if k in of_config})
-    agent_options = {k: v for k, v in options.items() if k in of_agent - of_config}
-    each = dataclasses.replace(each, **agent_options)  # type: ignore[type-var]
+    given = by_layer(options, layers, shared=SHARED, owner=f"the config, the agent and {env}")
+    config = dataclasses.replace(config, **given["config"])
+    of_env = given["env"] | dict(env_options or {})
+    if (
+        "k" in layers["agent"] & layers["env"]
+    ):  # how many servers top-k names: both know it, or neither
+        named = {of["k"] for of in (given["agent"], of_env) if "k" in of}
+        if len(named) > 1:
+            raise TypeError(f"k must be one number for the agent and {env}, got {sorted(named)}")
+        if named:
+            given["agent"]["k"] = of_env["k"] = named.pop()
+    each = dataclasses.replace(each, **given["agent"])
     agent = agents.PerStation(each) if isinstance(agent, agents.PerStation) else each
-    chosen |= {k: v for k, v in options.items() if k in of_env - of_agent - of_config}
-    if "k" in agent_options:  # how many servers top-k names is known to both
-        chosen["k"] = agent_options["k"]
-    chosen |= dict(env_options or {})
+    chosen |= of_env
+    if trace is not None and "workload" in chosen:
+        raise TypeError("trace and the workload in env_options are both arrivals; give one")
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())), _trace(trace))
-    if resume and directory is not None:
-        _refuse_other_course(Path(directory), setting.trace)
+    if directory is not None:
+        if not resume and "workload" in chosen:
+            runner.check_home(Path(directory), resume)
+        file = Path(directory) / TRACE
+        setting = _in_a_file(setting, file, resume and file.exists())
+        if resume:
+            _refuse_other_course(Path(directory), setting.trace)
     environment, params = setting.make()
     if isinstance(config, CloningConfig):
         environment = Demonstrator(environment)
@@ -541,7 +622,7 @@ def train(
             deterministic=deterministic,
             devices=devices,
             seeds_at_once=seeds_at_once,
-            trace=trace,
+            trace=setting.trace,
             tensorboard=tensorboard,
             env_options=dict(setting.options),
             **network,
@@ -607,6 +688,40 @@ def lesson_of(
     return dataclasses.replace(teacher, **network), lesson, network
 
 
+def _in_a_file(setting: Setting, file: Path, there: bool = False) -> Setting:
+    """The setting, whose tasks lie in a file where they were in memory: what can be saved.
+
+    Where a run goes on and the file is ``there``, it must hold the same tasks.
+
+    Raises:
+        ValueError: other tasks than those of the run.
+        TypeError: arrivals that are no list of tasks.
+    """
+    options = dict(setting.options)
+    workload = options.pop("workload", None)
+    if workload is None:
+        return setting
+    if not isinstance(workload, TraceWorkload):
+        raise TypeError(
+            f"workload is a {type(workload).__name__}, which cannot be saved; expected what "
+            "jaxmec.mec.trace_workload makes, a trace file (trace=), or fields of the preset"
+        )
+    columns = (workload.slot, workload.origin, workload.size, workload.work, workload.result)
+    rows = traces.Rows(*(np.asarray(column) for column in columns))
+    if not there:
+        traces.write(file, rows)
+    slots = int(workload.slots)
+    if there and not all(
+        np.shape(mine) == np.shape(other) and np.allclose(mine, other, rtol=1e-8, atol=0)
+        for mine, other in zip(rows, traces.read_rows(file).first(slots), strict=True)
+    ):  # as near as the file is written
+        raise ValueError(
+            f"cannot resume {file.parent}: its tasks are in {file}, and are others now"
+        )
+    kept = tuple(sorted(options.items()))
+    return dataclasses.replace(setting, options=kept, trace=TraceFile.of(file, slots))
+
+
 def _trace(trace: PathLike | TraceFile | None) -> TraceFile | None:
     return trace if trace is None or isinstance(trace, TraceFile) else TraceFile.of(trace)
 
@@ -617,8 +732,9 @@ def _refuse_other_course(directory: Path, trace: TraceFile | None) -> None:
     folder = directory / runner.CHECKPOINTS
     if not checkpoint.checkpoints(folder):
         return  # the runner says so
-    about = checkpoint.read_manifest(checkpoint.find(folder)).metadata["caller"]
-    setting = None if about.get("setting") is None else Setting.of(about["setting"])
+    newest = checkpoint.find(folder)
+    about = checkpoint.read_manifest(newest).metadata["caller"]
+    setting = None if about.get("setting") is None else _setting_of(about["setting"], newest)
     was = None if setting is None else setting.trace
 
     def content(trace: TraceFile | None) -> Any:
@@ -656,8 +772,11 @@ def _starting(
 
     Raises:
         TypeError: an agent without an actor that it could begin with, or a policy without one.
-        ValueError: a result of other seeds, or an actor of another shape; names the leaf.
+        ValueError: a result of other seeds, an actor of another shape (names the leaf), or
+            neither a method nor a path that is there.
     """
+    if isinstance(start, str) and os.sep not in start and not Path(start).exists():
+        look_up("start", start, METHODS)
     if not isinstance(start, Policy | TrainResult):
         start = load_policy(start)
     for owner in (agent, start.agent):
@@ -686,6 +805,23 @@ def _starting(
                 f"expected {expected.get(leaf)}, as of {type(agent).__name__}"
             )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *actors)
+
+
+SHARED = {
+    "k": ("agent", "env"),  # how many servers top-k names
+    "discount": ("agent",),  # a preset's is what its authors used, and changes nothing
+}
+"""Names that two layers share on purpose, and which of them take the value."""
+
+
+def option_layers(agent: Any, config: Config, env: str) -> dict[str, set[str]]:
+    """The names of the single fields that a training can change, by what they belong to."""
+    each = agent.inner if isinstance(agent, agents.PerStation) else agent
+    return {
+        "config": {field.name for field in dataclasses.fields(config)},
+        "agent": {field.name for field in dataclasses.fields(each)},  # type: ignore[arg-type]
+        "env": option_names(env),
+    }
 
 
 def option_names(env: str) -> set[str]:
@@ -788,7 +924,7 @@ class Report:
 
 
 def evaluate(
-    policy: str | Policy | TrainResult | Scheduler,
+    policy: str | Policy | TrainResult | Scheduler | PathLike,
     *,
     env: str | None = None,
     preset: str | None = None,
@@ -804,8 +940,9 @@ def evaluate(
     same times, whatever they decide and see.
 
     Args:
-        policy: a scheduler's name (`jaxmec.schedulers`), a trained policy, or a training
-            result, whose seeds are all evaluated.
+        policy: a scheduler's name (`jaxmec.schedulers`), a trained policy, the path of a saved
+            one, of a run or of a bundle, or a training result, whose seeds are all evaluated.
+            A bare name is the scheduler; ``./local`` is the path.
         env, preset, preset_seed: where; by default where the policy was trained, and for a
             scheduler the multi-server environment with its default preset.
         episodes: how many.
@@ -820,7 +957,10 @@ def evaluate(
             environment; a scheduler that is allowed less than it needs to know.
         jaxmec.traces.TraceError: a trace that cannot be read, or the policy's own, which is gone
             or is not what it was.
+        jaxmec.training.checkpoint.CheckpointError, jaxmec.bundle.BundleError: no policy at a
+            path, or a damaged one.
     """
+    policy = opened(policy)
     policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
     player = player_of(
         policies[0], env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
@@ -865,8 +1005,47 @@ class Player:
         return getattr(self.environment, "information", None)
 
 
+def opened(
+    policy: str | Policy | TrainResult | Scheduler | PathLike,
+) -> Policy | TrainResult | Scheduler:
+    """What a name or a path stands for: a bare name that a scheduler has is the scheduler.
+
+    Everything else that is text, and every `pathlib.Path`, is the path of a saved policy, of a
+    run or of a bundle; ``./local`` is the path where ``local`` is a scheduler too.
+
+    Raises:
+        ValueError: neither a scheduler nor a path that is there.
+        jaxmec.training.checkpoint.CheckpointError, jaxmec.bundle.BundleError: no policy there,
+            or a damaged one; see :func:`load_policy`.
+    """
+    if isinstance(policy, Policy | TrainResult | Scheduler):
+        return policy
+    if not isinstance(policy, str | os.PathLike):
+        raise TypeError(
+            "expected a scheduler's name, the path of a policy, or a policy, got "
+            f"{type(policy).__name__}"
+        )
+    if isinstance(policy, str) and policy in SCHEDULERS:
+        return SCHEDULERS[policy]
+    path = Path(policy)
+    if isinstance(policy, os.PathLike) or path.exists():
+        return load_policy(path)
+    if os.sep in policy or path.suffix:
+        raise ValueError(f"there is no policy at {path}")
+    return find_scheduler(policy)  # which suggests the nearest name
+
+
+def _of_environment(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their names in the environment, whether or not written ``env.NAME``."""
+    plain = {name.removeprefix("env."): value for name, value in options.items()}
+    if len(plain) < len(options):
+        twice = next(name for name in options if f"env.{name}" in options)
+        raise TypeError(f"env.{twice} is given twice")
+    return plain
+
+
 def player_of(
-    policy: str | Policy | Scheduler,
+    policy: str | Policy | TrainResult | Scheduler | PathLike,
     *,
     env: str | None = None,
     preset: str | None = None,
@@ -876,22 +1055,30 @@ def player_of(
 ) -> Player:
     """A policy or a scheduler in the environment that `evaluate` would play it in.
 
-    Arguments and errors are those of :func:`evaluate`.
+    Arguments and errors are those of :func:`evaluate`, but of a result's policies the best plays.
     """
-    if isinstance(policy, str):
-        policy = find_scheduler(policy)
+    options = _of_environment(options)
+    if trace is not None and "workload" in options:
+        raise TypeError("trace and workload are both arrivals; give one")
+    policy = opened(policy)
+    if isinstance(policy, TrainResult):
+        policy = policy.policy
     if isinstance(policy, Scheduler):
         return _scheduling(policy, env, preset, preset_seed or 0, _trace(trace), options)
     setting = policy.setting
     if env is not None and env != setting.env:
         raise ValueError(f"{policy.name} was trained on {setting.env}, not on {env}")
-    merged = tuple(sorted((dict(setting.options) | options).items()))
+    own = dict(setting.options)
+    if trace is not None:
+        own.pop("workload", None)
+    elif "workload" not in options:
+        trace = setting.trace
     setting = dataclasses.replace(
         setting,
         preset=setting.preset if preset is None else preset,
         seed=setting.seed if preset_seed is None else preset_seed,
-        options=merged,
-        trace=setting.trace if trace is None else _trace(trace),
+        options=tuple(sorted((own | options).items())),
+        trace=_trace(trace),
     )
     environment, params = setting.make()
     spec = make_spec(environment, params)

@@ -26,19 +26,20 @@ from jaxmec import compilation, envs
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
 from jaxmec.envs.presets import find_preset
 from jaxmec.experiment import (
+    PathLike,
     Policy,
     Report,
     Setting,
     TrainResult,
     check_same_tasks,
     evaluate,
-    load_policy,
+    opened,
     train,
 )
 from jaxmec.mec import EdgeNetwork, TraceWorkload, advance_slot, trace_workload
 from jaxmec.methods import METHODS, Method
 from jaxmec.naming import look_up
-from jaxmec.schedulers import SCHEDULERS, Scheduler
+from jaxmec.schedulers import Scheduler
 from jaxmec.solvers import (
     PlannerConfig,
     Window,
@@ -53,7 +54,7 @@ from jaxmec.statistics import Interval, t_interval
 from jaxmec.tables import results_table
 from jaxmec.traces import TraceFile, mean_load
 
-Entry = str | Policy | TrainResult | Scheduler
+Entry = str | Policy | TrainResult | Scheduler | PathLike
 Say = Callable[[str], None]
 RECORDED = 512  # decisions a compiled call plays while it records arrivals
 BOUNDS = {
@@ -153,7 +154,8 @@ def measure(
     named here; several policies must then agree about them.
 
     Args:
-        entries: names of schedulers, trained policies or training results.
+        entries: names of schedulers, trained policies, paths or training results, as for
+            `jaxmec.evaluate`.
         env, preset, preset_seed: where; by default as the policies were trained, and without
             any in the multi-server environment with its default preset.
         episodes, seed: as for `jaxmec.evaluate`.
@@ -168,14 +170,15 @@ def measure(
             different tasks or networks.
         jaxmec.traces.TraceError: a trace that cannot be read.
     """
-    for entry in entries:
+    players = [opened(entry) for entry in entries]
+    for entry in players:
         own = entry.setting.trace if isinstance(entry, Policy | TrainResult) else None
         if own is not None and trace is None:
-            raise ValueError(f"trace must be given: {entry.name} was trained on {own}")  # type: ignore[union-attr]
-    place = common_setting(entries, env, preset, preset_seed, trace, options)
+            raise ValueError(f"trace must be given: {entry.name} was trained on {own}")
+    place = common_setting(players, env, preset, preset_seed, trace, options)
     environment, params = _recording(place)
     reports = []
-    for entry in entries:
+    for entry in players:
         reports.append(
             evaluate(
                 entry, env=place.env, preset=place.preset, preset_seed=place.seed,
@@ -605,13 +608,12 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
 
 
 def _entry(name: str) -> Policy | Scheduler | Method:
-    """What a name stands for: a saved policy or run, a scheduler, or a method to be trained."""
-    path = Path(name)
-    if path.exists():
-        return load_policy(path / "policy" if (path / "policy").is_dir() else path)
+    """What a name stands for: a method to be trained, a scheduler, or else a path."""
     if name in METHODS:
         return METHODS[name]
-    return look_up("scheduler", name, SCHEDULERS)
+    entry = opened(name)
+    assert not isinstance(entry, TrainResult)
+    return entry
 
 
 def _trained(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,3 +25,56 @@ def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     if name in table:
         return table[name]
     raise ValueError(f"{kind} {name!r} is not one of {', '.join(table)}{suggestion(name, table)}")
+
+
+def by_layer(
+    options: Mapping[str, Any],
+    layers: Mapping[str, Collection[str]],
+    *,
+    shared: Mapping[str, Collection[str]],
+    arguments: Collection[str] = (),
+    owner: str,
+) -> dict[str, dict[str, Any]]:
+    """Which layer each option is of, by its name, which may say so: ``agent.start``.
+
+    Args:
+        options: values by name.
+        layers: the names that each layer knows.
+        shared: names that several layers know on purpose, and the layers that take the value.
+        arguments: names that mean something of their own where options are written.
+        owner: whose options they are, for messages.
+
+    Returns:
+        For each layer, its options by their names in it.
+
+    Raises:
+        TypeError: a name that no layer knows, with the nearest that one does; a name that means
+            several things, with how each is written; an option that is given twice.
+    """
+    found: dict[str, dict[str, Any]] = {layer: {} for layer in layers}
+    for key, value in options.items():
+        layer, dot, name = key.partition(".")
+        full = bool(dot) and layer in layers
+        name = name if full else key
+        takers = [each for each in ([layer] if full else layers) if name in layers[each]]
+        if not takers:
+            known = {f"{layer}.{each}" for each in layers[layer]} if full else set()
+            known = known or {each for names in layers.values() for each in names}
+            raise TypeError(f"{owner} has no option {key!r}{suggestion(key, sorted(known))}")
+        if not full and len(takers) > 1 and name in shared:
+            takers = [each for each in takers if each in shared[name]]
+        elif not full and (len(takers) > 1 or name in arguments):
+            raise TypeError(ambiguous(name, takers, name in arguments))
+        for layer in takers:
+            if name in found[layer]:
+                raise TypeError(f"{owner}: {layer}.{name} is given twice")
+            found[layer][name] = value
+    return found
+
+
+def ambiguous(name: str, layers: Iterable[str], argument: bool = False) -> str:
+    """What to say of a name that means several things: how each is written."""
+    ways = " or ".join(f"{layer}.{name}" for layer in layers)
+    if argument:
+        return f"{name!r} is ambiguous: {ways}, or what training has by that name; write {ways}"
+    return f"{name!r} is ambiguous; write {ways}"

@@ -38,16 +38,18 @@ from jaxmec.agents.base import Agent
 from jaxmec.demonstrations import DEMONSTRATING
 from jaxmec.envs.presets import Preset, find_preset, override, scaled
 from jaxmec.experiment import (
+    SHARED,
     PathLike,
     Report,
     Setting,
     evaluate,
     lesson_of,
+    option_layers,
     option_names,
     train,
 )
 from jaxmec.methods import find_method
-from jaxmec.naming import suggestion
+from jaxmec.naming import by_layer, suggestion
 from jaxmec.schedulers import find_scheduler
 from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, runner
@@ -286,7 +288,8 @@ class Cell:
     def met(self) -> Setting:
         """The tasks and the network that the entry meets."""
         setting = self.place.setting
-        named = dataclasses.replace(setting, options=setting.options + self.entry.options)
+        options = tuple((name.removeprefix("env."), value) for name, value in self.entry.options)
+        named = dataclasses.replace(setting, options=setting.options + options)
         return dataclasses.replace(setting, options=tuple(sorted(named.fields.items())))
 
     @property
@@ -474,39 +477,42 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         identity["x64"] = True
     config = None
-    known = option_names(study.env)
+    layers = {"env": option_names(study.env)}
     if learns:
-        agent, config, options = _trained_as(entry, study.steps_scale * entry.steps_scale)
+        settings = find_method(entry.name).settings(entry.published)
+        layers = option_layers(settings.agent(), settings.config, study.env)
+    given = by_layer(
+        dict(entry.options), layers, shared=SHARED, arguments=["start"], owner=entry.label
+    )
+    if learns:
+        agent, config, options = _trained_as(
+            entry, study.steps_scale * entry.steps_scale, given["config"]
+        )
         identity |= {
             "seeds": study.seeds,
             "agent": repr(agent),
             "config": dataclasses.asdict(config),
             "method": list(options),
             "published": entry.published,
-            "denoising_steps": dict(entry.options).get(
+            "denoising_steps": given["agent"].get(
                 "denoising_steps", getattr(agent, "denoising_steps", 1)
             ),
         }
-        of_agent = dataclasses.fields(agent)  # type: ignore[arg-type]
-        known |= {field.name for field in (*of_agent, *dataclasses.fields(config))}
         teacher = find_method(entry.name).start
         if teacher is not None:
-            identity["start"] = _lesson(teacher, entry, agent, config)
+            identity["start"] = _lesson(teacher, entry, agent, config, given["agent"])
     else:
         find_scheduler(entry.name)
-    for name, _ in entry.options:
-        if name not in known:
-            raise TypeError(f"{entry.label} has no option {name!r}{suggestion(name, known)}")
     return Cell(
         entry, place, config, identity,
         study.seeds if learns else 1, study.episodes, study.episode_seed,
     )  # fmt: skip
 
 
-def _lesson(teacher: str, entry: Entry, agent: Any, config: Config) -> dict[str, Any]:
+def _lesson(
+    teacher: str, entry: Entry, agent: Any, config: Config, own: Mapping[str, Any]
+) -> dict[str, Any]:
     """All that the method depends on from which an entry starts, beside the entry's setting."""
-    fields = {field.name for field in dataclasses.fields(agent)}
-    own = {name: value for name, value in entry.options if name in fields}
     row = find_method(teacher)
     alone = find_method(entry.name).settings(entry.published).config
     taught_by, lesson, _ = lesson_of(teacher, dataclasses.replace(agent, **own), config, alone)
@@ -519,11 +525,9 @@ def _lesson(teacher: str, entry: Entry, agent: Any, config: Config) -> dict[str,
     }
 
 
-def _trained_as(entry: Entry, scale: float) -> tuple[Agent, Config, Fields]:
+def _trained_as(entry: Entry, scale: float, own: Mapping[str, Any]) -> tuple[Agent, Config, Fields]:
     """The agent before the entry's options, the sizes of its training, the method's options."""
     settings = find_method(entry.name).settings(entry.published)
-    sizes = {field.name for field in dataclasses.fields(settings.config)}
-    own = {name: value for name, value in entry.options if name in sizes}
     config = scaled_training(dataclasses.replace(settings.config, **own), scale)
     return settings.agent(), config, settings.options
 
@@ -559,6 +563,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
     if cell.config is not None:
         for size in dataclasses.fields(cell.config):
             options.pop(size.name, None)  # in cell.config
+            options.pop(f"config.{size.name}", None)
         policy = train(
             cell.entry.name,
             published=cell.entry.published,
@@ -588,7 +593,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
             "preset_seed": setting.seed,
             "trace": setting.trace,
             **dict(setting.options),
-            **options,
+            **{name.removeprefix("env."): value for name, value in options.items()},
         }
     began = time.monotonic()
     report = evaluate(policy, episodes=cell.episodes, seed=cell.episode_seed, **where)

@@ -1,9 +1,12 @@
 """The public API: train, save, load, evaluate, on small sizes."""
 
+import contextlib
 import dataclasses
+import inspect
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import edge_policies
 import jax
@@ -11,9 +14,13 @@ import numpy as np
 import pytest
 
 import jaxmec
-from jaxmec import experiment
+from jaxmec import envs, experiment, gap, mec
 from jaxmec.agents import Pathwise, ScoreTD3
-from jaxmec.methods import find_method
+from jaxmec.agents.pathwise import OF_NETWORK
+from jaxmec.episode import record
+from jaxmec.experiment import SHARED, option_layers, option_names, player_of
+from jaxmec.methods import METHODS, find_method
+from jaxmec.naming import by_layer
 from jaxmec.training import checkpoint
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing
 from jaxmec.training.cloning import CloningConfig
@@ -165,6 +172,242 @@ def test_observations_of_the_wrong_kind_are_refused(cartpole):
 def test_wrong_names_and_values_are_told_before_anything_runs(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def all_settings():
+    """Every way in which a method can be run, and every environment that it can be run in."""
+    for row in METHODS.values():
+        for published, scale in ((False, "cpu"), (True, "cpu"), (False, "gpu")):
+            with contextlib.suppress(ValueError):  # not every method has all
+                settings = row.settings(published, scale)
+                for env in envs.ENVIRONMENTS:
+                    yield row, settings.agent(), settings.config, env
+
+
+def test_no_layer_silently_takes_a_name_that_another_has():
+    """All overlaps of all methods: shared on purpose, with a reason, or refused."""
+    arguments = {*inspect.signature(jaxmec.train).parameters} - {"options"}
+    refused, layers_of = {}, {}
+    for row, agent, config, env in all_settings():
+        layers = layers_of.setdefault((type(agent), type(config), env), None)
+        if layers is not None:
+            continue
+        layers = layers_of[type(agent), type(config), env] = option_layers(agent, config, env)
+        for name in set().union(*layers.values()):
+            owners = [layer for layer in layers if name in layers[layer]]
+            if len(owners) > 1 and name in SHARED:
+                given = by_layer({name: 1}, layers, shared=SHARED, owner="it")
+                assert [layer for layer in layers if given[layer]] == [
+                    layer for layer in owners if layer in SHARED[name]
+                ]
+                continue
+            if len(owners) == 1 and name not in arguments:
+                continue
+            refused.setdefault(name, (row.name, env, owners))
+            for owner in owners:
+                full = by_layer({f"{owner}.{name}": 1}, layers, shared=SHARED, owner="it")
+                assert {layer: of for layer, of in full.items() if of} == {owner: {name: 1}}
+    assert {"penalty", "start"} <= refused.keys()
+    for name, (method, env, owners) in refused.items():
+        with pytest.raises(TypeError, match=f"{name!r} is ambiguous") as caught:
+            jaxmec.train(method, env=env, progress=False, **{name: "noise"})
+        for owner in owners:
+            assert f"{owner}.{name}" in str(caught.value)
+    starts = [row for row in METHODS.values() if row.start is not None]
+    assert not any("start" in {f.name for f in dataclasses.fields(row.agent())} for row in starts)
+    assert not set(OF_NETWORK) & {*refused, *SHARED}  # handed on by their plain names
+
+
+def test_where_schedulers_are_played_no_option_has_an_arguments_name():
+    for env in envs.ENVIRONMENTS:
+        for call in (jaxmec.evaluate, record, gap.measure):
+            assert not option_names(env) & {*inspect.signature(call).parameters}
+
+
+def stopped(monkeypatch):
+    """What is trained, which is not."""
+    told = {}
+
+    def instead(agent, environment, params, config, seeds, **options):
+        told.update(agent=agent, environment=environment, params=params, config=config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment.parts, "run", instead)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "agent", "env"),
+    [
+        ("lad-ts", {"agent.start": "noise"}, {"start": "noise"}, {}),
+        ("ddrl-amsa-score", {"agent.penalty": 0.5, "env.penalty": 3.0}, {"penalty": 0.5},
+         {"penalty": 3.0}),
+        ("ddrl-amsa-score", {"env_options": {"penalty": 3.0}}, {"penalty": 1e-3},
+         {"penalty": 3.0}),
+        ("drlcoedge", {"discount": 0.5}, {"discount": 0.5}, {}),
+    ],
+)  # fmt: skip
+def test_a_name_written_in_full_goes_where_it_says(monkeypatch, method, options, agent, env):
+    told = stopped(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        jaxmec.train(method, progress=False, **{"config.num_envs": 4}, **options)
+    for name, value in agent.items():
+        if name in {key.removeprefix("agent.") for key in options}:
+            assert getattr(told["agent"], name) == value
+        else:
+            assert getattr(told["agent"], name) == getattr(METHODS[method].agent(), name)
+    for name, value in env.items():
+        assert float(getattr(told["params"], name)) == value
+    assert told["config"].num_envs == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"k": 2}, {"agent.k": 2}, {"env.k": 2}, {"env_options": {"k": 2}}]
+)
+def test_the_number_of_servers_named_is_one(monkeypatch, options):
+    told = stopped(monkeypatch)
+    method = next(row.name for row in METHODS.values() if hasattr(row.agent(), "k"))
+    with pytest.raises(KeyboardInterrupt):
+        jaxmec.train(method, progress=False, **options)
+    assert told["agent"].k == told["environment"].k == 2
+    with pytest.raises(TypeError, match=r"k must be one number|given twice"):
+        jaxmec.train(method, progress=False, **options, **{
+            "env.k" if "agent.k" in options else "agent.k": 4})  # fmt: skip
+
+
+def test_a_start_is_a_method_by_its_bare_name_and_else_a_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, message in (("ddrl-ats-clone", "did you mean"), ("./mine", "mine")):
+        with pytest.raises((ValueError, CheckpointMissing), match=message):
+            jaxmec.train("ddrl-amsa-pathwise", start=name, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ("agent", "momentum"),
+        ("spec", "stations"),
+        ("setting", "weather"),
+        ("options", "weather"),
+        ("trace", "weather"),
+    ],
+)
+def test_fields_that_this_version_lacks_are_named_with_the_file(cartpole, tmp_path, part, field):
+    path = cartpole.save(tmp_path / "policy")
+    about = checkpoint.read_manifest(path).metadata
+    where = {
+        "agent": about["agent"]["fields"],
+        "spec": about["spec"],
+        "setting": about["setting"],
+    }.get(part)
+    if where is not None:
+        where[field] = 1
+    elif part == "options":
+        about["setting"]["options"] = [[field, 1]]
+    else:
+        about["setting"]["trace"] = {"file": "t.csv", "sha256": "", field: 1}
+    other = checkpoint.save_policy(tmp_path / "other", cartpole.policy.learner, about)
+    with pytest.raises(CheckpointIncompatible, match=field) as caught:
+        jaxmec.load_policy(other)
+    assert str(other / "manifest.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("tau", 3.0, "tau must be"), ("hidden", None, "hidden")],
+)
+def test_a_field_that_this_version_refuses_is_named_with_the_file(
+    cartpole, tmp_path, field, value, message
+):
+    about = checkpoint.read_manifest(cartpole.save(tmp_path / "policy")).metadata
+    about["agent"]["fields"][field] = value
+    other = checkpoint.save_policy(tmp_path / "other", cartpole.policy.learner, about)
+    with pytest.raises(CheckpointIncompatible, match=message):
+        jaxmec.load_policy(other)
+
+
+def test_a_path_will_do_wherever_a_policy_will(amsa, tmp_path, monkeypatch):
+    """Saved alone, in a run's directory, and in a directory that is named like a scheduler."""
+    monkeypatch.chdir(tmp_path)
+    amsa.save("run/policy")
+    amsa.save("local")
+    expected = jaxmec.evaluate(amsa.policy, episodes=2)
+    for path in ("run/policy", "run", Path("run"), "./local", Path("local")):
+        report = jaxmec.evaluate(path, episodes=2)
+        assert report.name == amsa.name
+        np.testing.assert_array_equal(report.values["makespan"], expected.values["makespan"])
+        assert player_of(path).name == jaxmec.load_policy(path).name == amsa.name
+    assert player_of("local").name == "local"
+    assert gap._entry("local") == jaxmec.SCHEDULERS["local"]
+    assert gap._entry("./local").name == gap._entry("run").name == amsa.name
+    Path("drlcoedge").mkdir()
+    assert gap._entry("drlcoedge") == METHODS["drlcoedge"]
+    for missing in ("./optimal", "runs/none", "none.policy"):
+        with pytest.raises(ValueError, match="there is no policy at"):
+            jaxmec.evaluate(missing)
+    with pytest.raises(CheckpointMissing):
+        jaxmec.evaluate(Path("optimal"))
+    with pytest.raises(TypeError, match=r"expected a scheduler's name.*got float"):
+        jaxmec.evaluate(1.0)
+
+
+def test_of_a_result_the_best_policy_is_recorded(amsa):
+    episode, best = (record(policy, seed=2, slots=2) for policy in (amsa, amsa.policy))
+    np.testing.assert_array_equal(episode.makespan, best.makespan)
+    assert player_of(amsa).name == amsa.name
+
+
+def tasks(work=0.5, slots=3):
+    """A trace in memory whose float32 numbers have no short decimals."""
+    return mec.trace_workload(
+        slot=[0, 0, 1], origin=[0, 3, 1], size=[2.1, 3.0, 2.5], work=[0.4 / 3, work, 0.3],
+        slots=slots,
+    )  # fmt: skip
+
+
+def test_tasks_in_memory_are_saved_with_what_learnt_from_them(tmp_path):
+    sizes = SMALL | {"steps": 700, "eval_episodes": 1, "config.eval_every": 500}
+    sizes.pop("eval_every")
+    home = tmp_path / "run"
+    result = jaxmec.train("drlcoedge", directory=home, env_options={"workload": tasks()}, **sizes)
+    loaded = jaxmec.load_policy(home)
+    assert loaded.setting.trace.file == str(home / "trace.csv")
+    jax.tree.map(np.testing.assert_array_equal, loaded.setting.trace.workload(), tasks())
+    with pytest.raises(ValueError, match=r"trace\.csv, and are others now"):
+        jaxmec.train(
+            "drlcoedge", directory=home, resume=True, env_options={"workload": tasks(0.6)}, **sizes
+        )
+    again = jaxmec.train(
+        "drlcoedge", directory=home, resume=True, env_options={"workload": tasks()}, **sizes
+    )
+    assert again.setting == result.setting
+    with pytest.raises(FileExistsError):  # and the trace stays
+        jaxmec.train("drlcoedge", directory=home, env_options={"workload": tasks(0.6)}, **sizes)
+    # In memory until it is saved.
+    options = (("workload", tasks()), *loaded.setting.options)
+    setting = dataclasses.replace(loaded.setting, options=tuple(sorted(options)), trace=None)
+    policy = experiment.Policy(loaded.agent, loaded.learner, loaded.spec, setting, "mine")
+    saved = jaxmec.load_policy(policy.save(tmp_path / "mine"))
+    assert saved.setting.trace.file == str(tmp_path / "mine.csv")
+    assert dict(saved.setting.options) == dict(loaded.setting.options)
+    for played in (policy, saved):  # other tasks are played where they are given
+        other = player_of(played, workload=tasks(0.7)).params.workload
+        np.testing.assert_array_equal(other.work, tasks(0.7).work)
+        other = player_of(played, trace=home / "trace.csv").params.workload
+        np.testing.assert_array_equal(other.work, tasks().work)
+
+
+def test_arrivals_that_no_file_can_hold_are_refused_before_training(tmp_path):
+    law = jaxmec.PRESETS["amcoedge"].params().workload
+    with pytest.raises(TypeError, match=r"workload is a BernoulliWorkload.*trace_workload"):
+        jaxmec.train("drlcoedge", directory=tmp_path / "run", env_options={"workload": law})
+    assert not (tmp_path / "run").exists()
+    for call in (jaxmec.train, jaxmec.evaluate):
+        given = {"env_options": {"workload": tasks()}} if call is jaxmec.train else {
+            "workload": tasks()}  # fmt: skip
+        name = "drlcoedge" if call is jaxmec.train else "local"
+        with pytest.raises(TypeError, match="both arrivals"):
+            call(name, trace=tmp_path / "trace.csv", **given)
 
 
 def test_a_policy_meets_only_environments_it_fits(cartpole, amsa):

@@ -121,9 +121,7 @@ def _opened(policy: Policy | TrainResult | PathLike) -> tuple[Policy, dict[str, 
         return policy, {}
     if isinstance(policy, TrainResult):
         return policy.policy, {}
-    run = Path(policy)
-    inside = (run / "policy").is_dir() and not bundles.is_bundle(run)
-    return load_policy(run / "policy" if inside else run), training_summary(run)
+    return load_policy(policy), training_summary(Path(policy))
 
 
 def to_stablehlo(policy: Policy) -> bytes:

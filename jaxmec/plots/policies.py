@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jaxmec.episode import CartPoleEpisode, Episode
-    from jaxmec.experiment import Policy
+    from jaxmec.experiment import PathLike, Policy, TrainResult
     from jaxmec.schedulers import Scheduler
 
 TOP = len(PALETTE)  # actions that get a colour
@@ -144,7 +144,7 @@ def denoising(
 
 
 def policy_map(
-    policy: str | Policy | Scheduler,
+    policy: str | Policy | TrainResult | Scheduler | PathLike,
     *,
     task: str = "work",
     queue: str | None = None,
@@ -163,7 +163,7 @@ def policy_map(
     it is judged, without exploration.
 
     Args:
-        policy: a trained policy, a scheduler, or its name.
+        policy: a trained policy, a scheduler, or whatever else `jaxmec.episode.record` takes.
         task: along the axis below, "work" or "size", from the least to the most that arrives.
         queue: upwards, "backlog" (queued at ``server`` when the slot began) or "sent" (what the
             station itself has sent there in this slot, and nobody else anything). By default
