@@ -563,7 +563,12 @@ def _compare(words: Sequence[str]) -> int:
     command = tyro.cli(Compare, args=list(words), prog="jaxmec compare")
     plan = _study(command)
     cells = plan.cells  # before anything runs, a wrong name is an error
+    if command.gap_episodes < 0:
+        raise UsageError(f"--gap-episodes must be at least 0, got {command.gap_episodes}")
+    if command.gap_episodes:
+        results.planned_settings(plan)
     if command.plan:
+        study.check(plan)
         finished = {result.cell.folder for result in study.collect(plan, command.out).results}
         for cell in cells:
             steps = f"{cell.config.total_steps:,} steps" if cell.config else "does not learn"
@@ -571,8 +576,6 @@ def _compare(words: Sequence[str]) -> int:
             print(f"{state:<9} {quoted(cell)}: {cell.seeds} seeds, {steps}")
         return EXIT_OK
     named = command.study in STUDIES and plan == find_study(command.study, command.size)
-    if command.gap_episodes < 0:
-        raise UsageError(f"--gap-episodes must be at least 0, got {command.gap_episodes}")
     outcome = study.run(plan, command.out, progress=command.progress)
     if command.gap_episodes:
         outcome = results.plan_places(

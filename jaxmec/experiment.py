@@ -532,6 +532,119 @@ def train(
         jaxmec.traces.TraceError: a trace that cannot be read, by row and column.
         ImportError: an extra is missing; the message names it.
     """
+    recipe = prepared(
+        method,
+        published=published,
+        scale=scale,
+        env=env,
+        preset=preset,
+        preset_seed=preset_seed,
+        config=config,
+        name=name,
+        start=start,
+        trace=trace,
+        env_options=env_options,
+        **options,
+    )
+    if directory is not None:
+        home = Path(directory)
+        if "workload" in dict(recipe.setting.options):  # it is to lie in the run's directory
+            if not resume:
+                runner.check_home(home, resume)
+            file = home / TRACE
+            recipe = recipe.moved(_in_a_file(recipe.setting, file, resume and file.exists()))
+        if resume:
+            _refuse_other_course(home, recipe.setting.trace)
+    return _train(
+        recipe,
+        seeds,
+        directory=directory,
+        resume=resume,
+        progress=progress,
+        deterministic=deterministic,
+        tensorboard=tensorboard,
+        wandb=wandb,
+        devices=devices,
+        seeds_at_once=seeds_at_once,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is trained, wholly, with its environment made."""
+
+    name: str
+    agent: Agent
+    each: Any  # the agent, or what each station has of it
+    config: Config
+    own: Config  # the sizes that the method has by itself
+    setting: Setting
+    environment: Any
+    params: Any
+    start: Any  # as for `train`; the name of a method that is trained first, say
+
+    def moved(self, setting: Setting) -> Recipe:
+        """The same in another setting."""
+        environment, params = _made(setting, self.config)
+        return dataclasses.replace(self, setting=setting, environment=environment, params=params)
+
+    def check(self) -> None:
+        """See that training can begin, and so can the one that it starts from.
+
+        Raises:
+            ValueError, TypeError: an agent that does not fit the environment or the training.
+        """
+        agent: Any = self.agent
+        spec = make_spec(self.environment, self.params)
+        jax.eval_shape(lambda key: agent.init(key, spec), jax.random.key(0))
+        if not isinstance(self.config, CloningConfig):  # whose demonstrations take long to trace
+            trainer = runner.TRAINERS[type(self.config)]
+            begin = functools.partial(
+                trainer.init, agent, self.environment, self.params, self.config
+            )
+            jax.eval_shape(begin, jax.random.key(0))
+        if (teacher := self.teacher) is not None:
+            prepared(self.start, **teacher).check()
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """What of `train` is given for the method that is trained first, if there is one."""
+        if not isinstance(self.start, str) or self.start not in METHODS:
+            return None
+        _, lesson, network = lesson_of(self.start, self.each, self.config, self.own)
+        return {
+            "env": self.setting.env,
+            "preset": self.setting.preset,
+            "preset_seed": self.setting.seed,
+            "config": lesson,
+            "trace": self.setting.trace,
+            "env_options": dict(self.setting.options),
+            **network,
+        }
+
+
+def _made(setting: Setting, config: Config) -> tuple[Any, Any]:
+    """The environment that a training of these sizes learns in, and its parameters."""
+    environment, params = setting.make()
+    return (Demonstrator(environment) if isinstance(config, CloningConfig) else environment), params
+
+
+def prepared(
+    method: str | Agent,
+    *,
+    published: bool = False,
+    scale: str = "cpu",
+    env: str | None = None,
+    preset: str | None = None,
+    preset_seed: int = 0,
+    config: Config | None = None,
+    name: str | None = None,
+    start: Policy | TrainResult | PathLike | None = None,
+    trace: PathLike | TraceFile | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Recipe:
+    """What :func:`train` would train with these arguments; raises as it does."""
     if isinstance(method, str):
         row = find_method(method)
         settings = row.settings(published, scale)
@@ -580,16 +693,7 @@ def train(
     if trace is not None and "workload" in chosen:
         raise TypeError("trace and the workload in env_options are both arrivals; give one")
     setting = Setting(env, preset, preset_seed, tuple(sorted(chosen.items())), _trace(trace))
-    if directory is not None:
-        if not resume and "workload" in chosen:
-            runner.check_home(Path(directory), resume)
-        file = Path(directory) / TRACE
-        setting = _in_a_file(setting, file, resume and file.exists())
-        if resume:
-            _refuse_other_course(Path(directory), setting.trace)
-    environment, params = setting.make()
-    if isinstance(config, CloningConfig):
-        environment = Demonstrator(environment)
+    environment, params = _made(setting, config)
     if (
         isinstance(config, PathwiseConfig)
         and not config.carried
@@ -601,31 +705,43 @@ def train(
                 f"window is {config.window}, and {config.counted_slots} of the slots that a "
                 f"window should hold have {tasks:.0f} tasks: later ones are never trained on; "
                 f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}",
-                stacklevel=2,
+                stacklevel=3,
             )
+    return Recipe(name, agent, each, config, own, setting, environment, params, start)
+
+
+def _train(
+    recipe: Recipe,
+    seeds: int | Sequence[int],
+    *,
+    directory: PathLike | None,
+    resume: bool,
+    progress: bool | Display,
+    deterministic: bool,
+    tensorboard: bool,
+    wandb: str | None,
+    devices: int | str,
+    seeds_at_once: int | str | None,
+) -> TrainResult:
+    """Train it; arguments and errors are those of :func:`train`."""
+    name, agent, config, setting = recipe.name, recipe.agent, recipe.config, recipe.setting
+    environment, params, start = recipe.environment, recipe.params, recipe.start
     if tensorboard and directory is None:
         raise ValueError("tensorboard needs directory (--out), where its event file goes")
-    if isinstance(start, str) and start in METHODS:
+    if (teacher := recipe.teacher) is not None:
         if directory is not None and not resume:
             runner.check_home(Path(directory), resume)  # before anything is trained
-        _, lesson, network = lesson_of(start, each, config, own)
         start = train(
             start,
-            env=env,
-            preset=preset,
             seeds=seeds,
-            preset_seed=preset_seed,
-            config=lesson,
             directory=None if directory is None else Path(directory) / runner.START,
             resume=resume,
             progress=progress,
             deterministic=deterministic,
             devices=devices,
             seeds_at_once=seeds_at_once,
-            trace=setting.trace,
             tensorboard=tensorboard,
-            env_options=dict(setting.options),
-            **network,
+            **teacher,
         )
         # Stopped before its first part ended, it has nothing of its own to go on from.
         resume = resume and parts.has_begun(Path(directory))  # type: ignore[arg-type]

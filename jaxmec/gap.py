@@ -34,6 +34,8 @@ from jaxmec.experiment import (
     check_same_tasks,
     evaluate,
     opened,
+    player_of,
+    prepared,
     train,
 )
 from jaxmec.mec import EdgeNetwork, TraceWorkload, advance_slot, trace_workload
@@ -570,7 +572,7 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
     trace = trace or (trained[0].setting.trace if trained else None)
     if trace is not None and (command.loads or command.positions):
         raise ValueError("loads and positions must be left out with a trace, which has its own")
-    gaps = []
+    plans: list[tuple[Setting, dict[str, Any]]] = []
     combinations = itertools.product(
         command.positions or (None,), command.servers or (None,), command.loads or (None,)
     )
@@ -588,10 +590,16 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
         place = common_setting(trained, *where[1:], options)
         if command.information is not None:
             options["information"] = command.information
+        _check(policies, place, command, trace, options)
+        plans.append((place, options))
+    gaps = []
+    for place, options in plans:
         entries = [
-            _trained(entry, place, command, trace) if isinstance(entry, Method) else entry
+            train(entry.name, seeds=command.train_seeds, progress=False,
+                  **_training(place, command, trace))
+            if isinstance(entry, Method) else entry
             for entry in policies
-        ]
+        ]  # fmt: skip
         gap = measure(
             entries, env=place.env, preset=place.preset, preset_seed=place.seed,
             episodes=command.episodes, seed=command.seed, effort=command.effort, say=say,
@@ -616,19 +624,37 @@ def _entry(name: str) -> Policy | Scheduler | Method:
     return entry
 
 
-def _trained(
-    method: Method,
+def _training(place: Setting, command: Command, trace: TraceFile | None) -> dict[str, Any]:
+    """What `train` is told to train at a place with the preset's own episodes."""
+    setting = {name: value for name, value in place.fields.items() if name != "slots"}
+    steps: dict[str, Any] = {} if command.train_steps is None else {"steps": command.train_steps}
+    return {
+        "env": place.env,
+        "preset": place.preset,
+        "preset_seed": place.seed,
+        "trace": trace,
+        "env_options": setting,
+        **steps,
+    }
+
+
+def _check(
+    entries: Sequence[Policy | Scheduler | Method],
     place: Setting,
     command: Command,
     trace: TraceFile | None,
-) -> TrainResult:
-    """A method, trained at a place with the preset's own episodes."""
-    setting = {name: value for name, value in place.fields.items() if name != "slots"}
-    steps: dict[str, Any] = {} if command.train_steps is None else {"steps": command.train_steps}
-    return train(
-        method.name, env=place.env, preset=place.preset, preset_seed=place.seed,
-        seeds=command.train_seeds, progress=False, trace=trace, env_options=setting, **steps,
-    )  # fmt: skip
+    options: dict[str, Any],
+) -> None:
+    """See that all can be played at a place, before anything is trained or planned for another."""
+    for entry in entries:
+        if isinstance(entry, Method):
+            prepared(entry.name, **_training(place, command, trace)).check()
+        else:
+            player_of(
+                entry, env=place.env, preset=place.preset, preset_seed=place.seed,
+                trace=trace and dataclasses.replace(trace, slots=command.slots),
+                **(place.fields | options),
+            )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -42,10 +42,13 @@ from jaxmec.experiment import (
     PathLike,
     Report,
     Setting,
+    check_same_tasks,
     evaluate,
     lesson_of,
     option_layers,
     option_names,
+    player_of,
+    prepared,
     train,
 )
 from jaxmec.methods import find_method
@@ -293,6 +296,29 @@ class Cell:
         return dataclasses.replace(setting, options=tuple(sorted(named.fields.items())))
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What `train` is told of a method beside its name, and `evaluate` of a scheduler."""
+        setting = self.place.setting
+        where = {
+            "env": setting.env,
+            "preset": setting.preset,
+            "preset_seed": setting.seed,
+            "trace": setting.trace,
+        }
+        options = dict(self.entry.options)
+        if self.config is None:
+            named = {name.removeprefix("env."): value for name, value in options.items()}
+            return {**where, **dict(setting.options), **named}
+        sizes = {size.name for size in dataclasses.fields(self.config)}  # they are in the config
+        return {
+            **where,
+            "published": self.entry.published,
+            "config": self.config,
+            "env_options": dict(setting.options),
+            **{k: v for k, v in options.items() if k.removeprefix("config.") not in sizes},
+        }
+
+    @property
     def folder(self) -> str:
         """The name of its directory."""
         text = json.dumps(self.identity, sort_keys=True, default=str)
@@ -378,6 +404,7 @@ def run(
         for cell in study.cells
         if not is_finished(out, cell) and (only is None or cell.folder in only)
     ]
+    check(study, todo)
     work = sum(cell.work for cell in todo)
     with _programs_kept(out / "compiled"), PlanDisplay(len(todo), work, enabled=progress) as plan:
         for cell in todo:
@@ -391,6 +418,29 @@ def run(
                     message = f"{cell}: stopped and saved in {out}; the same again goes on"
                     raise runner.Interrupted(message, error.result, error.exit_code - 128) from None
     return collect(study, out)
+
+
+def check(study: Study, cells: Collection[Cell] | None = None) -> None:
+    """See that every cell, or those given, can be measured and compared; nothing is trained.
+
+    Raises:
+        ValueError, TypeError: a setting that cannot be made, options that do not fit together,
+            a scheduler that is allowed less than it needs to know, or entries of one place that
+            do not meet the same tasks; names the cell.
+    """
+    every = study.cells
+    reference = {c.place: c for c in every if c.entry.label == study.reference}
+    for cell in every if cells is None else cells:
+        beside = reference[cell.place]
+        check_same_tasks(str(cell), cell.met, str(beside), beside.met)
+        try:
+            if cell.learns:
+                prepared(cell.entry.name, **cell.arguments).check()
+            else:
+                player_of(cell.entry.name, **cell.arguments)
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{cell}: {error}") from error
 
 
 def is_finished(out: PathLike, cell: Cell) -> bool:
@@ -556,28 +606,16 @@ def _result_file(out: Path, cell: Cell) -> Path:
 def _measure(cell: Cell, out: Path, display: Any) -> None:
     """Train, if there is something to train, evaluate, and write the result."""
     home = _result_file(out, cell).parent
-    setting = cell.place.setting
-    options = dict(cell.entry.options)
     policy: Any = cell.entry.name
     learnt: dict[str, Any] = {}
-    if cell.config is not None:
-        for size in dataclasses.fields(cell.config):
-            options.pop(size.name, None)  # in cell.config
-            options.pop(f"config.{size.name}", None)
+    if cell.learns:
         policy = train(
             cell.entry.name,
-            published=cell.entry.published,
-            env=setting.env,
-            preset=setting.preset,
-            preset_seed=setting.seed,
             seeds=cell.seeds,
-            config=cell.config,
             directory=home,
             resume=bool(checkpoint.checkpoints(home / runner.CHECKPOINTS)),
             progress=display,
-            trace=setting.trace,
-            env_options=dict(setting.options),
-            **options,
+            **cell.arguments,
         )
         history = policy.history
         learnt = {
@@ -587,14 +625,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
         }
         where: dict[str, Any] = {}
     else:
-        where = {
-            "env": setting.env,
-            "preset": setting.preset,
-            "preset_seed": setting.seed,
-            "trace": setting.trace,
-            **dict(setting.options),
-            **{name.removeprefix("env."): value for name, value in options.items()},
-        }
+        where = cell.arguments
     began = time.monotonic()
     report = evaluate(policy, episodes=cell.episodes, seed=cell.episode_seed, **where)
     document = {

@@ -136,6 +136,18 @@ def test_policies_of_different_tasks_or_networks_are_not_set_beside_one_plan():
     )
 
 
+def test_all_places_are_checked_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(gap, "train", lambda *_, **__: pytest.fail("trained before it was checked"))
+    monkeypatch.setattr(gap, "measure", lambda *_, **__: pytest.fail("measured before"))
+    for command, message in (
+        (gap.Command(("drlcoedge", "local"), loads=(0.3, 99.0)), "loads must be above 0"),
+        (gap.Command(("drlcoedge", "optimal"), information="local"), "information"),
+        (gap.Command(("drlcoedge", "dsac"), trace=None, train_steps=1), "steps is 1"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            gap.run(command)
+
+
 def test_the_command_plans_for_the_tasks_of_a_saved_policy(tmp_path, capsys):
     untrained(**CHANGED).save(tmp_path / "policy")
     code = main(

@@ -302,6 +302,33 @@ def test_mistakes_are_told_before_anything_runs(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"schedulers": (Entry("optimal"), Entry("local", (("laid_out", True),)))},
+         r"local, amcoedge.* and optimal, amcoedge.*laid_out is True and False"),
+        ({"schedulers": (Entry("optimal"), Entry("optimal", (("information", "local"),), "blind"))},
+         "blind, amcoedge.*information"),
+        ({"methods": (Entry("drlcoedge", (*TINY, ("information", "slot"))),)}, "coedge.*laid_out"),
+        ({"methods": (Entry("drlcoedge", (*TINY, ("discount", 2.0))),)}, "drlcoedge.*discount"),
+        ({"methods": (Entry("mlp-pathwise", (("network", "servers"), ("neighbours", 9))),)},
+         "mlp-pathwise.*neighbours"),
+        ({"methods": (Entry("mlp-taught", (("neighbours", 3),)),)}, "mlp-taught.*neighbours"),
+    ],
+)  # fmt: skip
+def test_a_plan_is_checked_whole_before_anything_is_trained(
+    entries, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        study, "train", lambda *_, **__: pytest.fail("trained before it was checked")
+    )
+    monkeypatch.setattr(study, "evaluate", lambda *_, **__: pytest.fail("played before"))
+    plan = dataclasses.replace(PLAN, **entries)
+    with pytest.raises((ValueError, TypeError), match=message):
+        study.run(plan, tmp_path, progress=False)
+    assert not (tmp_path / "cells").exists()
+
+
 def test_an_unknown_option_suggests_the_right_one():
     wrong = dataclasses.replace(PLAN, methods=(Entry("drlcoedge", (("discont", 0.9),)),))
     with pytest.raises(TypeError, match="'discont'; did you mean 'discount'"):

@@ -126,7 +126,8 @@ def main(options: Options) -> None:
     look_up("size", options.size, dict.fromkeys(SIZES))
     plans = [find_study(name, options.size) for name in options.studies]
     for plan in plans:
-        assert plan.cells, plan.name  # a wrong name anywhere is an error before hours of work
+        if not options.worker:  # what is wrong anywhere is an error before hours of work
+            study.check(plan, [c for c in plan.cells if not study.is_finished(options.out, c)])
     if options.worker:
         work(options, plans)
         return
