@@ -17,6 +17,7 @@ from rich.text import Text
 
 from jaxmec.statistics import t_interval
 from jaxmec.terminal import Screen, quoted
+from jaxmec.training import parts
 from jaxmec.training.progress import SCORES, duration
 from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, START, is_running
 
@@ -128,6 +129,8 @@ class Standing:
             lines.append("the first part of a run; to go on: the same command with --resume")
         elif state == "stopped":
             lines.append("to go on: the same command with --resume")
+        if (self.home.parent / parts.PARTS_FILE).exists():
+            lines.append(f"a part of {self.home.parent}, whose seeds are trained part by part")
         for name, shown in SCORES:
             if name in self.evaluation:
                 values = self.evaluation[name]
@@ -255,16 +258,32 @@ def _standings(command: Command) -> Iterator[Standing]:
     """How the run stands, time and again, until it goes on no longer.
 
     A run that starts from another method has that one's in ``start``, and until that has ended
-    nothing of its own.
+    nothing of its own; one in parts has nothing of its own until all have ended.
     """
-    first = command.run / START
     while True:
-        begun = (command.run / METRICS_FILE).exists() or is_running(command.run)
-        standing = Standing.of(command.run if begun or not first.is_dir() else first)
+        shown, running = _shown(command.run)
+        standing = Standing.of(shown)
+        # Between two parts nobody works on either of them.
+        standing = dataclasses.replace(standing, running=standing.running or running)
         yield standing
         if not standing.running:
             return
         time.sleep(command.every)
+
+
+def _shown(home: Path) -> tuple[Path, bool]:
+    """The directory that tells how a run stands now, and whether the run goes on."""
+    running = is_running(home)
+    own = (home / METRICS_FILE).exists()
+    in_parts = parts.begun(home) if home.is_dir() else []
+    if in_parts and (running or not own):
+        there = [part for part in in_parts if (part / METRICS_FILE).exists()]
+        now = [part for part in in_parts if is_running(part)]
+        return (now or there or in_parts)[-1], running
+    first = home / START
+    if own or running or not first.is_dir():
+        return home, running
+    return _shown(first)
 
 
 def _text(standing: Standing, command: Command) -> Text:

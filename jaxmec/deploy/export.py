@@ -27,7 +27,8 @@ from jaxmec.deploy import graph, onnx, runtime, xla
 from jaxmec.deploy.distil import distil
 from jaxmec.envs.offloading import MultiServerOffloading, OffloadingEnvironment, OffloadingParams
 from jaxmec.experiment import Policy, TrainResult, load_policy
-from jaxmec.training import checkpoint
+from jaxmec.training import checkpoint, parts
+from jaxmec.training.runner import METRICS_FILE
 
 PLATFORMS = ("cpu", "cuda")
 MEANINGS = {
@@ -249,13 +250,14 @@ def describe_noise(agent: Any) -> str:
 
 def training_summary(run: Path) -> dict[str, Any]:
     """How a run ended, from its metrics: {} where there are none."""
-    file = run / "metrics.jsonl"
-    if not file.is_file():
+    file = run / METRICS_FILE
+    if file.is_file():
+        points = list(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+    else:  # one in parts that was made when there were metrics of parts alone
+        points = parts.joined_points(parts.begun(run)) if run.is_dir() else []
+    if not points:
         return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    if not lines:
-        return {}
-    last = json.loads(lines[-1])
+    last = points[-1]
     return {
         "env_steps": last["env_steps"],
         "seconds": last["seconds"],

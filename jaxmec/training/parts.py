@@ -2,13 +2,16 @@
 
 A part is a run of its own (``training.runner``), in a directory of its own below the one that
 was asked for, and computes what it would compute alone. The directory says in ``parts.json``
-how many seeds a part has, so that a resumed run has the same parts.
+how many seeds a part has, so that a resumed run has the same parts. When the last part has ended
+it has the metrics of all of them, as a run in one has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxmec import files
 from jaxmec.agents.base import Agent, Learner
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
@@ -65,12 +69,12 @@ def run(
     numbers = runner.check_seeds(seeds)
     home = None if directory is None else Path(directory).absolute()
     with on_devices.together():  # all read before the first one writes
-        begun = None if home is None else _begun(home)
-        width = _width(seeds_at_once, len(numbers), begun if resume else None, home)
+        before = None if home is None else _begun(home)
+        width = _width(seeds_at_once, len(numbers), before if resume else None, home)
         if width is None:
             one = runner.bytes_of_one(agent, env, params, config, deterministic)
             width = fitting(one, memory.limit(), len(numbers), devices)
-        if home is not None and begun is not None and not resume:
+        if home is not None and before is not None and not resume:
             raise FileExistsError(
                 f"{home} holds a run in parts: resume it, or choose another directory"
             )
@@ -80,23 +84,50 @@ def run(
     if width >= len(numbers):
         return runner.run(*common, numbers, directory=home, resume=resume, start=start, **given)
 
-    if home is not None and begun is None and checkpoint.checkpoints(home / runner.CHECKPOINTS):
+    if home is not None and before is None and checkpoint.checkpoints(home / runner.CHECKPOINTS):
         raise ValueError(f"seeds_at_once is {width}; expected None, with which {home} was begun")
-    if resume and begun is None:
+    if resume and before is None:
         raise checkpoint.CheckpointMissing(f"nothing to resume: there is no run in {home}")
     with on_devices.together():  # all have looked
         pass
     if home is not None and on_devices.is_first():
-        home.mkdir(parents=True, exist_ok=True)
-        (home / PARTS_FILE).write_text(json.dumps({"seeds_at_once": width}), encoding="utf-8")
+        files.write_whole(home / PARTS_FILE, json.dumps({"seeds_at_once": width}))
+    with contextlib.ExitStack() as stack:
+        with on_devices.together():
+            stack.enter_context(runner.locked(home if on_devices.is_first() else None))
+        split = np.array_split(np.arange(len(numbers)), math.ceil(len(numbers) / width))
+        result = _in_turn(common, numbers, split, home, resume, start, given)
+        if home is not None and on_devices.is_first():
+            folders = [folder_of(home, [numbers[row] for row in rows]) for rows in split]
+            lines = "".join(json.dumps(point) + "\n" for point in joined_points(folders))
+            files.write_whole(home / runner.METRICS_FILE, lines)
+            last_step = int(result.history.env_steps[0, -1])
+            runner.write_about(home, last_step, numbers, options.get("metadata") or {})
+    return result
+
+
+def _in_turn(
+    common: Any,  # agent, environment, its parameters, sizes
+    numbers: tuple[int, ...],
+    split: Sequence[np.ndarray],
+    home: Path | None,
+    resume: bool,
+    start: Any,
+    given: dict[str, Any],
+) -> runner.RunResult:
+    """The parts, one after the other, joined."""
+    agent, env, params, config = common
     learners, histories = [], []
-    for rows in np.array_split(np.arange(len(numbers)), math.ceil(len(numbers) / width)):
+    for rows in split:
         part = [numbers[row] for row in rows]
-        folder = None if home is None else home / f"seeds_{part[0]}_to_{part[-1]}"
+        folder = None if home is None else folder_of(home, part)
         with on_devices.together():
             there = folder is not None and checkpoint.checkpoints(folder / runner.CHECKPOINTS)
         result = runner.run(
-            *common,
+            agent,
+            env,
+            params,
+            config,
             part,
             directory=folder,
             resume=resume and bool(there),
@@ -110,6 +141,44 @@ def run(
     learned: Any = Learned(jax.tree.map(join, *learners))
     history: History = jax.tree.map(join, *histories)
     return runner.RunResult(learned, history, numbers, home)
+
+
+def folder_of(home: Path, part: Sequence[int]) -> Path:
+    """Where the part with these seeds goes."""
+    return home / f"seeds_{part[0]}_to_{part[-1]}"
+
+
+def begun(home: Path) -> list[Path]:
+    """The folders of the parts that a run has begun, by their seeds."""
+    found = [(re.fullmatch(r"seeds_(\d+)_to_\d+", path.name), path) for path in home.iterdir()]
+    parts = [(int(name[1]), path) for name, path in found if name and path.is_dir()]
+    return [path for _, path in sorted(parts)]
+
+
+def joined_points(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The lines of the parts' metrics as one run's: all seeds' numbers, and the seconds summed.
+
+    As many points as the part has that has the fewest.
+    """
+    parts = [
+        [json.loads(line) for line in (folder / runner.METRICS_FILE).read_text().splitlines()]
+        for folder in folders
+        if (folder / runner.METRICS_FILE).exists()
+    ]
+    return [
+        {
+            "env_steps": points[0]["env_steps"],
+            "seconds": round(sum(point["seconds"] for point in points), 3),
+            **{
+                kind: {
+                    name: [value for point in points for value in point[kind][name]]
+                    for name in points[0][kind]
+                }
+                for kind in ("evaluation", "training")
+            },
+        }
+        for points in zip(*parts, strict=False)
+    ]
 
 
 def has_begun(home: Path) -> bool:

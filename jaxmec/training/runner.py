@@ -170,7 +170,7 @@ def run(
     with contextlib.ExitStack() as stack:
         with on_devices.together():  # all look before the first one writes
             check_home(home, resume)
-            stack.enter_context(_locked(writing))
+            stack.enter_context(locked(writing))
         signals = stack.enter_context(_Signals())
         progress = progress if on_devices.is_first() else False
         display = stack.enter_context(_display(progress, last_step, len(numbers)))
@@ -195,7 +195,7 @@ def run(
             log.append(history)
             tracked.log(_step(history), _last(history.evaluation), {})
         if writing is not None:
-            _write_about(writing, last_step, numbers, metadata or {})
+            write_about(writing, last_step, numbers, metadata or {})
 
         def save(folder: str, step: int) -> Path | None:
             if home is None:
@@ -397,7 +397,7 @@ class _Log:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def _write_about(
+def write_about(
     home: Path, last_step: int, seeds: tuple[int, ...], metadata: Mapping[str, Any]
 ) -> None:
     about = {"steps": last_step, "seeds": list(seeds), "method": metadata.get("method")}
@@ -517,7 +517,7 @@ class _Signals:
 
 
 @contextlib.contextmanager
-def _locked(home: Path | None) -> Iterator[None]:
+def locked(home: Path | None) -> Iterator[None]:
     """Two processes on one directory would spoil each other's files."""
     if home is None:
         yield

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmec import cli
+from jaxmec import cli, watch
+from jaxmec.deploy.export import training_summary
 from jaxmec.training import checkpoint, memory, parts, runner
 from jaxmec.training.devices import Placement
 from jaxmec.training.loop import TrainConfig
@@ -62,6 +63,11 @@ def test_parts_are_the_seeds_and_resume(given: Any, tmp_path: Path) -> None:
     how: dict[str, Any] = {"directory": tmp_path, "seeds_at_once": 2}
     with pytest.raises(runner.Interrupted, match="seeds_2_to_3"):
         parts.run(*given, 4, progress=Stopping(), **how)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    shown, _ = watch._shown(tmp_path)
+    assert shown == tmp_path / "seeds_2_to_3"
+    text = "\n".join(watch.Standing.of(shown).lines())
+    assert "2 seeds, stopped" in text and f"a part of {tmp_path}" in text
     with pytest.raises(FileExistsError, match="run in parts"):
         parts.run(*given, 4, **how)
     with pytest.raises(ValueError, match="seeds_at_once is 3; expected 2"):
@@ -74,6 +80,31 @@ def test_parts_are_the_seeds_and_resume(given: Any, tmp_path: Path) -> None:
     alone, rows = runner.run(*given, [2, 3], progress=False), slice(2, 4)
     assert_equal(take(result.state.learner, rows), alone.state.learner)
     assert_equal(take(result.history, rows), alone.history)
+    # At its end the run has what one of all seeds at once has.
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["env_steps"] for line in lines] == result.history.env_steps[0].tolist()
+    for name, values in result.history.evaluation.items():
+        np.testing.assert_allclose([line["evaluation"][name] for line in lines], values.T)
+    summed = [training_summary(tmp_path / f"seeds_{part}")["seconds"] for part in PARTS]
+    summary = training_summary(tmp_path)
+    assert summary["seconds"] == pytest.approx(sum(summed))
+    assert len(summary["evaluation"]["return"]) == 4
+    assert json.loads((tmp_path / "run.json").read_text())["seeds"] == [0, 1, 2, 3]
+    standing = watch.Standing.of(watch._shown(tmp_path)[0])
+    assert standing.finished and "4 seeds, finished" in standing.lines()[0]
+    (tmp_path / "metrics.jsonl").unlink()  # as runs in parts were left before
+    assert training_summary(tmp_path) == summary
+
+
+PARTS = ("0_to_1", "2_to_3")
+
+
+def test_a_run_in_parts_is_held_by_one_process(given: Any, tmp_path: Path) -> None:
+    with (
+        runner.locked(tmp_path),
+        pytest.raises(RuntimeError, match="another process is working on"),
+    ):
+        parts.run(*given, 4, seeds_at_once=2, directory=tmp_path, progress=False)
 
 
 def test_a_run_begun_in_one_is_not_gone_on_with_in_parts(given: Any, tmp_path: Path) -> None:
@@ -142,7 +173,9 @@ def test_the_command_line_keeps_a_policy_of_all_parts(tmp_path: Path, capsys: An
     said = capsys.readouterr()
     assert "for 2 seeds" in said.err and "policy: " in said.out
     assert {path.name for path in tmp_path.iterdir()} == {
-        "parts.json", "policy", "seeds_0_to_1", "seeds_2_to_2"
+        "parts.json", "policy", "seeds_0_to_1", "seeds_2_to_2", "metrics.jsonl", "run.json", "lock"
     }  # fmt: skip
+    (printed,) = (w.split(": ")[1] for w in said.out.splitlines() if w.startswith("metrics: "))
+    assert Path(printed).exists()
     assert cli.main([*words, "--resume"]) == cli.EXIT_OK
     assert cli.main(["evaluate", str(tmp_path), "--episodes", "2"]) == cli.EXIT_OK

@@ -227,7 +227,7 @@ def test_nothing_to_resume(run: Any, tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(run: Any, tmp_path: Path) -> None:
     with (
-        runner._locked(tmp_path),
+        runner.locked(tmp_path),
         pytest.raises(RuntimeError, match="another process is working"),
     ):
         run(directory=tmp_path)
