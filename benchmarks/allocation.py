@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from jaxmec.files import write_whole
 from jaxmec.mec import cwa, hecwa, water_filling
 
 RESULT = Path(__file__).parent / "results" / "allocation.json"
@@ -116,9 +117,8 @@ def main(size: Literal["tiny", "small"] = "small", output: Path = RESULT) -> Non
             power = f"B^{row['exponent']:.2f}"
         rows.append(row)
         print(f"{name:<20} {power:>9}  {listed}")
-    output.parent.mkdir(parents=True, exist_ok=True)
     document = {"jax": jax.__version__, "device": str(jax.devices()[0]), "rows": rows}
-    output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_whole(output, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

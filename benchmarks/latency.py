@@ -27,6 +27,7 @@ from jaxmec.agents import DSAC
 from jaxmec.deploy import export, onnx, xla
 from jaxmec.deploy.runtime import Queues, Task
 from jaxmec.experiment import Policy, Setting
+from jaxmec.files import write_whole
 from jaxmec.training.rollout import make_spec
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
@@ -230,8 +231,7 @@ def main(calls: int = 200, rounds: int = 10, output: Path | None = RESULT) -> No
             "calls": calls * rounds,
             "results": rows,
         }
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=2) + "\n")
+        write_whole(output, json.dumps(report, indent=2) + "\n")
         print(f"results: {output}")
 
 

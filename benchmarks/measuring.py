@@ -17,6 +17,8 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxmec.files import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jaxmec", "jax", "jaxlib", "gymnax", "numpy", "torch")
 
@@ -109,6 +111,5 @@ def write(report: dict[str, Any], output: Path | None) -> None:
     """Keep a report as JSON; None keeps nothing."""
     if output is None:
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_whole(output, json.dumps(report, indent=1) + "\n")
     print(f"every repetition: {output}")

@@ -32,6 +32,8 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from jaxmec.files import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 ONE = {"task": {"origin": 1, "size": 3.0, "work": 0.6},
@@ -481,11 +483,9 @@ def main(
     else:
         result = fuzz(bundle, count, seed, 3_600.0 if seconds is None else seconds)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         file = output / f"service_{what}.json"
-        file.write_text(
-            json.dumps({"started": started, "machine": machine, **result}, indent=2) + "\n"
-        )
+        document = {"started": started, "machine": machine, **result}
+        write_whole(file, json.dumps(document, indent=2) + "\n")
         print(f"results: {file}")
     print("failed" if result["failed"] else "passed")
     return int(result["failed"])

@@ -17,6 +17,7 @@ import tyro
 
 import jaxmec
 from jaxmec import solvers
+from jaxmec.files import write_whole
 from jaxmec.mec import EdgeNetwork, Task
 
 RESULT = Path(__file__).parent / "results" / "solvers.json"
@@ -178,8 +179,7 @@ def main(size: Literal["tiny", "small"] = "small", output: Path = RESULT) -> Non
         "slots": slot_rows(network, params, chosen),
         "exact": exact_rows(network, params.workload.sizes, chosen),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_whole(output, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

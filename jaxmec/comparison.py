@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from jaxmec import files
 from jaxmec.experiment import Report
 from jaxmec.statistics import (
     Interval,
@@ -246,7 +248,7 @@ class Comparison:
                 for report in self.reports
             },
         }
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        files.write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
 def row_record(row: Row) -> dict[str, Any]:
@@ -284,10 +286,11 @@ def write_csv(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     records = list(records)
     if not records:
         raise ValueError(f"there are no records to write to {path}")
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    files.write_whole(path, stream.getvalue())
 
 
 def interval_text(interval: Interval, decimals: int, factor: float = 1.0, sign: str = "") -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from jaxmec import compilation, envs
+from jaxmec import compilation, envs, files
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
 from jaxmec.envs.presets import find_preset
 from jaxmec.experiment import (
@@ -607,10 +607,9 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
         )  # fmt: skip
         gaps.append(gap)
     if command.out is not None:
-        command.out.mkdir(parents=True, exist_ok=True)
         about = {"command": _plain(dataclasses.asdict(command))}
         text = json.dumps(document(gaps, **about), indent=1) + "\n"
-        (command.out / "gap.json").write_text(text, encoding="utf-8")
+        files.write_whole(command.out / "gap.json", text)
         say(f"numbers: {command.out / 'gap.json'}")
     return gaps
 

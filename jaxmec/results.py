@@ -22,6 +22,7 @@ from jaxmec.comparison import (
     write_csv,
 )
 from jaxmec.experiment import Setting, check_same_tasks
+from jaxmec.files import write_whole
 from jaxmec.solvers import PlannerConfig
 from jaxmec.statistics import interquartile_interval, interquartile_mean
 from jaxmec.study import Outcome, Place, Result, Study
@@ -67,10 +68,26 @@ def plan_places(
         if not file.exists():
             say(f"planning {place}")
             makespan = gap.best_known(setting, planned, seed, PLANNING)
-            directory.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({**about, "makespan": makespan.tolist()}) + "\n")
-        plans[place] = np.array(json.loads(file.read_text())["makespan"])
+            document = {**about, "makespan": makespan.tolist()}
+            write_whole(file, json.dumps(document) + "\n")
+        plans[place] = _plan(file, planned)
     return dataclasses.replace(outcome, plans=plans)
+
+
+def _plan(file: Path, episodes: int) -> np.ndarray:
+    """[episodes] s, as a plan's file has it."""
+    try:
+        makespan = np.array(json.loads(file.read_text(encoding="utf-8"))["makespan"], float)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}); remove it to plan again"
+        ) from error
+    if makespan.shape != (episodes,):
+        raise ValueError(
+            f"{file} is damaged: it has {makespan.size} make-spans, expected {episodes}; remove it "
+            "to plan again"
+        )
+    return makespan
 
 
 def planned_settings(study: Study) -> dict[Place, Setting]:
@@ -121,7 +138,7 @@ def write(outcome: Outcome, directory: Path) -> list[Path]:
     files = [directory / name for name in ("results.csv", "values.csv", "results.md")]
     write_csv(files[0], rows)
     write_csv(files[1], values)
-    files[2].write_text(markdown(outcome), encoding="utf-8")
+    write_whole(files[2], markdown(outcome))
     for name, figure in figures(outcome).items():
         files += plots.save(figure, directory / name)
     return files

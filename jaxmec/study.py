@@ -33,7 +33,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxmec
-from jaxmec import envs
+from jaxmec import envs, files
 from jaxmec.agents.base import Agent
 from jaxmec.demonstrations import DEMONSTRATING
 from jaxmec.envs.presets import Preset, find_preset, override, scaled
@@ -642,10 +642,7 @@ def _measure(cell: Cell, out: Path, display: Any) -> None:
             "python": platform.python_version(),
         },
     }
-    home.mkdir(parents=True, exist_ok=True)
-    temporary = home / f"{RESULT_FILE}.new"
-    temporary.write_text(json.dumps(document, default=_jsonable) + "\n", encoding="utf-8")
-    os.replace(temporary, home / RESULT_FILE)
+    files.write_whole(home / RESULT_FILE, json.dumps(document, default=_jsonable) + "\n")
     # Replay buffers are large, and nothing will resume this run.
     shutil.rmtree(home / runner.CHECKPOINTS, ignore_errors=True)
 

@@ -2,13 +2,16 @@
 
 import csv
 import dataclasses
+import errno
+from pathlib import Path
 
 import measured
 import numpy as np
 import pytest
 from test_plots import assert_legible
 
-from jaxmec import results
+from jaxmec import files, results
+from jaxmec.comparison import write_csv
 from jaxmec.studies import find_study
 from jaxmec.study import Entry
 
@@ -65,6 +68,48 @@ def test_places_are_planned_once_and_the_plans_are_in_the_tables(tmp_path, monke
     text = results.markdown(planned)
     assert "over plan" in text and results.PLANS in text
     assert "over plan" not in results.markdown(outcome)
+
+
+def test_what_is_written_anew_stays_whole_when_the_disk_is_full(sweep, tmp_path, monkeypatch):
+    """Tables, figures of a comparison and plans are as they were before, and nothing is left."""
+    home = tmp_path / "new"
+    results.write(sweep, home)
+    table = next(iter(results.comparisons(sweep).values()))
+    table.save(home / "comparison.json")
+    before = {file: file.read_bytes() for file in home.iterdir()}
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "flush", full)
+    for write in (
+        lambda: write_csv(home / "results.csv", [{"a": 1}]),
+        lambda: table.save(home / "comparison.json", device="another"),
+        lambda: results.write(sweep, home),
+    ):
+        with pytest.raises(OSError, match=r"No space left on device: .*(results|comparison)"):
+            write()
+    assert {file: file.read_bytes() for file in home.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["study", "results", "comparison", "gap"])
+def test_results_are_never_written_in_place(name):
+    source = (Path(results.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    assert "write_text(" not in source and '.open("w"' not in source
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    study = find_study("amcoedge-methods", "short")
+    outcome = measured.outcome(study, {entry.label: 0.25 for entry in study.entries})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results.gap, "best_known", lambda *_: np.array([0.2, 0.25]))
+        results.plan_places(outcome, tmp_path, 2)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_text()
+    for damaged in (whole[:-9], whole.replace("[0.2, 0.25]", "[0.2]"), "[]"):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match=rf"{file.name} is damaged.*remove it to plan again"):
+            results.plan_places(outcome, tmp_path, 2)
 
 
 def test_one_plan_is_for_entries_that_meet_its_tasks_on_its_network():
