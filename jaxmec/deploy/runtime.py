@@ -192,9 +192,10 @@ class Scheduler:
         self.bundle = bundle
         self.preferences = preferences
         self.form = form
-        self.method = bundle.manifest.get("method")
-        if not isinstance(self.method, str) or not self.method.isprintable():
-            raise _unknown(bundle, f"its method must be a name, got {self.method!r:.200}")
+        method = bundle.manifest.get("method")
+        if not isinstance(method, str) or not method.isprintable():
+            raise _unknown(bundle, f"its method must be a name, got {method!r:.200}")
+        self.method = method
         try:
             self._read_network(bundle)
             self._read_observation(bundle)
