@@ -307,9 +307,12 @@ def _check(
             f"the greedy action of {type(policy.agent).__name__} is not what its preferences "
             f"say in the action mode {mode}"
         )
-    stablehlo = jax_export.deserialize(bytearray((directory / bundles.STABLEHLO).read_bytes()))
+    try:
+        stablehlo = xla.program((directory / bundles.STABLEHLO).read_bytes())
+    except ValueError as error:
+        raise NotExportable(f"the stablehlo form would be refused: {error}") from error
     forms = {
-        "stablehlo": np.asarray(jax.jit(stablehlo.call)(observation)),
+        "stablehlo": np.asarray(jax.jit(stablehlo)(observation)),
         "onnx": onnx.session((directory / bundles.ONNX).read_bytes()).run(
             [onnx.OUTPUT], {onnx.INPUT: observation}
         )[0],

@@ -1,17 +1,20 @@
 """A bundle opened with JAX, on whatever device this machine has.
 
 The form "jax" rebuilds the agent and restores its parameters; the form "stablehlo" runs the
-exported program and needs neither the agent's class nor flax. Both decide alike.
+exported program and needs neither the agent's class nor flax. Both decide alike. A program is
+looked through before it runs: it is compiled to native code, so only arithmetic is let in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import export as jax_export
+from jax.interpreters import mlir
 
 from jaxmec import files
 from jaxmec.bundle import POLICY, STABLEHLO, Bundle, BundleDamaged, PathLike, open_bundle
@@ -20,6 +23,31 @@ from jaxmec.experiment import Policy, read_policy
 from jaxmec.naming import look_up
 
 FORMS = ("jax", "stablehlo")
+
+# What a program may consist of: arithmetic on arrays, loops and branches of it. All else, such as
+# a call of native code (a host callback, LAPACK) or a file or network, is refused.
+OPERATIONS = frozenset(
+    ["builtin.module", "func.call", "func.func", "func.return"]
+    + [
+        f"stablehlo.{name}"
+        for name in (
+            "abs add and atan2 bitcast_convert broadcast broadcast_in_dim case cbrt ceil clamp "
+            "compare composite concatenate constant convert convolution cosine "
+            "count_leading_zeros divide dot_general dynamic_broadcast_in_dim dynamic_conv "
+            "dynamic_gather dynamic_iota dynamic_pad dynamic_reshape dynamic_slice "
+            "dynamic_update_slice exponential exponential_minus_one floor gather "
+            "get_dimension_size if iota is_finite log log_plus_one logistic map maximum minimum "
+            "multiply negate not optimization_barrier or pad popcnt power real_dynamic_slice "
+            "reduce reduce_precision reduce_window remainder reshape return reverse "
+            "round_nearest_afz round_nearest_even rsqrt scatter select shift_left "
+            "shift_right_arithmetic shift_right_logical sign sine slice sort sqrt subtract tan "
+            "tanh transpose while xor"
+        ).split()
+    ]
+)
+# JAX's own check of the batch's size, which is evaluated as the program is compiled.
+CUSTOM_CALLS = ("shape_assertion",)
+COMPOSITES = "chlo."  # functions that JAX has names for, such as erf, with their definition
 
 
 def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Scheduler:
@@ -47,17 +75,53 @@ def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Sch
         function = preferences_of(content)
     else:
         try:
-            exported = jax_export.deserialize(bytearray(content))
-        except Exception as error:  # whatever a reader of bytes makes of foreign ones
-            raise BundleDamaged(
-                f"damaged bundle: {bundle.path / STABLEHLO}: not an exported program: {error!r}"
-            ) from error
-        function = jax.jit(exported.call)
+            function = jax.jit(program(content))
+        except ValueError as error:
+            raise BundleDamaged(f"damaged bundle: {bundle.path / STABLEHLO}: {error}") from error
 
     def preferences(observation: np.ndarray) -> np.ndarray:
         return np.asarray(function(observation))
 
     return Scheduler(bundle, preferences, form).checked()
+
+
+def program(content: bytes) -> Callable[[Any], Any]:
+    """The function that an exported program computes.
+
+    Raises:
+        ValueError: it is no exported program, or does more than arithmetic.
+    """
+    try:
+        exported = jax_export.deserialize(bytearray(content))
+        strange = _strange(exported)
+    except Exception as error:  # whatever a reader of bytes makes of foreign ones
+        raise ValueError(f"not an exported program: {error!r}") from error
+    if strange:
+        raise ValueError(f"not arithmetic alone: the program has {', '.join(strange)}")
+    return exported.call
+
+
+def _strange(exported: jax_export.Exported) -> list[str]:
+    """What a program has that is not arithmetic."""
+    found = {str(effect) for effect in (*exported.ordered_effects, *exported.unordered_effects)}
+
+    def visit(operation: Any) -> Any:
+        name = operation.name
+        if name == "stablehlo.custom_call":
+            target = mlir.ir.StringAttr(operation.attributes["call_target_name"]).value
+            if target not in CUSTOM_CALLS:
+                found.add(f"a call of {target[:80]}")
+        elif name == "stablehlo.composite":
+            composite = mlir.ir.StringAttr(operation.attributes["name"]).value
+            if not composite.startswith(COMPOSITES):
+                found.add(f"a composite {composite[:80]}")
+        elif name not in OPERATIONS:
+            found.add(name[:80])
+        return mlir.ir.WalkResult.ADVANCE
+
+    with mlir.make_ir_context():
+        mlir.ir.Module.parse(exported.mlir_module()).operation.walk(visit)
+    return sorted(found)[:10]
 
 
 def preferences_of(policy: Policy) -> Any:

@@ -9,6 +9,9 @@ import pickle
 import shutil
 import threading
 
+import jax
+import jax.export
+import jax.ffi
 import numpy as np
 import onnx as onnx_package
 import pytest
@@ -180,6 +183,92 @@ def test_weights_outside_the_graph_are_refused(copy, tmp_path):
     rewrite(copy)
     with pytest.raises(BundleDamaged, match="refers to other files"):
         onnx.load(copy)
+
+
+def exported(function, *targets):
+    """A program of one's own in the place of a policy's; ``targets`` are calls that it may make."""
+    (n,) = jax.export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((n, 5), np.float32)
+    allowed = [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
+    return bytes(jax.export.export(jax.jit(function), disabled_checks=allowed)(shape).serialize())
+
+
+def factored(rows):
+    return jax.vmap(lambda row: jax.numpy.linalg.qr(jax.numpy.outer(row, row))[0][0])(rows)
+
+
+@pytest.mark.parametrize(
+    "target", ["xla_ffi_python_cpu_callback", "xla_python_cpu_callback", "lapack_sgeqrf_ffi"]
+)
+def test_a_program_that_calls_native_code_is_refused(copy, target):
+    """A call of a host's function ended in a segmentation fault, one of LAPACK ran."""
+
+    def calling(rows):
+        return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(rows.shape, rows.dtype))(rows)
+
+    function = factored if target.startswith("lapack") else calling
+    (copy / "policy.stablehlo").write_bytes(exported(function, target))
+    rewrite(copy)
+    with pytest.raises(BundleDamaged, match=f"not arithmetic alone: .*a call of {target}"):
+        xla.load(copy, form="stablehlo")
+
+
+def test_all_that_a_policy_computes_is_arithmetic():
+    def function(rows):
+        numpy, special = jax.numpy, jax.scipy.special
+        noise = jax.random.normal(jax.random.key(0), rows.shape[1:])
+        looped = jax.lax.scan(lambda c, x: (c + x, c * x), rows, rows[None])[1][0]
+        row = numpy.sort(special.erf(rows) + noise) + numpy.cumsum(jax.nn.gelu(looped), axis=1)
+        return jax.lax.top_k(row, 3)[0] + numpy.argmax(row, axis=1, keepdims=True) + row[:, :3]
+
+    rows = np.ones((4, 5), np.float32)
+    expected = function(rows)
+    np.testing.assert_allclose(xla.program(exported(function))(rows), expected, rtol=1e-5)
+
+
+def node(operator, inputs=("observation",), outputs=("preferences",), **fields):
+    return onnx_package.helper.make_node(operator, list(inputs), list(outputs), **fields)
+
+
+def branch():
+    """A node with a strange one inside it."""
+    value = onnx_package.helper.make_tensor_value_info(
+        "inside", onnx_package.TensorProto.FLOAT, None
+    )
+    graph = onnx_package.helper.make_graph(
+        [node("RandomNormalLike", outputs=["inside"])], "branch", [], [value]
+    )
+    return node("If", then_branch=graph, else_branch=graph)
+
+
+@pytest.mark.parametrize(
+    ("strange", "named"),
+    [
+        (node("Gelu", domain="com.microsoft"), r"com\.microsoft\.Gelu"),
+        (node("Anything", domain="my.domain"), r"my\.domain\.Anything"),
+        (node("RandomNormalLike"), "RandomNormalLike"),
+        (branch(), "If, RandomNormalLike"),
+    ],
+)
+def test_a_graph_of_more_than_arithmetic_is_refused(copy, strange, named):
+    model = onnx_package.load(copy / "policy.onnx")
+    model.graph.node.append(strange)
+    (copy / "policy.onnx").write_bytes(model.SerializeToString())
+    rewrite(copy)
+    with pytest.raises(BundleDamaged, match=f"not arithmetic alone: the graph has {named}"):
+        onnx.load(copy)
+
+
+def test_a_graph_with_functions_or_of_another_format_is_refused(copy):
+    model = onnx_package.load(copy / "policy.onnx")
+    model.functions.append(onnx_package.helper.make_function("mine", "F", ["x"], ["y"], [], []))
+    for content, message in (
+        (model.SerializeToString(), "functions of its own"),
+        (b"\x20\0\0\0ORTM" + bytes(64), "ONNX"),
+        (b"\xff" * 40, "no ONNX model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            onnx.session(content)
 
 
 def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
