@@ -1,9 +1,11 @@
-"""How the tests compile: most of their time is XLA's, so it works less and nothing twice."""
+"""How the tests run: alike however they are started, and most of their time is XLA's, which works
+less and nothing twice."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -30,7 +32,16 @@ owned = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One cache of compiled programs for all workers, thrown away afterwards."""
+    """Signals as in a terminal, and one cache of compiled programs, thrown away afterwards.
+
+    Started by nohup or cron, or in the background, SIGINT or SIGHUP is ignored here and in all
+    that tests start. SIGHUP still ends nothing here: a suite that is meant to outlive its terminal
+    does.
+    """
+    as_in_a_terminal = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: lambda *_: None}
+    for number, handler in as_in_a_terminal.items():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
     if CACHE not in os.environ:  # a worker has it from the process that started it
         config.stash[owned] = Path(tempfile.mkdtemp(prefix="jaxmec-tests-"))
         os.environ[CACHE] = str(config.stash[owned])

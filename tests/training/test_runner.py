@@ -90,6 +90,20 @@ def run(counting: Any, walk: Any, walk_params: Any) -> Any:
     return call
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup or cron."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with runner._Signals() as signals:
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == signals._note
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # The same as the pure function
 
 
