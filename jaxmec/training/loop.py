@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmec.agents.base import Agent, Learner, Memory, Metrics
 from jaxmec.training import devices, n_step, rollout
@@ -28,7 +29,8 @@ from jaxmec.training.rollout import Environment, Episodes, RolloutState, make_sp
 
 # Metrics of a chunk that are not the agent's. The first two are NaN, and rightly so, when no
 # episode ended in the chunk.
-EPISODE_METRICS = ("episode_return", "episode_length", "episodes", "reward")
+EPISODE_MEANS = ("episode_return", "episode_length")
+EPISODE_METRICS = (*EPISODE_MEANS, "episodes", "reward")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class History(NamedTuple):
 
     env_steps: jax.Array  # [P] int32
     evaluation: dict[str, jax.Array]  # [P] means over episodes: "return", "length", ...
-    training: dict[str, jax.Array]  # [P] means over the chunk before; NaN at point 0
+    training: dict[str, jax.Array]  # [P] means over the chunk before; 0 at point 0
 
 
 def init(
@@ -168,8 +170,8 @@ def train_chunk(
 
     Returns the state and the chunk's metrics, scalars: the mean over updates of each of the
     agent's, so that one NaN makes the mean NaN; "episode_return" and "episode_length", means
-    over the episodes that ended in the chunk (NaN if none did); "episodes", how many ended;
-    "reward", the mean over its steps.
+    over the episodes that ended in the chunk (0 if none did: see :func:`known`); "episodes", how
+    many ended; "reward", the mean over its steps.
     """
 
     def update(learner: Learner, inputs: tuple[Any, jax.Array]) -> tuple[Learner, Metrics]:
@@ -204,10 +206,11 @@ def train_chunk(
     if clash:
         raise ValueError(f"the agent's metrics {clash} are named as the loop's own")
     finished = jnp.sum(episodes.finished)
+    counted = jnp.maximum(finished, 1)  # of none the sums are 0; who hunts a NaN finds none here
     return state, {
         **{name: jnp.mean(value) for name, value in metrics.items()},
-        "episode_return": jnp.sum(episodes.total_return) / finished,
-        "episode_length": jnp.sum(episodes.total_length) / finished,
+        "episode_return": jnp.sum(episodes.total_return) / counted,
+        "episode_length": jnp.sum(episodes.total_length) / counted,
         "episodes": finished.astype(jnp.float32),
         "reward": jnp.mean(episodes.reward),
     }
@@ -259,9 +262,21 @@ def train(
             name: jnp.concatenate([start[name][None], value]) for name, value in evaluation.items()
         },
         training={
-            name: jnp.concatenate([jnp.full(1, jnp.nan), value]) for name, value in training.items()
+            name: jnp.concatenate([jnp.zeros(1, value.dtype), value])
+            for name, value in training.items()
         },
     )
+
+
+def known(metrics: dict[str, Any]) -> dict[str, Any]:
+    """A chunk's metrics on the host, where a mean over episodes of which none ended is NaN.
+
+    Not before: a program that computes a NaN on purpose stops under ``jax_debug_nans``.
+    """
+    return {
+        name: np.where(metrics["episodes"] == 0, np.nan, value) if name in EPISODE_MEANS else value
+        for name, value in metrics.items()
+    }
 
 
 def failures(metrics: dict[str, Any]) -> tuple[str, ...]:

@@ -303,7 +303,8 @@ def train(
             name: jnp.concatenate([start[name][None], value]) for name, value in evaluation.items()
         },
         training={
-            name: jnp.concatenate([jnp.full(1, jnp.nan), value]) for name, value in training.items()
+            name: jnp.concatenate([jnp.zeros(1, value.dtype), value])
+            for name, value in training.items()
         },
     )
 

@@ -336,7 +336,7 @@ def _with_point(
         },
         training={
             name: joined(history.training.get(name, before), value)
-            for name, value in training.items()
+            for name, value in loop.known(training).items()
         },
     )
 

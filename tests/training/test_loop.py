@@ -101,8 +101,8 @@ def test_counts_and_history(trained):
         assert np.isfinite(value).all()
     assert set(loop.EPISODE_METRICS) < set(history.training)
     for value in history.training.values():
-        assert np.isnan(value[0])
-        assert np.isfinite(value[1:]).all()
+        assert value[0] == 0  # nothing was trained yet
+        assert np.isfinite(value).all()
     np.testing.assert_array_equal(history.training["reward"][1:], 1.0)
 
 
@@ -161,8 +161,10 @@ def test_what_is_not_finite_is_seen_and_no_finished_episode_is_no_failure(
     metrics = jax.jit(jax.vmap(one_chunk))(jnp.array([39, 40]))
     failed, well = row(metrics, 0), row(metrics, 1)
     assert float(well["episodes"]) == 0
-    assert np.isnan(well["episode_return"])
-    assert np.isnan(well["episode_length"])
+    assert float(well["episode_return"]) == float(well["episode_length"]) == 0
+    told = loop.known(jax.device_get(well))
+    assert np.isnan(told["episode_return"]) and np.isnan(told["episode_length"])
+    assert told["loss"] == well["loss"]
     assert loop.failures(well) == ()
     assert loop.failures(failed) == loop.failures(metrics) == ("loss",)
     assert loop.failures({"loss": jnp.array([1.0, jnp.inf])}) == ("loss",)
