@@ -34,7 +34,7 @@ OPTIONAL = {
     "results.py": ("plot",),
     "onnx.py": ("edge",),
     "server.py": ("serve",),
-    "traces.py": ("parquet",),
+    "reading.py": ("parquet",),
     "trackers.py": ("tensorboard", "wandb"),
 }
 

@@ -53,7 +53,8 @@ def test_rows_are_sorted_and_units_are_read(tmp_path):
 def test_what_is_written_is_read_back(tmp_path, name):
     rows = traces.Synthetic("mmpp", slots=5, load=0.2).draw(seed=3)
     again = traces.read_rows(traces.write(tmp_path / "new" / name, rows))
-    for column, other in zip(rows, again, strict=True):
+    assert rows.deadline is None and again.deadline is None
+    for column, other in zip(rows[:5], again[:5], strict=True):
         np.testing.assert_allclose(column, other, rtol=1e-8)
 
 
