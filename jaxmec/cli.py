@@ -17,6 +17,7 @@ import platform
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -797,7 +798,10 @@ def _trace_file(path: Path | None, slots: int | None) -> Any:
 def _trace(words: Sequence[str]) -> int:
     actions = {
         "check": (_trace_check, "read a trace file, say what is in it, or what is wrong and where"),
-        "import": (_trace_import, "make one from a log: CSV, Parquet, Azure LLM 2023, BurstGPT"),
+        "import": (
+            _trace_import,
+            "make one from a log: Azure LLM 2023, BurstGPT, columns of your own",
+        ),
         "synth": (_trace_synth, "draw one: diurnal, mmpp (bursts) or heavy-tailed sizes"),
     }
     if not words or words[0].startswith("-"):
@@ -821,22 +825,54 @@ def _trace_check(words: Sequence[str]) -> int:
     from jaxmec import traces
 
     command = tyro.cli(TraceCheck, args=list(words), prog="jaxmec trace check")
-    return _say_trace(command.file, traces.read(command.file), command.preset)
+    with _reading(command.file) as progress:
+        rows = traces.read_rows(command.file, progress)
+    return _say_trace(command.file, rows, command.preset)
 
 
-def _say_trace(file: Path, workload: Any, preset: str) -> int:
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[Callable[[int, int], None]]:
+    """Shows on stderr how much of a file is read, where it takes more than a second."""
+    console = Console(stderr=True)
+    began = last = time.monotonic()
+    with contextlib.ExitStack() as shown:
+        bar: Any = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal bar, last
+            now = time.monotonic()
+            if now - began < 1:
+                return
+            if not console.is_terminal:  # a log file gets a line now and then
+                if now - last >= 5:
+                    share = f" of {total / 1e6:,.0f}" if total else ""
+                    print(f"{file}: {done / 1e6:,.0f}{share} MB read", file=sys.stderr)
+                    last = now
+                return
+            if bar is None:
+                from rich import progress as rich
+
+                columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TimeRemainingColumn())
+                bar = shown.enter_context(rich.Progress(*columns, console=console, transient=True))
+                bar.add_task("", total=total or None)
+            bar.update(bar.task_ids[0], completed=done)
+
+        yield progress
+
+
+def _say_trace(file: Path, rows: Any, preset: str) -> int:
     """What is in a trace file; an error where the preset's network has not all its stations."""
     from jaxmec import traces
     from jaxmec.envs.presets import find_preset
 
     params = find_preset(preset).params()
     print(quoted(file))
-    for name, text in traces.describe(workload).items():
+    for name, text in traces.describe(rows).items():
         print(f"  {name:<15} {quoted(text)}")
-    load = traces.mean_load(workload, params.network)
+    load = traces.mean_load(rows, params.network)
     print(f"  {'load':<15} {load:.4g} of preset {quoted(preset)}" + (
         ": more than its servers can do" if load > 1 else ""))  # fmt: skip
-    stations, servers = int(workload.origin.max()) + 1, params.network.num_servers
+    stations, servers = rows.stations, params.network.num_servers
     if stations > servers:
         raise traces.TraceError(
             f"{file}: the stations are 0 to {stations - 1}, expected at most {servers - 1}: preset "
@@ -858,7 +894,14 @@ def _trace_import(words: Sequence[str]) -> int:
 
     name = _ahead(_TraceAhead, words, "jaxmec trace import").preset
     preset = find_preset(name)
-    default = traces.Conversion(
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(traces.Conversion):
+        __doc__ = traces.Conversion.__doc__
+        start: Annotated[float, tyro.conf.arg(name="from")] = 0.0
+        """s of the log after its first row to leave out; slots, where a column is slot"""
+
+    default = Options(
         stations=len(preset.capacity),
         slot_length=preset.slot_length,
         assign="master" if preset.master else "round-robin",
@@ -868,7 +911,10 @@ def _trace_import(words: Sequence[str]) -> int:
         "Import",
         [
             ("file", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the log")]),
-            ("to", Annotated[Path, tyro.conf.arg(help="trace file to write: .csv or .parquet")]),
+            (
+                "to",
+                Annotated[Path, tyro.conf.arg(help="trace file to write: .csv[.gz] or .parquet")],
+            ),
             ("format", Annotated[str, tyro.conf.arg(help=f"of the log: {formats}")], "csv"),
             (
                 "column",
@@ -886,13 +932,24 @@ def _trace_import(words: Sequence[str]) -> int:
                 (),
             ),
             (
+                "header",
+                Annotated[
+                    bool,
+                    tyro.conf.arg(
+                        help="whether the first row of a CSV file names its columns; "
+                        "they are else called 1, 2, ..."
+                    ),
+                ],
+                True,
+            ),
+            (
                 "preset",
                 Annotated[
                     str, tyro.conf.arg(help="whose stations, slot length and servers are meant")
                 ],
                 name,
             ),
-            ("conversion", Annotated[traces.Conversion, tyro.conf.arg(name="")], default),
+            ("conversion", Annotated[Options, tyro.conf.arg(name="")], default),
         ],
         frozen=True,
     )
@@ -900,8 +957,17 @@ def _trace_import(words: Sequence[str]) -> int:
         "How a log's rows become tasks.", "Make a trace file from a log."
     )
     parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec trace import")
-    rows = traces.convert(parsed.file, parsed.format, parsed.column, parsed.conversion)
-    return _say_trace(traces.write(parsed.to, rows), rows.workload(), parsed.preset)
+    with _reading(parsed.file) as progress:
+        rows = traces.convert(
+            parsed.file,
+            parsed.format,
+            parsed.column,
+            parsed.conversion,
+            header=parsed.header,
+            say=lambda text: print(f"{parsed.file}: {text}", file=sys.stderr),
+            progress=progress,
+        )
+    return _say_trace(traces.write(parsed.to, rows), rows, parsed.preset)
 
 
 def _trace_synth(words: Sequence[str]) -> int:
@@ -922,7 +988,10 @@ def _trace_synth(words: Sequence[str]) -> int:
     command = dataclasses.make_dataclass(
         "Synth",
         [
-            ("to", Annotated[Path, tyro.conf.arg(help="trace file to write: .csv or .parquet")]),
+            (
+                "to",
+                Annotated[Path, tyro.conf.arg(help="trace file to write: .csv[.gz] or .parquet")],
+            ),
             ("law", Annotated[traces.Synthetic, tyro.conf.arg(name="")], default),
             ("seed", Annotated[int, tyro.conf.arg(help="of what is drawn")], 0),
             (
@@ -938,7 +1007,7 @@ def _trace_synth(words: Sequence[str]) -> int:
     command.__doc__ = traces.Synthetic.__doc__
     parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec trace synth")
     rows = parsed.law.draw(parsed.seed)
-    return _say_trace(traces.write(parsed.to, rows), rows.workload(), parsed.preset)
+    return _say_trace(traces.write(parsed.to, rows), rows, parsed.preset)
 
 
 @dataclasses.dataclass(frozen=True)
