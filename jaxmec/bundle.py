@@ -23,23 +23,83 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxmec import files
+from jaxmec import manifest as manifests
 from jaxmec.files import PathLike
+from jaxmec.manifest import MANIFEST
 
 FORMAT = "jaxmec bundle"
 FORMAT_VERSION = 1
 
-MANIFEST = "manifest.json"
 POLICY = "policy"
 STABLEHLO = "policy.stablehlo"
 ONNX = "policy.onnx"
-MAX_MANIFEST_BYTES = 4 * 2**20
-MAX_FILE_BYTES = 2**30
+MAX_SERVERS = 4096
+
+_SERVERS = manifests.listing(manifests.real(above=0), 1, MAX_SERVERS)
+_NAME = manifests.text(r"[ -~\w]+", "a name", 200)
+_SCHEMA = manifests.record(
+    {
+        "method": _NAME,
+        "network": manifests.record(
+            {
+                "capacity": _SERVERS,  # [B] Gcycles/s
+                "rate": _SERVERS,  # [B] Mbit/s
+                "uplink_contention": manifests.flag,
+                "max_wait": manifests.optional(manifests.real(least=0)),  # s
+                "slot_length": manifests.real(above=0),  # s
+            },
+            {"deadline": manifests.optional(manifests.real(above=0))},  # s
+        ),
+        "observation": manifests.record(
+            {
+                "information": _NAME,
+                "size": manifests.whole(1, 2**20),
+                "features": manifests.listing(
+                    manifests.record(
+                        {
+                            "name": _NAME,
+                            "length": manifests.whole(1, 2**20),
+                            "scale": manifests.real(above=0),
+                        }
+                    ),
+                    most=256,
+                ),
+            },
+            {
+                "neighbours": manifests.optional(manifests.whole(1, MAX_SERVERS)),
+                "flow": manifests.mapping(manifests.real(above=0), 256),
+            },
+        ),
+        "action": manifests.record(
+            {"mode": _NAME, "num_preferences": manifests.whole(1, 2**64)},  # of a set of sets
+            {
+                "k": manifests.optional(manifests.whole(1, MAX_SERVERS)),
+                "score_scale": manifests.real(above=0),  # s
+            },
+        ),
+        "allocation": manifests.record({"rule": _NAME, "information": _NAME}),
+    }
+)
+
+
+def _is_ours(path: PurePosixPath) -> bool:
+    return str(path) in (STABLEHLO, ONNX) or (len(path.parts) > 1 and path.parts[0] == POLICY)
+
+
+_FORMAT = manifests.Format(
+    name=FORMAT,
+    noun="bundle",
+    version=FORMAT_VERSION,
+    max_bytes=4 * 2**20,
+    max_file_bytes=manifests.MAX_POLICY_FILE,
+    schema=_SCHEMA,
+    is_ours=_is_ours,
+)
 
 
 class BundleError(Exception):
@@ -84,12 +144,10 @@ class Bundle:
             )
         size, sha256 = self.files[name]
         file = self.path / name
-        if file.is_symlink() or not file.is_file():
-            raise _damaged(file, "the file is missing or is not a plain file")
-        with file.open("rb") as stream:
-            content = stream.read(size + 1)
-        if len(content) != size:
-            raise _damaged(file, f"expected {size} bytes, found {file.stat().st_size}")
+        try:
+            content = manifests.read_plain(file, size)
+        except manifests.Unsound as error:
+            raise _damaged(error.file, error.problem) from None
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
             raise _damaged(file, f"expected SHA-256 {sha256}, found {found}")
@@ -129,74 +187,33 @@ def open_bundle(path: PathLike, *, digest: str | None = None) -> Bundle:
 
 
 def _open(path: Path, digest: str | None) -> Bundle:
-    document, found_digest = _read_manifest(path)
-    if digest is not None and digest != found_digest:
+    document, listed, found = _read_manifest(path)
+    if digest is not None and digest != found:
         raise BundleIncompatible(
-            f"the bundle {path} has the digest {found_digest}, and {digest} was asked for"
+            f"the bundle {path} has the digest {found}, and {digest} was asked for"
         )
-    bundle = Bundle(path, document, _listed(path, document.pop("files", None)), found_digest)
-    present = set(_list_files(path)) - {MANIFEST}
-    for name in sorted(bundle.files.keys() | present):
-        if name not in bundle.files:
-            raise _damaged(path / name, "the file is not one of the bundle's")
-        bundle.read(name)
-    return bundle
+    try:
+        _FORMAT.verify(path, listed)
+    except manifests.Unsound as error:
+        raise _damaged(error.file, error.problem) from None
+    return Bundle(path, document, listed, found)
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
-    file = path / MANIFEST
+def _read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]], str]:
     if not path.is_dir():
         raise BundleMissing(f"there is no bundle {path}")
-    if not file.exists():
+    try:
+        return _FORMAT.read(path)
+    except FileNotFoundError:
         raise BundleMissing(
             f"{path} is not a bundle: it has no {MANIFEST}; `jaxmec export RUN --to DIR` makes one"
-        )
-    if file.is_symlink() or not file.is_file():
-        raise _damaged(file, "the file is not a plain file")
-    with file.open("rb") as stream:
-        content = stream.read(MAX_MANIFEST_BYTES + 1)
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise _damaged(file, f"expected at most {MAX_MANIFEST_BYTES} bytes, found more")
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(file, f"not JSON (found {len(content)} bytes; {error})") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        what = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise BundleMissing(f"{path} is not a bundle: its {MANIFEST} is of the format {what!r}")
-    version = document.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise _damaged(file, f"format_version must be a positive integer, got {version!r}")
-    if version > FORMAT_VERSION:
-        raise BundleIncompatible(
-            f"{path} has format version {version}, and this jaxmec reads up to "
-            f"{FORMAT_VERSION}: install a newer jaxmec"
-        )
-    expected, found = document.pop("sha256", None), _digest_of(document)
-    if expected != found:
-        raise _damaged(file, f"expected SHA-256 {expected} of its content, found {found}")
-    return document, found
-
-
-def _listed(path: Path, files: Any) -> dict[str, tuple[int, str]]:
-    """The files that a manifest names; a name that leads out of the bundle is refused."""
-    file = path / MANIFEST
-    if not isinstance(files, dict):
-        raise _damaged(file, f"files must be an object, got {files!r}")
-    listed = {}
-    for name, entry in files.items():
-        parts = PurePosixPath(name).parts
-        ours = name in (STABLEHLO, ONNX) or (len(parts) > 1 and parts[0] == POLICY)
-        if not ours or ".." in parts or "\\" in name or PurePosixPath(*parts).as_posix() != name:
-            raise _damaged(file, f"files names {name!r}, which is no file of a bundle")
-        size, sha256 = (entry.get(key) if isinstance(entry, dict) else None
-                        for key in ("size", "sha256"))  # fmt: skip
-        if not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
-            raise _damaged(file, f"files.{name}.size must be 0 to {MAX_FILE_BYTES}, got {size!r}")
-        if not isinstance(sha256, str):
-            raise _damaged(file, f"files.{name}.sha256 must be a string, got {sha256!r}")
-        listed[name] = (size, sha256)
-    return listed
+        ) from None
+    except manifests.Foreign as error:
+        raise BundleMissing(f"{path} is not a bundle: {error}") from None
+    except manifests.TooNew as error:
+        raise BundleIncompatible(str(error)) from None
+    except manifests.Unsound as error:
+        raise _damaged(error.file, error.problem) from None
 
 
 @contextlib.contextmanager
@@ -224,16 +241,12 @@ def writing(path: PathLike, manifest: Mapping[str, Any]) -> Iterator[Path]:
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, with the hashes of all other files."""
     document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    document["files"] = {}
-    for name in _list_files(directory):
-        content = (directory / name).read_bytes()
-        document["files"][name] = {
-            "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
+    document["files"] = {
+        name: manifests.fingerprint(directory / name) for name in manifests.list_files(directory)
+    }
     # As it will be read back, so that both have the same digest; an error if not JSON.
     document = json.loads(json.dumps(document, allow_nan=False))
-    document["sha256"] = _digest_of(document)
+    document["sha256"] = manifests.digest_of(document)
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (directory / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -257,18 +270,3 @@ def _refuse_to_replace_other_things(target: Path) -> None:
 
 def _damaged(file: Path, problem: str) -> BundleDamaged:
     return BundleDamaged(f"damaged bundle: {file}: {problem}")
-
-
-def _list_files(directory: Path) -> list[str]:
-    """Every entry below ``directory`` that is not a directory, links included."""
-    names = []
-    for folder, folders, inside in os.walk(directory):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in [*inside, *links]:
-            names.append((Path(folder) / name).relative_to(directory).as_posix())
-    return sorted(names)
-
-
-def _digest_of(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

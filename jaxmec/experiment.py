@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import agents, bundle, compilation, envs, files, traces
+from jaxmec import agents, bundle, compilation, envs, files, manifest, traces
 from jaxmec.agents.base import Agent, Learner, Spec
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.demonstrations import Demonstrator
@@ -54,6 +54,34 @@ OBSERVATIONS = 2
 # a policy decides.
 RETIRED = {"Pathwise": ("decay_updates",)}
 TRACE = "trace.csv"  # in a run's directory, where its tasks were given in memory
+_SIZE = manifest.whole(1, 2**20)
+_PAIRS = manifest.listing(manifest.pair(manifest.text(), manifest.anything))
+SETTING_SCHEMA = manifest.record(
+    {"env": manifest.text(), "options": _PAIRS},
+    {
+        "preset": manifest.optional(manifest.text()),
+        "seed": manifest.whole(0, 2**63),
+        "trace": manifest.optional(
+            manifest.record(
+                {"file": manifest.text(), "sha256": manifest.text()},
+                {"slots": manifest.optional(manifest.whole(1, 2**40))},
+            )
+        ),
+    },
+)
+POLICY_SCHEMA = manifest.record(
+    {
+        "name": manifest.text(),
+        "agent": manifest.record(
+            {"class": manifest.text(), "fields": manifest.mapping(manifest.anything)}
+        ),
+        "spec": manifest.record(
+            {"observation_size": _SIZE, "num_actions": _SIZE},
+            {"layout": manifest.listing(manifest.pair(manifest.text(), _SIZE))},
+        ),
+        "setting": SETTING_SCHEMA,
+    }
+)
 UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
 
 
@@ -313,6 +341,7 @@ def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
             f"{path} is not a policy of format {POLICY_FORMAT}; it says "
             f"{about.get('policy_format')!r}"
         )
+    checkpoint.check_metadata(path, about, POLICY_SCHEMA)
     agent = _agent_of(about["agent"], path)
     layout = tuple((part, length) for part, length in about["spec"].get("layout", ()))
     spec = _rebuilt(Spec, about["spec"] | {"layout": layout}, "spec", path)
@@ -849,8 +878,11 @@ def _refuse_other_course(directory: Path, trace: TraceFile | None) -> None:
     if not checkpoint.checkpoints(folder):
         return  # the runner says so
     newest = checkpoint.find(folder)
-    about = checkpoint.read_manifest(newest).metadata["caller"]
-    setting = None if about.get("setting") is None else _setting_of(about["setting"], newest)
+    about = runner.read_saved(newest)["caller"]
+    setting = None
+    if about.get("setting") is not None:
+        checkpoint.check_metadata(newest, about["setting"], SETTING_SCHEMA)
+        setting = _setting_of(about["setting"], newest)
     was = None if setting is None else setting.trace
 
     def content(trace: TraceFile | None) -> Any:

@@ -143,9 +143,33 @@ def test_what_was_trained_to_see_a_master_nodes_work_many_times_is_refused(
 
 def test_a_run_that_saw_a_master_nodes_work_many_times_does_not_go_on(tmp_path):
     setting = dataclasses.asdict(edge_policies.CASES["master"].policy().setting)
-    checkpoint.save(tmp_path / "checkpoints", {}, step=8, metadata={"caller": {"setting": setting}})
+    metadata = {"run": {}, "seconds": 0.0, "caller": {"setting": setting}}
+    checkpoint.save(tmp_path / "checkpoints", {}, step=8, metadata=metadata)
     with pytest.raises(CheckpointIncompatible, match=r"master node 10 times.*train it again"):
         jaxmec.train("ddrl-ats", preset="fdedge", directory=tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": None}, "metadata.name must be a string"),
+        ({"agent": []}, "metadata.agent must be an object, got a list of 0"),
+        ({"agent": {"class": "DQN"}}, "metadata.agent.fields is missing"),
+        ({"spec": {"observation_size": 1e9, "num_actions": 2}}, "observation_size must be a whole"),
+        ({"spec": {"observation_size": 4, "num_actions": 10**9}}, "num_actions must be a whole"),
+        ({"setting": {"env": "CartPole-v1"}}, "metadata.setting.options is missing"),
+        (
+            {"setting": {"env": "CartPole-v1", "options": [["a"]]}},
+            r"options\[0\] must be a list of 2",
+        ),
+    ],
+)
+def test_a_policy_that_says_something_else_of_itself_is_refused(cartpole, tmp_path, changes, said):
+    cartpole.save(tmp_path / "policy")
+    arrays, manifest = checkpoint.load_policy_arrays(tmp_path / "policy")
+    checkpoint.save_policy(tmp_path / "policy", arrays, manifest.metadata | changes)
+    with pytest.raises(CheckpointCorrupt, match=said):
+        jaxmec.load_policy(tmp_path / "policy")
 
 
 def test_observations_of_the_wrong_kind_are_refused(cartpole):

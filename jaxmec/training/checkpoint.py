@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -42,7 +41,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxmec import files
+from jaxmec import manifest as manifests
 from jaxmec.files import PathLike
+from jaxmec.manifest import MANIFEST
 from jaxmec.training import devices
 
 PyTree = Any
@@ -50,11 +51,38 @@ PyTree = Any
 FORMAT = "jaxmec checkpoint"
 FORMAT_VERSION = 1
 
-MANIFEST = "manifest.json"
 ARRAYS = "arrays"
 _STEP = re.compile(r"step_(\d{9,})")
 # A change of one of these may change the last bit of a resumed run.
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "gymnax", "orbax-checkpoint", "numpy", "jaxmec")
+
+_LEAF = manifests.record(
+    {
+        "path": manifests.listing(manifests.text(), 1, 256),
+        "shape": manifests.listing(manifests.whole(0, 2**48), 0, 32),
+        "dtype": manifests.text(r"\w+|key<\w+>", "a dtype", 64),
+        "key_impl": manifests.optional(manifests.text(r"\w+", "a name", 64)),
+    }
+)
+_FORMAT = manifests.Format(
+    name=FORMAT,
+    noun="checkpoint",
+    version=FORMAT_VERSION,
+    max_bytes=32 * 2**20,  # metadata too: all that a run depends on
+    max_file_bytes=None,  # a replay buffer may be large
+    schema=manifests.record(
+        {
+            "kind": manifests.text("state|policy", "'state' or 'policy'"),
+            "step": manifests.optional(manifests.whole(0, 2**62)),
+            "metric": manifests.optional(manifests.real()),
+            "metadata": manifests.mapping(manifests.anything),
+            "versions": manifests.mapping(manifests.text()),
+            "device": manifests.text(),
+            "leaves": manifests.listing(_LEAF, most=100_000),
+        }
+    ),
+    is_ours=lambda path: len(path.parts) > 1 and path.parts[0] == ARRAYS,
+)
 
 AS_STORED: Any = object()
 """In a template: whatever was saved here, as nested dictionaries of NumPy arrays."""
@@ -95,14 +123,6 @@ class Leaf:
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
-    """One file of the checkpoint."""
-
-    size: int  # bytes
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a checkpoint says of itself."""
 
@@ -113,7 +133,7 @@ class Manifest:
     versions: dict[str, str]  # of the libraries and of Python
     device: str  # the kind of device that the saver ran on
     leaves: tuple[Leaf, ...]
-    files: dict[str, File]  # by path relative to the checkpoint, with "/" on every system
+    files: dict[str, tuple[int, str]]  # (bytes, SHA-256) by path within the checkpoint, with "/"
 
 
 # Saving
@@ -199,9 +219,9 @@ def _write(
             if stored:
                 _write_arrays(new / ARRAYS, stored)
             document["files"] = {
-                name: dataclasses.asdict(_fingerprint(new / name)) for name in _list_files(new)
+                name: manifests.fingerprint(new / name) for name in manifests.list_files(new)
             }
-            document["sha256"] = _digest_of(document)
+            document["sha256"] = manifests.digest_of(document)
             text = json.dumps(document, indent=1, sort_keys=True)
             (new / MANIFEST).write_text(text, encoding="utf-8")
     # Orbax and TensorStore report a full disk as they like (ValueError, among others).
@@ -310,7 +330,11 @@ def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[
             below = [leaf for leaf in manifest.leaves if leaf.path[: len(names)] == names]
             results.append(_nested({leaf.path[len(names) :]: arrays[leaf.path] for leaf in below}))
         elif impl := stored[names].key_impl:
-            results.append(jax.random.wrap_key_data(jnp.asarray(arrays[names]), impl=impl))
+            try:
+                key = jax.random.wrap_key_data(jnp.asarray(arrays[names]), impl=impl)
+            except (TypeError, ValueError) as error:
+                raise _corrupt(path / ARRAYS, f"{'/'.join(names)} is no key: {error}") from None
+            results.append(key)
         else:
             results.append(arrays[names])
     moving = [i for i, (_, value) in enumerate(wanted) if value is not AS_STORED]
@@ -370,17 +394,10 @@ def read_manifest(path: PathLike) -> Manifest:
 
 def _verify(path: Path) -> Manifest:
     manifest = _read_manifest(path)
-    found = set(_list_files(path)) - {MANIFEST}
-    for name in sorted(manifest.files.keys() | found):
-        if name not in found:
-            raise _corrupt(path / name, "the file is missing")
-        if name not in manifest.files:
-            raise _corrupt(path / name, "the file is not one of the checkpoint's")
-        expected, got = manifest.files[name], _fingerprint(path / name)
-        if got.size != expected.size:
-            raise _corrupt(path / name, f"expected {expected.size} bytes, found {got.size}")
-        if got.sha256 != expected.sha256:
-            raise _corrupt(path / name, f"expected SHA-256 {expected.sha256}, found {got.sha256}")
+    try:
+        _FORMAT.verify(path, manifest.files)
+    except manifests.Unsound as error:
+        raise _corrupt(error.file, error.problem) from None
     return manifest
 
 
@@ -391,42 +408,43 @@ def _read_manifest(path: Path) -> Manifest:
         raise CheckpointMissing(
             f"there is no checkpoint {path}" + (f"; beside it: {beside}" if beside else "")
         )
-    if not file.is_file() and not _STEP.fullmatch(path.name):
-        raise CheckpointMissing(f"{path} is not a checkpoint: it has no {MANIFEST}")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document, listed, _ = _FORMAT.read(path)
     except FileNotFoundError:
+        if not _STEP.fullmatch(path.name):
+            raise CheckpointMissing(f"{path} is not a checkpoint: it has no {MANIFEST}") from None
         raise _corrupt(file, "the file is missing") from None
-    except (ValueError, RecursionError) as error:
-        size = file.stat().st_size
-        raise _corrupt(file, f"not JSON (found {size} bytes; {error})") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise _corrupt(file, f"not the manifest of a {FORMAT}")
-    version = document.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise CheckpointIncompatible(
-            f"{path} has format version {version}, and this jaxmec reads up to "
-            f"{FORMAT_VERSION}: install a newer jaxmec"
-        )
-    expected, found = document.pop("sha256", None), _digest_of(document)
-    if expected != found:
-        raise _corrupt(file, f"expected SHA-256 {expected} of its content, found {found}")
+    except manifests.TooNew as error:
+        raise CheckpointIncompatible(str(error)) from None
+    except manifests.Unsound as error:
+        raise _corrupt(error.file, error.problem) from None
+    leaves = tuple(
+        Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"], leaf["key_impl"])
+        for leaf in document["leaves"]
+    )
+    if len({leaf.path for leaf in leaves}) < len(leaves):
+        raise _corrupt(file, "leaves names one path twice")
+    for name, (size, _) in listed.items():
+        if document["kind"] == "policy" and size > manifests.MAX_POLICY_FILE:
+            raise _corrupt(
+                file, f"files.{name}.size must be at most {manifests.MAX_POLICY_FILE}, got {size}"
+            )
+    fields: dict[str, Any] = {
+        field.name: document.get(field.name) for field in dataclasses.fields(Manifest)
+    }
+    return Manifest(**{**fields, "leaves": leaves, "files": listed})
+
+
+def check_metadata(path: PathLike, metadata: Any, schema: manifests.Check) -> None:
+    """Check what the saver said, by the reader's schema.
+
+    Raises:
+        CheckpointCorrupt: with the first problems.
+    """
     try:
-        return Manifest(
-            kind=document["kind"],
-            step=document["step"],
-            metric=document["metric"],
-            metadata=document["metadata"],
-            versions=document["versions"],
-            device=document["device"],
-            leaves=tuple(
-                Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"], leaf["key_impl"])
-                for leaf in document["leaves"]
-            ),
-            files={name: File(**entry) for name, entry in document["files"].items()},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _corrupt(file, f"an entry is missing or not what it should be ({error})") from None
+        manifests.check(Path(path) / MANIFEST, metadata, schema, "metadata")
+    except manifests.Unsound as error:
+        raise _corrupt(error.file, error.problem) from None
 
 
 def _corrupt(file: Path, problem: str) -> CheckpointCorrupt:
@@ -556,6 +574,16 @@ def _write_arrays(path: Path, arrays: Mapping[tuple[str, ...], np.ndarray]) -> N
 
 def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
     """The stored values by path, as NumPy arrays; the files have been verified."""
+    try:
+        return _arrays_of(path, manifest)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever Orbax and NumPy make of foreign bytes and names
+        problem = (str(error).splitlines() or [""])[0][:300]
+        raise _corrupt(path / ARRAYS, f"it cannot be read: {problem}") from error
+
+
+def _arrays_of(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
     arrays = {
         leaf.path: np.zeros(leaf.shape, jnp.dtype(leaf.dtype))
         for leaf in manifest.leaves
@@ -683,24 +711,3 @@ def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
         node[path[-1]] = value
     return tree
-
-
-def _list_files(directory: Path) -> list[str]:
-    """Every entry below ``directory`` that is not a directory, links included."""
-    names = []
-    for folder, _, inside in os.walk(directory):
-        names += [(Path(folder) / name).relative_to(directory).as_posix() for name in inside]
-    return sorted(names)
-
-
-def _fingerprint(file: Path) -> File:
-    if file.is_symlink() or not file.is_file():
-        return File(0, "not a plain file")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return File(file.stat().st_size, digest)
-
-
-def _digest_of(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import compilation
+from jaxmec import compilation, manifest
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
 from jaxmec.training import devices as on_devices
@@ -69,6 +69,13 @@ LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 START = "start"  # the run of the method that another one starts from
 DIVERGED = "diverged"
+_SAVED = manifest.record(
+    {
+        "run": manifest.mapping(manifest.anything, 2**16),
+        "seconds": manifest.real(least=0),
+        "caller": manifest.mapping(manifest.anything),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -570,12 +577,23 @@ def _restore(
 ) -> tuple[TrainState, History, float]:
     """The state on its devices, the history, and the seconds that it took."""
     path = checkpoint.find(home / CHECKPOINTS)
-    about = checkpoint.read_manifest(path).metadata  # first: it says more than unequal shapes
+    about = read_saved(path)  # first: it says more than unequal shapes
     _refuse_differences(home, about["run"], identity)
     wanted = {"state": template, "history": checkpoint.AS_STORED}
     sharding = None if places is None else {"state": places, "history": others}
     tree, _ = checkpoint.restore(path, wanted, sharding=sharding)
     return tree["state"], History(**{"training": {}, **tree["history"]}), about["seconds"]
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """What a run's checkpoint says of the run: ``run``, ``seconds`` and ``caller``.
+
+    Raises:
+        checkpoint.CheckpointError: it is damaged, or of no run.
+    """
+    about = checkpoint.read_manifest(path).metadata
+    checkpoint.check_metadata(path, about, _SAVED)
+    return about
 
 
 def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from changes import AtEveryChange
 
 import jaxmec
 from jaxmec import bundle as bundles
+from jaxmec import manifest
 from jaxmec.bundle import (
     BundleDamaged,
     BundleError,
@@ -52,7 +53,7 @@ def rewrite(path, **changes):
                 "size": len(content),
                 "sha256": bundles.hashlib.sha256(content).hexdigest(),
             }
-    document["sha256"] = bundles._digest_of(document)
+    document["sha256"] = manifest.digest_of(document)
     (path / "manifest.json").write_text(json.dumps(document))
 
 
@@ -289,8 +290,9 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
         ({"format_version": True}, "format_version must be a positive integer"),
         ({"network": None}, "network must be an object, got None"),
         ({"network": {"capacity": [1, -2], "rate": [1, 2], "uplink_contention": True,
-                      "max_wait": None, "slot_length": 1}}, "network.capacity must be numbers"),
-        ({"network": {}}, "its network cannot be read: KeyError"),
+                      "max_wait": None, "slot_length": 1}},
+         r"network\.capacity\[1\] must be a finite number above 0, got -2"),
+        ({"network": {}}, r"network\.capacity is missing; network\.rate is missing"),
         ({"action": {"mode": "dance", "num_preferences": 5}}, "action.mode must be one of"),
         ({"action": {"mode": "subset", "num_preferences": 5}}, "31 was expected"),
         ({"action": {"mode": "top_k", "num_preferences": 5, "k": 9}}, "k = 9 of 5 servers"),
@@ -298,14 +300,28 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
         ({"observation": {"information": "local", "size": 1, "features": [
             {"name": "mood", "length": 1, "scale": 1.0}]}}, "a feature 'mood'"),
         ({"observation": {"information": "local", "size": 1, "features": [
-            {"name": "size", "length": 1, "scale": 0.0}]}}, "expected length 1, and a positive"),
+            {"name": "size", "length": 1, "scale": 0.0}]}},
+         "scale must be a finite number above 0, got 0"),
         ({"observation": {"information": "local", "size": 7, "features": [
             {"name": "size", "length": 1, "scale": 1.0}]}}, "do not add up to 7"),
         ({"observation": {"information": "local", "size": 5, "features": [
             {"name": "charge", "length": 5, "scale": 1.0}]}}, "observation.flow cannot be read"),
         ({"observation": {"information": "local", "size": 5, "features": [
             {"name": "charge", "length": 5, "scale": 1.0}], "flow": {
-            "stations": 5, "slots": 9, "tasks": -1, "work": 1}}}, "has to be positive numbers"),
+            "stations": 5, "slots": 9, "tasks": -1, "work": 1}}},
+         "flow.tasks must be a finite number above 0, got -1"),
+        ({"format_version": 0}, "format_version must be a positive integer, got 0"),
+        ({"method": ["dqn"]}, "method must be a name.*, got a list of 1"),
+        ({"method": "\x1b[2J"}, r"method must be a name.*, got '\\x1b\[2J'"),
+        ({"action": {"mode": "score", "num_preferences": 10, "score_scale": float("nan")}},
+         "action.score_scale must be a finite number above 0, got nan"),
+        ({"network": {"capacity": [1.0] * 400_000, "rate": [1.0] * 400_000,
+                      "uplink_contention": True, "max_wait": None, "slot_length": 1}},
+         "network.capacity must be a list of 1 to at most 4096, got a list of 400000"),
+        ({"network": {"capacity": [10**400], "rate": ["1"], "uplink_contention": "yes",
+                      "max_wait": None, "slot_length": 1}},
+         r"capacity\[0\] must be .*, got a huge number; .*rate\[0\] must be .*, got '1'; "
+         "network.uplink_contention must be true or false, got 'yes'"),
         ({"observation": {"information": "psychic", "size": 1, "features": []}}, "information"),
     ],
 )  # fmt: skip
@@ -397,9 +413,34 @@ def test_a_manifest_that_names_files_outside_is_refused(copy, name):
     document = json.loads((copy / "manifest.json").read_text())
     document.pop("sha256")
     document["files"][name] = {"size": 0, "sha256": ""}
-    document["sha256"] = bundles._digest_of(document)
+    document["sha256"] = manifest.digest_of(document)
     (copy / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(BundleDamaged, match="which is no file of a bundle"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "hole", "listed", "twice"])
+def test_what_would_take_for_ever_is_refused_unread(copy, kind):
+    file = copy / "policy.onnx"
+    message = "not a plain file"
+    if kind in ("pipe", "device"):
+        file.unlink()
+        os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero")
+    elif kind == "twice":
+        text = (copy / "manifest.json").read_text().replace("{", '{"method": "other",', 1)
+        (copy / "manifest.json").write_text(text)
+        message = "the key 'method' is there twice"
+    else:
+        os.truncate(file, 2**40)  # takes no room on the disk, but hours to read
+        message = "expected .* bytes, found 1099511627776"
+    if kind == "listed":
+        document = json.loads((copy / "manifest.json").read_text())
+        document.pop("sha256")
+        document["files"]["policy.onnx"]["size"] = 2**40
+        document["sha256"] = manifest.digest_of(document)
+        (copy / "manifest.json").write_text(json.dumps(document))
+        message = r"policy\.onnx\.size must be a whole number of 0 to 268435456"
+    with pytest.raises(BundleDamaged, match=message):
         open_bundle(copy)
 
 

@@ -31,6 +31,7 @@ from jaxmec.training import checkpoint
 from jaxmec.training.checkpoint import (
     AS_STORED,
     CheckpointCorrupt,
+    CheckpointError,
     CheckpointIncompatible,
     CheckpointMissing,
     CheckpointNotSaved,
@@ -247,17 +248,53 @@ def forge_manifest(path: Path) -> Path:
     return path / "manifest.json"
 
 
+def pipe(path: Path) -> Path:
+    file = largest_file(path)
+    file.unlink()
+    os.mkfifo(file)
+    return file
+
+
+def pipe_manifest(path: Path) -> Path:
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+    return path / "manifest.json"
+
+
+def endless_manifest(path: Path) -> Path:
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").symlink_to("/dev/zero")
+    return path / "manifest.json"
+
+
+def long_manifest(path: Path) -> Path:
+    with (path / "manifest.json").open("a") as stream:
+        stream.truncate(2**33)  # a hole, which takes no room on the disk
+    return path / "manifest.json"
+
+
+def duplicate_key(path: Path) -> Path:
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace("{", '{"kind": "state",', 1))
+    return file
+
+
 DAMAGES = [
+    (pipe, "not a plain file"),
+    (pipe_manifest, "not a plain file"),
+    (endless_manifest, "not a plain file"),
+    (long_manifest, "expected at most 33554432 bytes"),
+    (duplicate_key, "the key 'kind' is there twice"),
     (truncate, r"expected \d+ bytes, found \d+"),
     (flip, r"expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}"),
     (remove, "missing"),
-    (link, "found 0"),
+    (link, "not a plain file"),
     (smuggle, "not one of the checkpoint's"),
     (remove_manifest, "missing"),
     (truncate_manifest, "found 100 bytes"),
     (edit_manifest, "SHA-256"),
     (deepen_manifest, "not JSON"),
-    (forge_manifest, "entry is missing"),
+    (forge_manifest, "leaves is missing"),
 ]
 
 
@@ -275,6 +312,73 @@ def test_damage_is_refused_and_the_previous_offered(
     assert f"beside it is {tmp_path / 'step_000000000'}:" in str(caught.value)
     restored, _ = checkpoint.restore(tmp_path / "step_000000000", small())
     assert bits(restored) == bits(small(0))
+
+
+def changed(keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        *path, last = keys.split(".")
+        for key in path:
+            document = document[int(key)] if isinstance(document, list) else document[key]
+        if value is REMOVED:
+            del document[last]
+        else:
+            document[last] = value
+
+    return change
+
+
+REMOVED: Any = object()
+WRONG = [
+    ("format_version", 0, "format_version must be a positive integer, got 0"),
+    ("format_version", True, "format_version must be a positive integer, got True"),
+    ("kind", "thing", "kind must be 'state' or 'policy'"),
+    ("step", "1", "step must be null or a whole number of 0 to .*, got '1'"),
+    ("metric", float("nan"), "metric must be null or a finite number, got nan"),
+    ("metadata", [], "metadata must be an object, got a list of 0"),
+    ("versions", {"jax": 1}, r"versions\.jax must be a string.*, got 1"),
+    ("device", REMOVED, "device is missing"),
+    ("leaves", {}, "leaves must be a list"),
+    ("leaves", [None] * 100_001, "leaves must be a list of 0 to at most 100000"),
+    ("leaves.0.path", [1], r"leaves\[0\]\.path\[0\] must be a string"),
+    ("leaves.0.shape", [-1], r"leaves\[0\]\.shape\[0\] must be a whole number"),
+    ("leaves.0.shape", [10**12], r"float32\[1000000000000\] by the manifest|does not fit"),
+    ("leaves.0.shape", [0, 2**48, 2**48], "cannot be read|does not fit"),
+    ("leaves.0.dtype", None, r"leaves\[0\]\.dtype must be a dtype"),
+    ("leaves.2.key_impl", "made-up", r"leaves\[2\]\.key_impl must be null or a name"),
+    ("leaves.2.key_impl", "made_up", "cannot be read|is no key|does not fit"),
+    ("files", None, "files must be an object, got None"),
+    ("files", {"../x": {}}, r"files names '\.\./x'"),
+    ("files", {"arrays/x": {"size": "1", "sha256": "0" * 64}}, r"size must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("keys", "value", "said"), WRONG)
+def test_a_manifest_of_wrong_types_is_refused_by_name(
+    tmp_path: Path, keys: str, value: Any, said: str
+) -> None:
+    """Its digest in order: what another program, or somebody malicious, would write."""
+    path = checkpoint.save(tmp_path, small(), step=2)
+    sign_again(path, changed(keys, value))
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.restore(path, small())
+    assert checkpoint.best(tmp_path) is None
+
+
+def test_a_listed_file_is_not_read_if_it_is_too_large(tmp_path: Path) -> None:
+    path = checkpoint.save_policy(tmp_path / "policy", small(), {})
+    file = largest_file(path)
+    name = file.relative_to(path).as_posix()
+    size = file.stat().st_size
+    os.truncate(file, 2**40)  # a hole, which takes no room on the disk, but hours to read
+    with pytest.raises(CheckpointCorrupt, match=f"expected {size} bytes, found {2**40}"):
+        checkpoint.load_policy_arrays(path)
+
+    def listed(document: dict[str, Any]) -> None:
+        document["files"][name]["size"] = 2**40
+
+    sign_again(path, listed)
+    with pytest.raises(CheckpointCorrupt, match=rf"size must be at most {2**28}, got {2**40}"):
+        checkpoint.load_policy_arrays(path)
 
 
 def test_damage_without_another_checkpoint(tmp_path: Path) -> None:

@@ -234,6 +234,19 @@ def test_a_run_goes_on_in_a_folder_of_any_name(run: Any, tmp_path: Path, name: s
     checkpoint.verify(checkpoint.find(tmp_path / name / "checkpoints"))
 
 
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "metadata.run is missing; metadata.seconds is missing"),
+        ({"run": [], "seconds": "1", "caller": {}}, "run must be an object.*seconds must be a"),
+    ],
+)
+def test_what_is_no_run_is_not_resumed(run: Any, tmp_path: Path, metadata: Any, said: str) -> None:
+    checkpoint.save(tmp_path / "checkpoints", {"x": jnp.zeros(1)}, step=8, metadata=metadata)
+    with pytest.raises(checkpoint.CheckpointCorrupt, match=said):
+        run(directory=tmp_path, resume=True)
+
+
 def test_nothing_to_resume(run: Any, tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointMissing, match="nothing to resume"):
         run(directory=tmp_path / "new", resume=True)
