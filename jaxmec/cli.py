@@ -190,19 +190,25 @@ def _keep_programs() -> None:
 
     Only where JAX is still to be imported; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
-    if "jax" not in sys.modules:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
+    if "jax" not in sys.modules and (programs := _programs()):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
 
 
-def _programs() -> Path:
+def _programs() -> Path | None:
     """The directory of compiled programs: JAX_COMPILATION_CACHE_DIR, or one in the user's cache.
+
+    None where the user has no home: not set, nor an entry among the users.
 
     There each kind of processor has a directory of its own, since a program may use instructions
     that another one lacks and homes are shared among machines.
     """
     if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(named)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(home):  # a relative one is void, says the XDG specification
+        home = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(home):
+        return None
     processor = platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         processor += "".join(sorted({x for x in lines if x.startswith(("flags", "Features"))}))

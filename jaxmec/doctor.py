@@ -53,11 +53,11 @@ class Report:
         return "\n".join(lines)
 
 
-def examine(programs: Path) -> Report:
+def examine(programs: Path | None) -> Report:
     """Look at everything; raises nothing.
 
     Args:
-        programs: the directory of compiled programs.
+        programs: the directory of compiled programs; None where none are kept.
     """
     try:
         texts = importlib.metadata.requires("jaxmec") or []
@@ -158,7 +158,9 @@ def _devices() -> Finding:
     return Finding("devices", f"{count}; jaxlib {jaxlib}")
 
 
-def _programs(place: Path) -> Finding:
+def _programs(place: Path | None) -> Finding:
+    if place is None:
+        return Finding("programs", "not kept: there is no home directory")
     try:
         sizes = [file.stat().st_size for file in place.rglob("*") if file.is_file()]
     except OSError as error:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxmec
-from jaxmec import cli
+from jaxmec import cli, doctor
 from jaxmec.agents import PerStation
 from jaxmec.methods import METHODS
 
@@ -33,6 +33,23 @@ def run(capsys, *words):
     code = cli.main(words)
     out, err = capsys.readouterr()
     return code, out, re.sub(r"\s+", " ", err)
+
+
+def test_without_a_home_no_programs_are_kept(monkeypatch, tmp_path):
+    """A folder named ~ appeared wherever the program was started."""
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for relative in ("", "cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", relative)
+        assert cli._programs() is None
+    assert "no home" in doctor.examine(None).programs.says
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli._programs().parents[1] == tmp_path / "jaxmec"
 
 
 def test_list_names_everything(capsys):
