@@ -23,11 +23,13 @@ import dataclasses
 import glob
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import urllib.parse
 import warnings
@@ -229,7 +231,7 @@ def _write(
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointNotSaved(
-            f"could not save the checkpoint {target}: {error}. {_what_is_left(target)}"
+            f"could not save the checkpoint {target}: {_told(error)}. {_what_is_left(target)}"
         ) from error
     # Only now: an older version moved the one that it replaced to such a name.
     for hidden in (".saving-", ".removing-"):
@@ -514,8 +516,53 @@ def best(directory: PathLike) -> Path | None:
 # The pieces
 
 
-def _checkpointer() -> Any:
-    """Orbax for this process alone: it would wait for all, and here one may write or read."""
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """Orbax for this process alone: it would wait for all, and here one may write or read.
+
+    What it warns of is an error here. What it logs, traceback upon traceback, of an error that
+    it then raises is not: whoever catches the error says it once.
+    """
+    said: list[str] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            said.append(record.getMessage())
+        return record.levelno < logging.WARNING
+
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(take)
+    before, sys.unraisablehook = sys.unraisablehook, _unless_closed(sys.unraisablehook)
+    try:
+        with _alone() as checkpointer:
+            yield checkpointer
+        sys.unraisablehook = before  # after a failure it stays: what was under way comes late
+    finally:
+        for logger in loggers:
+            logger.removeFilter(take)
+    if skipped := [line for line in said if "Skipping merge" in line]:
+        raise OSError(skipped[0])
+    for line in said:
+        warnings.warn(f"Orbax: {line}", stacklevel=4)
+
+
+def _unless_closed(before: Any) -> Any:
+    """Of writes that were under way when another failed: they report to a loop that is gone."""
+
+    def hook(found: Any) -> None:
+        if not (type(found.exc_value) is RuntimeError and "loop is closed" in str(found.exc_value)):
+            before(found)
+
+    return hook
+
+
+def _told(error: BaseException) -> str:
+    """What an error of TensorStore's says, less the whole specification that it adds."""
+    return re.sub(r"\s*\[tensorstore_spec=.*\]", "", str(error), flags=re.DOTALL)
+
+
+def _alone() -> Any:
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
@@ -579,7 +626,7 @@ def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.nda
     except CheckpointError:
         raise
     except Exception as error:  # whatever Orbax and NumPy make of foreign bytes and names
-        problem = (str(error).splitlines() or [""])[0][:300]
+        problem = (_told(error).splitlines() or [""])[0][:300]
         raise _corrupt(path / ARRAYS, f"it cannot be read: {problem}") from error
 
 

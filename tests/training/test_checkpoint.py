@@ -592,6 +592,39 @@ def test_a_write_that_really_fails(tmp_path: Path) -> None:
     checkpoint.verify(tmp_path / "step_000000001")
 
 
+FULL = """
+import resource, sys
+import numpy as np
+from jaxmec.training import checkpoint
+tree = {str(i): np.random.default_rng(i).normal(size=3000) for i in range(8)}
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for limit in (10, 150, 1_000, 30_000, 100_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        checkpoint.save(sys.argv[1], tree, step=1)
+    except checkpoint.CheckpointNotSaved as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Orbax logs a traceback for every array that it cannot write, and some come late."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == ""
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        assert line.startswith(f"could not save the checkpoint {tmp_path / 'step_000000001'}: ")
+        assert "File too large" in line and "tensorstore_spec" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(CheckpointNotSaved, match="run"):
