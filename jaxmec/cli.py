@@ -839,7 +839,7 @@ def _trace_check(words: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[Callable[[int, int], None]]:
     """Shows on stderr how much of a file is read, where it takes more than a second."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     began = last = time.monotonic()
     with contextlib.ExitStack() as shown:
         bar: Any = None
@@ -852,7 +852,7 @@ def _reading(file: Path) -> Iterator[Callable[[int, int], None]]:
             if not console.is_terminal:  # a log file gets a line now and then
                 if now - last >= 5:
                     share = f" of {total / 1e6:,.0f}" if total else ""
-                    print(f"{file}: {done / 1e6:,.0f}{share} MB read", file=sys.stderr)
+                    print(f"{quoted(file)}: {done / 1e6:,.0f}{share} MB read", file=sys.stderr)
                     last = now
                 return
             if bar is None:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec import files
 from jaxmec.agents.base import Agent, Learner, Memory, Metrics, Spec, Transition
 from jaxmec.experiment import Setting
 from jaxmec.methods import find_method
@@ -198,9 +199,7 @@ def train_batch(plan: Plan, batch: int, trackers: Sequence[Any] = ()) -> list[di
         {"setting": setting, "evaluation": {name: values[i] for name, values in last.items()}}
         for i, setting in enumerate(chosen)
     ]
-    new = home / f"{RESULTS_FILE}.new"
-    new.write_text(json.dumps(rows), encoding="utf-8")
-    new.replace(home / RESULTS_FILE)
+    files.write_whole(home / RESULTS_FILE, json.dumps(rows))
     return rows
 
 

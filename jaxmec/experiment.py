@@ -851,13 +851,14 @@ def _in_a_file(setting: Setting, file: Path, there: bool = False) -> Setting:
             f"workload is a {type(workload).__name__}, which cannot be saved; expected what "
             "jaxmec.mec.trace_workload makes, a trace file (trace=), or fields of the preset"
         )
-    columns = (workload.slot, workload.origin, workload.size, workload.work, workload.result)
-    rows = traces.Rows(*(np.asarray(column) for column in columns))
+    columns = (getattr(workload, name) for name in traces.Rows._fields)
+    rows = traces.Rows(*(column if column is None else np.asarray(column) for column in columns))
     if not there:
         traces.write(file, rows)
     slots = int(workload.slots)
     if there and not all(
-        np.shape(mine) == np.shape(other) and np.allclose(mine, other, rtol=1e-8, atol=0)
+        mine is other is None
+        or (np.shape(mine) == np.shape(other) and np.allclose(mine, other, rtol=1e-8, atol=0))
         for mine, other in zip(rows, traces.read_rows(file).first(slots), strict=True)
     ):  # as near as the file is written
         raise ValueError(

@@ -79,6 +79,24 @@ def writing_whole(path: PathLike) -> Iterator[Path]:
         flush(target.parent)
 
 
+def append(path: PathLike, text: str) -> None:
+    """Add ``text`` to the end of a file, whole or not at all; the file is made if missing.
+
+    Raises:
+        OSError: as :func:`write_whole`; of what did not fit nothing is left.
+    """
+    data = text.encode()
+    with _naming(path), open(path, "ab", buffering=0) as stream:
+        end = os.fstat(stream.fileno()).st_size
+        try:
+            while data:
+                data = data[stream.write(data) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                stream.truncate(end)
+            raise
+
+
 @contextlib.contextmanager
 def replacing_directory(path: PathLike) -> Iterator[Path]:
     """A new directory to write into, that takes the place of ``path`` at the end of the block.

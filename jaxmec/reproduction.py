@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmec import plots, results
+from jaxmec import files, plots, results
 from jaxmec.comparison import interval_text, markdown_table
 from jaxmec.experiment import PathLike
 from jaxmec.naming import look_up
@@ -366,8 +366,7 @@ def page(size: str, out: PathLike, directory: PathLike, command: str) -> str:
 def write(size: str, out: PathLike, file: PathLike, command: str) -> Path:
     """Write the page and its figures; returns the page's path."""
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page(size, out, file.parent, command), encoding="utf-8")
+    files.write_whole(file, page(size, out, file.parent, command))
     return file
 
 

@@ -19,7 +19,7 @@ import tyro
 from rich.table import Table
 
 import jaxmec
-from jaxmec import plots
+from jaxmec import files, plots
 from jaxmec.cli import guarded
 from jaxmec.statistics import t_interval
 from jaxmec.study import machine
@@ -97,7 +97,7 @@ def main(options: Options) -> None:
         "seeds": options.seeds,
         "agents": results,
     }
-    (options.out / "results.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+    files.write_whole(options.out / "results.json", json.dumps(document) + "\n")
     console.print(f"written: {options.out / 'results.json'}, {options.out / 'learning_curves.png'}")
 
 

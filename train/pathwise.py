@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 
 import jaxmec
+from jaxmec import files
 from jaxmec.cli import guarded
 from jaxmec.methods import find_method
 from jaxmec.statistics import t_interval
@@ -131,8 +132,7 @@ def main(options: Options) -> None:
     print(f"{name}: {entry['ratio_to_optimal']:.4f} [{low:.4f}, {high:.4f}] of Optimal")
     entries = json.loads(options.out.read_text()) if options.out.exists() else {}
     entries[name] = entry
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(entries, indent=2) + "\n")
+    files.write_whole(options.out, json.dumps(entries, indent=2) + "\n")
 
 
 if __name__ == "__main__":

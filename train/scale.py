@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 import jaxmec
-from jaxmec import plots, tables
+from jaxmec import files, plots, tables
 from jaxmec.cli import guarded
 from jaxmec.methods import METHODS, SCALES, find_method
 from jaxmec.study import machine
@@ -111,7 +111,7 @@ def main(options: Options) -> None:
         "seeds": options.seeds,
         "methods": results,
     }
-    (options.out / "results.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+    files.write_whole(options.out / "results.json", json.dumps(document) + "\n")
     console.print(f"written: {options.out / 'results.json'}, {options.out / 'scale.png'}")
 
 

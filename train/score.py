@@ -19,6 +19,7 @@ import jax
 import tyro
 
 import jaxmec
+from jaxmec import files
 from jaxmec.cli import guarded
 from jaxmec.schedulers import SCHEDULERS
 
@@ -106,8 +107,7 @@ def main(options: Options) -> None:
 
 
 def _write(path: Path, results: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    files.write_whole(path, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmec import files
 from jaxmec.plots.decisions import MASTER_COLOUR, slots_of
 from jaxmec.plots.style import PALETTE, show_stations, station_colours, styled
 
@@ -195,14 +196,13 @@ def _write(
     kind = kinds[path.suffix]
     if not kind.isAvailable():
         raise RuntimeError("an MP4 film needs the program ffmpeg; write a .gif instead")
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     draw(numbers[-1])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: nothing may jump from picture to picture
     # Pillow keeps whole milliseconds, and cuts off what is beyond them.
     writer = kind(fps=1000 / (round(1000 / fps) + 0.01))
-    with writer.saving(figure, path, DPI):
+    with files.writing_whole(path) as new, writer.saving(figure, new, DPI):
         for number in numbers:
             draw(number)
             writer.grab_frame()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxmec import files
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -47,13 +49,13 @@ def save(figure: Figure, path: str | Path, formats: Collection[str] = ("png", "s
     path = Path(path)
     if path.suffix.removeprefix(".") in FORMATS:
         path = path.with_suffix("")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{format}") for format in formats]
+    written = [path.with_name(f"{path.name}.{format}") for format in formats]
     undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with styled():
-        for file, format in zip(files, formats, strict=True):
-            figure.savefig(file, dpi=200, metadata=undated.get(format))
-    return files
+        for file, format in zip(written, formats, strict=True):
+            with files.writing_whole(file) as new:
+                figure.savefig(new, dpi=200, metadata=undated.get(format))
+    return written
 
 
 @contextmanager

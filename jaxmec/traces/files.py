@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmec import files
 from jaxmec.mec import EdgeNetwork, TraceWorkload, trace_workload
 from jaxmec.mec.workload import MASTER, Moments, Workload
 from jaxmec.naming import suggestion
@@ -258,12 +259,16 @@ def write(path: PathLike, rows: Rows) -> Path:
         for name, column in rows._asdict().items()
         if column is not None
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "parquet":
         arrow, parquet = pyarrow_parquet()
-        parquet.write_table(arrow.table(columns), path)
+        with files.writing_whole(path) as new:
+            parquet.write_table(arrow.table(columns), new)
         return path
-    with path.open("wb") as file, _zipped(file) if zipped else contextlib.nullcontext(file) as to:
+    with (
+        files.writing_whole(path) as new,
+        new.open("wb") as file,
+        _zipped(file) if zipped else contextlib.nullcontext(file) as to,
+    ):
         to.write(f"{','.join(columns)}\n".encode())
         line = ",".join(["%d", "%d", *["%.9g"] * (len(columns) - 2)]) + "\n"
         for first in range(0, len(rows.slot), _LINES):

@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import compilation, manifest
+from jaxmec import compilation, files, manifest
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
 from jaxmec.training import devices as on_devices
@@ -381,9 +381,7 @@ class _Log:
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     if json.loads(line)["env_steps"] <= keep_until:
                         kept.append(line + "\n")
-        temporary = self._file.with_suffix(".new")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._file)
+        files.write_whole(self._file, "".join(kept))
 
     @property
     def seconds(self) -> float:
@@ -400,17 +398,14 @@ class _Log:
             "evaluation": {name: _json(v) for name, v in _last(history.evaluation).items()},
             "training": {name: _json(v) for name, v in _last(history.training).items()},
         }
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
+        files.append(self._file, json.dumps(line, allow_nan=False) + "\n")
 
 
 def write_about(
     home: Path, last_step: int, seeds: tuple[int, ...], metadata: Mapping[str, Any]
 ) -> None:
     about = {"steps": last_step, "seeds": list(seeds), "method": metadata.get("method")}
-    temporary = home / f"{ABOUT_FILE}.new"
-    temporary.write_text(json.dumps(about) + "\n", encoding="utf-8")
-    os.replace(temporary, home / ABOUT_FILE)
+    files.write_whole(home / ABOUT_FILE, json.dumps(about) + "\n")
 
 
 @contextlib.contextmanager

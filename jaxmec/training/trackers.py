@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxmec import files
+
 WANDB_ID = "wandb-id"  # the file of a run's directory by which a resumed run is the same run there
 
 
@@ -130,10 +132,9 @@ class WandB:
         known = None if home is None else home / WANDB_ID
         identity = uuid.uuid4().hex[:12]
         if known is not None:
-            known.parent.mkdir(parents=True, exist_ok=True)
             if step >= 0 and known.exists():
                 identity = known.read_text(encoding="utf-8").strip()
-            known.write_text(identity + "\n", encoding="utf-8")
+            files.write_whole(known, identity + "\n")
         self._run = self._library.init(
             project=self._project,
             name=self._name,
