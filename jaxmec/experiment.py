@@ -851,21 +851,26 @@ def _in_a_file(setting: Setting, file: Path, there: bool = False) -> Setting:
             f"workload is a {type(workload).__name__}, which cannot be saved; expected what "
             "jaxmec.mec.trace_workload makes, a trace file (trace=), or fields of the preset"
         )
-    columns = (getattr(workload, name) for name in traces.Rows._fields)
-    rows = traces.Rows(*(column if column is None else np.asarray(column) for column in columns))
-    if not there:
-        traces.write(file, rows)
+    columns: dict[str, Any] = {name: getattr(workload, name) for name in traces.Rows._fields}
+    columns = {name: np.asarray(column) for name, column in columns.items() if column is not None}
     slots = int(workload.slots)
-    if there and not all(
-        mine is other is None
-        or (np.shape(mine) == np.shape(other) and np.allclose(mine, other, rtol=1e-8, atol=0))
-        for mine, other in zip(rows, traces.read_rows(file).first(slots), strict=True)
-    ):  # as near as the file is written
+    if not there:
+        traces.write(file, traces.Rows(**columns))
+    elif not _same_columns(columns, traces.read_rows(file).first(slots)._asdict()):
         raise ValueError(
             f"cannot resume {file.parent}: its tasks are in {file}, and are others now"
         )
     kept = tuple(sorted(options.items()))
     return dataclasses.replace(setting, options=kept, trace=TraceFile.of(file, slots))
+
+
+def _same_columns(columns: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> bool:
+    """Whether tasks are those of a file, as near as it is written."""
+    kept = {name: column for name, column in kept.items() if column is not None}
+    return columns.keys() == kept.keys() and all(
+        column.shape == kept[name].shape and np.allclose(column, kept[name], rtol=1e-8, atol=0)
+        for name, column in columns.items()
+    )
 
 
 def _trace(trace: PathLike | TraceFile | None) -> TraceFile | None:
