@@ -39,6 +39,7 @@ ASCII = {
     "•": "*",
     "✓": "yes",
     "✗": "no",
+    "∩": " and ",
     **dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)),
 }
 
@@ -86,6 +87,8 @@ def prepare() -> None:
 def _in_ascii(character: str) -> str:
     if character in ASCII:
         return ASCII[character]
+    if unicodedata.combining(character):  # a mark on the letter before it
+        return ""
     name = unicodedata.name(character, "")
     if name.startswith("BOX "):
         return "+" if " AND " in name else "|" if name.endswith("VERTICAL") else "-"

@@ -546,8 +546,6 @@ def test_a_lost_terminal_stops_the_run_saved(
         env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled_once)},
         start_new_session=True,
     )
-    time.sleep(0.5)  # until it has been opened there
-    os.close(theirs)
     os.set_blocking(ours, False)
     metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 240
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < 5:
@@ -557,5 +555,6 @@ def test_a_lost_terminal_stops_the_run_saved(
         time.sleep(0.01)
     os.close(ours)  # the kernel sends SIGHUP, and every write fails from here on
     process.wait(120)
+    os.close(theirs)
     assert process.returncode == 128 + signal.SIGHUP
     assert same(small_run(tmp_path, resume=True), never_stopped)
