@@ -104,7 +104,7 @@ def test_a_scale_changes_the_other_defaults(capsys):
     code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--scale", "cpu", "--help")
     assert "side by side (default: 16)" in " ".join(out.replace("\u2502", " ").split())
     code, _, err = run(capsys, "train", "sac", "--scale=gpuu")
-    assert code == 2 and "did you mean 'gpu'" in err
+    assert code == 2 and "Expected one of ('cpu', 'gpu')" in err
     code, _, err = run(capsys, "train", "ddrl-amsa", "--scale", "gpu")
     assert code == 2 and "these have: dqn, sac, dsac" in err
 
@@ -318,6 +318,22 @@ def test_of_two_flags_the_last_is_what_is_trained(flags, published):
     assert told["name"] == jaxmec.METHODS["ddrl-ats"].label(published)
     assert told["config"] == config_of("ddrl-ats", published)
     assert isinstance(told["agent"], PerStation) == published
+
+
+def test_a_plan_refuses_names_that_mean_several_things(capsys):
+    words = ["compare", "--plan", "--seeds", "1", "--presets", "lad-ts", "--methods"]
+    code, _, err = run(capsys, *words, "lad-ts:start=noise")
+    assert code == 2 and "'start' is ambiguous" in err and "agent.start" in err
+    full = "lad-ts:agent.start=noise:config.steps=20000:env.penalty=2"
+    code, out, _ = run(capsys, *words, full)
+    assert code == 0 and "140,000 steps" in out  # as few as there can be
+
+
+def test_two_numbers_of_servers_are_refused_and_either_flag_is_heard():
+    for flag in ("--k", "--agent.k"):
+        told = trained_as(["smcoedge", flag, "2"])
+        assert told["agent"].k == told["env_options"]["k"] == 2
+    assert trained_as(["smcoedge", "--k", "2", "--agent.k", "1"]) is None
 
 
 @pytest.mark.parametrize("flag", [["--process_id", "1"], ["--process-id", "1"], ["--process_id=1"]])
