@@ -221,7 +221,9 @@ class Pathwise:
         gradient = jax.tree.map(lambda g: jnp.where(usable, g, 0), gradient)
         step, optimiser = self._optimiser().update(gradient, learner.optimiser)
         rate = self._scheduled_rate(learner.updates, total_updates) * learner.rate
-        candidate = jax.tree.map(lambda p, s: p - rate * s, learner.candidate, step)
+        candidate = jax.tree.map(
+            lambda p, s: (p - rate * s).astype(p.dtype), learner.candidate, step
+        )
         metrics = {
             "gradient_norm": jnp.where(usable, norm, 0),
             "unusable_gradients": 1 - usable.astype(norm.dtype),
