@@ -322,7 +322,7 @@ def load_policy(path: PathLike) -> Policy:
 def _load_policy(path: Path) -> Policy:
     if bundle.is_bundle(path):
         path = bundle.open_bundle(path).path / bundle.POLICY
-    elif (path / "policy").is_dir():
+    elif files.standing(path / "policy").is_dir():
         path = path / "policy"
     policy, about = read_policy(path)
     _refuse_old_observations(path, about, policy.setting)

@@ -341,7 +341,7 @@ def test_readers_never_fail_while_a_writer_replaces(tmp_path, exchange):
     )
     try:
         found = []
-        while len(set(found)) < 50:
+        while len(set(found)) < 20:
             found.append(int(content(tmp_path / "it")))
     finally:
         writer.kill()
