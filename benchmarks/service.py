@@ -67,7 +67,7 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines += 1
-            if '"error"' in line[:120] or "Traceback" in line:
+            if '"level": "error"' in line or "Traceback" in line:
                 self.failures.append(line[:2_000])
 
     @property
