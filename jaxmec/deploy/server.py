@@ -39,7 +39,6 @@ from typing import Annotated, Any
 
 import prometheus_client
 import pydantic
-import pydantic_core
 import uvicorn
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from starlette.applications import Starlette
@@ -213,6 +212,7 @@ Asked = Annotated[
     Annotated[OneRequest, Tag("one")] | Annotated[BatchRequest, Tag("batch")],
     Discriminator(_kind),
 ]
+JSON: TypeAdapter[Any] = TypeAdapter(Any)
 ASKED: TypeAdapter[OneRequest | BatchRequest] = TypeAdapter(Asked)
 
 # What an entry of a batch has at most: objects, lists and names of fields.
@@ -375,7 +375,7 @@ class Service:
         return bytes(body)
 
     def _answer_to(self, body: bytes) -> bytes:
-        return pydantic_core.to_json(self._answer(self._parse(body)))
+        return JSON.dump_json(self._answer(self._parse(body)))
 
     def _parse(self, body: bytes) -> OneRequest | BatchRequest:
         """What is asked, or the first few things that are wrong with it.
@@ -387,9 +387,10 @@ class Service:
             if (found := body.count(sign)) > (limit := each * (most + BESIDE)):
                 raise _misfit([f"body: at most {limit} {name}, got {found}"])
         try:
-            value = pydantic_core.from_json(body)
-        except ValueError as error:
-            raise _Refused(400, "the body is not JSON", [str(error)[:200]]) from None
+            value = JSON.validate_json(body)
+        except pydantic.ValidationError as error:
+            why = error.errors(include_url=False, include_input=False)[0]["msg"]
+            raise _Refused(400, "the body is not JSON", [why[:200]]) from None
         entries = value.get("batch") if isinstance(value, dict) else None
         if isinstance(entries, list) and len(entries) > most:
             raise _misfit([f"batch: at most {most} tasks, got {len(entries)}"])
@@ -477,7 +478,7 @@ class Service:
         error = content["error"] if status >= 400 else None
         self._note(status, error, request.client and request.client.host, request)
         if not isinstance(content, bytes):
-            content = pydantic_core.to_json(content)
+            content = JSON.dump_json(content)
         return Response(content, status, headers, "application/json")
 
     def _note(
@@ -497,7 +498,7 @@ class Service:
     def refusal(self, status: int, error: str, client: tuple[str, int] | None) -> bytes:
         """The content of an answer to what is no request yet, for the protocol to send."""
         self._note(status, error, client and client[0])
-        return pydantic_core.to_json({"error": error, "details": []})
+        return JSON.dump_json({"error": error, "details": []})
 
     async def crowded(self, scope: Any, receive: Any, send: Any) -> None:
         """The application for connections beyond those that there may be."""
