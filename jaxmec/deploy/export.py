@@ -22,7 +22,6 @@ from jax import export as jax_export
 
 import jaxmec
 from jaxmec import bundle as bundles
-from jaxmec import files
 from jaxmec.bundle import Bundle, PathLike
 from jaxmec.deploy import graph, onnx, runtime, xla
 from jaxmec.deploy.distil import distil
