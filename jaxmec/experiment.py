@@ -322,8 +322,8 @@ def load_policy(path: PathLike) -> Policy:
 def _load_policy(path: Path) -> Policy:
     if bundle.is_bundle(path):
         path = bundle.open_bundle(path).path / bundle.POLICY
-    elif files.standing(path / "policy").is_dir():
-        path = path / "policy"
+    elif not (path / bundle.ONNX).exists() and files.standing(path / "policy").is_dir():
+        path = path / "policy"  # a run's, not what is left of a bundle
     policy, about = read_policy(path)
     _refuse_old_observations(path, about, policy.setting)
     return policy

@@ -23,6 +23,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,7 +135,19 @@ def replacing_directory(path: PathLike) -> Iterator[Path]:
                 os.rename(aside, target)
             raise
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            _remove(new)
+
+
+def _remove(directory: Path) -> None:
+    """Remove what is left of a directory, into which threads of a library may still write.
+
+    What stays nevertheless is removed by the next write beside it.
+    """
+    for pause in (0.0, 0.05, 0.2, 0.5, 1.0):
+        time.sleep(pause)
+        shutil.rmtree(directory, ignore_errors=True)
+        if not os.path.lexists(directory):
+            return
 
 
 def remove_directory(path: PathLike) -> None:

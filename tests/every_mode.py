@@ -106,15 +106,15 @@ PARTS = {
         ScoreTD3(**CHAIN, critic_hidden=(4,)), **AMCOEDGE, **LOCAL, action="score"
     ),
     "pathwise": lambda: trained(
-        Pathwise(**CHAIN, decay_updates=1), PATHWISE, **AMCOEDGE, action="score", entry_gradient=2.0
+        Pathwise(**CHAIN), PATHWISE, **AMCOEDGE, action="score", entry_gradient=2.0
     ),
     "pathwise-carried": lambda: trained(
-        Pathwise(**CHAIN, network="servers", decay_updates=1),
+        Pathwise(**CHAIN, network="servers"),
         dataclasses.replace(PATHWISE, carried=True),
         **LAD_TS, **LOCAL, action="score",
     ),
     "cloning": lambda: trained(
-        Pathwise(**CHAIN, decay_updates=1),
+        Pathwise(**CHAIN),
         CloningConfig(
             steps=16, windows=4, validation_windows=2, window=4, batch_size=4, eval_every=8
         ),

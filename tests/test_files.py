@@ -131,7 +131,7 @@ def write_figure(path):
 def write_about(path):
     from jaxmec.training import runner
 
-    runner._write_about(path.parent, 9, (0,), {})
+    runner.write_about(path.parent, 9, (0,), {})
 
 
 def write_metrics(path):

@@ -216,6 +216,7 @@ def test_a_job_that_is_done_early_takes_what_is_left(script, tmp_path, monkeypat
         return started[-1]
 
     subprocess_popen = script.subprocess.Popen
+    monkeypatch.setattr(script.compilation, "known_flags", list)  # tried in processes of their own
     monkeypatch.setattr(script.subprocess, "Popen", popen)
     folders = [f"cell{i}" for i in range(8)]
     monkeypatch.setattr(script, "in_turn", lambda plans, out: folders)

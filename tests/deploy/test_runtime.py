@@ -132,6 +132,7 @@ def described(env_id, **options):
     """A scheduler as the manifest of such an environment makes it, whose scores are all 0."""
     env, params = make(env_id, **options)
     manifest = {
+        "method": "described",
         "network": export.describe_network(params),
         "observation": export.describe_observation(env, params),
         "action": export.describe_action(env, params),

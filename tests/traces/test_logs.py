@@ -257,7 +257,7 @@ def test_a_long_file_says_how_far_it_is(capsys, monkeypatch, tmp_path):
     code, out, err = run(capsys, "trace", "check", log)
     assert code == 0 and "tasks 100" in out
     assert re.search(r"log.csv: 0 of 0 MB read", err)
-    monkeypatch.setattr(cli.Console, "is_terminal", True)
+    monkeypatch.setattr(cli.Screen, "is_terminal", True)
     assert run(capsys, "trace", "check", log)[0] == 0
     code, out, err = run(capsys, "trace", "import", log, "--to", to, "--column", "slot=slot",
                          "--column", "size=size", "--column", "work=work")  # fmt: skip

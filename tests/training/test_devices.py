@@ -142,6 +142,6 @@ def test_who_the_others_are_is_said_whole_or_not_at_all(
     assert cli.main(["train", "dqn", "--coordinator", "127.0.0.1:1"]) == cli.EXIT_USAGE
     assert "processes is None" in capsys.readouterr().err
     assert cli.main(["train", "dqn", "--processes", "two"]) == cli.EXIT_USAGE
-    assert "--processes is two; expected a number" in capsys.readouterr().err
+    assert "two" in (said := capsys.readouterr().err) and "processes" in said
     assert cli.main(["train", "dqn", "--distributed"]) == cli.EXIT_FAILED
     assert "no launcher that JAX knows" in capsys.readouterr().err
