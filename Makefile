@@ -48,7 +48,7 @@ QUICK := tests/test_cli.py tests/test_compilation.py tests/test_imports.py tests
 	tests/deploy/test_export.py tests/training/test_checkpoint.py
 quick: export JAX_PLATFORMS ?= cpu
 quick: $(test_ready)
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(QUICK) $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "quick or not slow" $(QUICK) $(ARGS)
 
 # Installs PyTorch and Ray too, for the tests with other people's learners and of sweeps.
 test-slow: export JAX_PLATFORMS ?= cpu

@@ -34,7 +34,14 @@ def run(mode, parts):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
+@pytest.mark.quick
+def test_each_family_as_usual():
+    """What the rest of the suite does at length, in a minute: for another Python or JAX."""
+    run("as usual", FEW["as usual"])
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "as usual"])
 def test_a_little_of_everything(mode):
     run(mode, FEW[mode])
 
