@@ -329,11 +329,12 @@ def _train(words: Sequence[str]) -> int:
         preset_seed=parsed.where.preset_seed,
         seeds=run.seeds,
         config=parsed.config,
+        own=settings.config,
         directory=run.out,
         resume=run.resume,
         progress=run.progress,
         deterministic=run.deterministic,
-        start=row.start if run.start is None else run.start,
+        start=row.start if run.start is None else _start(run.start),
         trace=_trace_file(parsed.where.trace, parsed.where.trace_slots),
         tensorboard=run.tensorboard,
         wandb=run.wandb,
@@ -351,6 +352,11 @@ def _train(words: Sequence[str]) -> int:
     if run.out is not None:
         print(f"policy: {quoted(run.out / 'policy')}\nmetrics: {quoted(run.out / 'metrics.jsonl')}")
     return EXIT_OK
+
+
+def _start(text: str) -> str | Path:
+    """A method by its bare name, else a path: on the command line nothing else is meant."""
+    return Path(text) if os.sep in text else text
 
 
 def _connected(run: Run) -> bool:
@@ -970,7 +976,7 @@ def _trace_import(words: Sequence[str]) -> int:
             parsed.column,
             parsed.conversion,
             header=parsed.header,
-            say=lambda text: print(f"{parsed.file}: {text}", file=sys.stderr),
+            say=lambda text: print(quoted(f"{parsed.file}: {text}"), file=sys.stderr),
             progress=progress,
         )
     return _say_trace(traces.write(parsed.to, rows), rows, parsed.preset)

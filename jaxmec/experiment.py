@@ -149,9 +149,9 @@ class Setting:
         if self.env not in envs.DEFAULT_PRESET:
             return {"env": self.env}
         if self.trace is not None:
-            return {"trace": dataclasses.replace(self.trace, file="")}  # wherever it lies
+            return {"arrivals": _arrivals(self.trace)}
         if "workload" in self.fields:
-            return {"workload": runner.digest(self.fields["workload"])}
+            return {"arrivals": _listed(self.fields["workload"])}
         preset = self._preset
         drawn = {name: getattr(preset, name) for name in TASK_FIELDS}
         return {"preset_seed": self.seed, "stations": len(preset.capacity), **drawn}
@@ -171,6 +171,22 @@ class Setting:
         name = envs.DEFAULT_PRESET[self.env] if self.preset is None else self.preset
         changes = {name: value for name, value in self.fields.items() if name != "workload"}
         return envs.override(find_preset(name), **changes)
+
+
+def _listed(workload: Any) -> str:
+    """What tasks are listed, wherever: in memory, or in a file."""
+    if not isinstance(workload, TraceWorkload):
+        return runner.digest(workload)
+    columns = {name: getattr(workload, name) for name in traces.Rows._fields}
+    return runner.digest({"slots": workload.slots, **columns})
+
+
+@functools.lru_cache(maxsize=16)
+def _arrivals(trace: TraceFile) -> str:
+    try:
+        return _listed(trace.workload())
+    except TraceError:  # it is gone, or another: what was known of it
+        return f"{trace.sha256}, {trace.slots} slots"
 
 
 def check_same_tasks(
@@ -352,11 +368,14 @@ def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
 
 
 def _refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Setting) -> None:
-    """Refuse what was trained to see a master node's own work once for each server."""
+    """Refuse what was trained to see a master node otherwise than it is seen now: its own work
+    once for each server, or in a trace its tasks at another place."""
     options = dict(setting.options)
     reckons = {options.get("features"), options.get("allocation_information")}
     alone = options.get("information") in ("local", "slot")
-    if about.get("observations", 1) >= 2 or not alone or not reckons & {"expected", "priced"}:
+    many = alone and reckons & {"expected", "priced"}
+    place = options.get("show_place") and setting.trace is not None
+    if about.get("observations", 1) >= 2 or not (many or place):
         return
     try:
         _, params = setting.make()
@@ -364,9 +383,14 @@ def _refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Sett
         return  # nor can it be played: who tries is told of the trace
     if params.stations < params.network.num_servers:
         raise checkpoint.CheckpointIncompatible(
-            f"{path} was trained to see the work of a master node "
-            f"{params.network.num_servers} times, once for each server; it is seen once now: "
-            "train it again, or go on with the version of jaxmec that saved it"
+            f"{path} was trained to see "
+            + (
+                f"the work of a master node {params.network.num_servers} times, once for each "
+                "server; it is seen once now: "
+                if many
+                else "the tasks of a master node at places that are others now: "
+            )
+            + "train it again, or go on with the version of jaxmec that saved it"
         )
 
 
@@ -500,6 +524,7 @@ def train(
     seeds: int | Sequence[int] = 1,
     preset_seed: int = 0,
     config: Config | None = None,
+    own: Config | None = None,
     directory: PathLike | None = None,
     resume: bool = False,
     progress: bool | Display = True,
@@ -529,6 +554,8 @@ def train(
         seeds: how many (0..S−1), or which.
         preset_seed: of what a preset draws once.
         config: all sizes of the training; by default the method's.
+        own: the sizes of which ``config`` is as much or as little as what it starts from is to be
+            of its own; by default the method's, of an agent those of its kind of training.
         directory: where metrics and checkpoints go; nowhere by default.
         resume: go on from the newest checkpoint in ``directory``, to the bit.
         progress: show a progress display, or the caller's own.
@@ -569,6 +596,7 @@ def train(
         preset=preset,
         preset_seed=preset_seed,
         config=config,
+        own=own,
         name=name,
         start=start,
         trace=trace,
@@ -580,8 +608,7 @@ def train(
         if "workload" in dict(recipe.setting.options):  # it is to lie in the run's directory
             if not resume:
                 runner.check_home(home, resume)
-            file = home / TRACE
-            recipe = recipe.moved(_in_a_file(recipe.setting, file, resume and file.exists()))
+            recipe = recipe.moved(_in_a_file(recipe.setting, home / TRACE))
         if resume:
             _refuse_other_course(home, recipe.setting.trace)
     return _train(
@@ -667,6 +694,7 @@ def prepared(
     preset: str | None = None,
     preset_seed: int = 0,
     config: Config | None = None,
+    own: Config | None = None,
     name: str | None = None,
     start: Policy | TrainResult | PathLike | None = None,
     trace: PathLike | TraceFile | None = None,
@@ -681,8 +709,8 @@ def prepared(
         name = name or row.label(published, scale)
         same_env = env is None or env == row.env
         env = row.env if env is None else env
-        own = settings.config
-        config = own if config is None else config
+        own = settings.config if own is None else own
+        config = settings.config if config is None else config
         chosen = dict(settings.options) if same_env else {}
         if preset is None and same_env:
             preset = row.preset
@@ -694,7 +722,7 @@ def prepared(
         env = "CartPole-v1" if env is None else env
         if config is None:
             config = PathwiseConfig() if isinstance(agent, agents.Pathwise) else TrainConfig()
-        own = type(config)()
+        own = type(config)() if own is None else own
     if preset is None:
         preset = envs.DEFAULT_PRESET.get(env)
 
@@ -707,6 +735,8 @@ def prepared(
         )
     given = by_layer(options, layers, shared=SHARED, owner=f"the config, the agent and {env}")
     config = dataclasses.replace(config, **given["config"])
+    if twice := given["env"].keys() & (env_options or {}).keys():
+        raise TypeError(f"{min(twice)} is given twice, by itself and in env_options; give it once")
     of_env = given["env"] | dict(env_options or {})
     if (
         "k" in layers["agent"] & layers["env"]
@@ -833,13 +863,13 @@ def lesson_of(
     return dataclasses.replace(teacher, **network), lesson, network
 
 
-def _in_a_file(setting: Setting, file: Path, there: bool = False) -> Setting:
+def _in_a_file(setting: Setting, file: Path) -> Setting:
     """The setting, whose tasks lie in a file where they were in memory: what can be saved.
 
-    Where a run goes on and the file is ``there``, it must hold the same tasks.
+    A file that is there already, of a run that goes on say, must hold the same tasks.
 
     Raises:
-        ValueError: other tasks than those of the run.
+        ValueError: it holds others, or there is a deadline that no file holds.
         TypeError: arrivals that are no list of tasks.
     """
     options = dict(setting.options)
@@ -854,11 +884,13 @@ def _in_a_file(setting: Setting, file: Path, there: bool = False) -> Setting:
     columns: dict[str, Any] = {name: getattr(workload, name) for name in traces.Rows._fields}
     columns = {name: np.asarray(column) for name, column in columns.items() if column is not None}
     slots = int(workload.slots)
-    if not there:
+    if not np.all(np.isfinite(columns.get("deadline", 0.0))):
+        raise ValueError("deadline must be finite for tasks that are to be saved, got an infinity")
+    if not file.exists():
         traces.write(file, traces.Rows(**columns))
     elif not _same_columns(columns, traces.read_rows(file).first(slots)._asdict()):
         raise ValueError(
-            f"cannot resume {file.parent}: its tasks are in {file}, and are others now"
+            f"{file} holds other tasks than those in memory; save elsewhere, or move it away"
         )
     kept = tuple(sorted(options.items()))
     return dataclasses.replace(setting, options=kept, trace=TraceFile.of(file, slots))
@@ -880,10 +912,12 @@ def _trace(trace: PathLike | TraceFile | None) -> TraceFile | None:
 def _refuse_other_course(directory: Path, trace: TraceFile | None) -> None:
     """A run goes on with the tasks that it began with, wherever their file lies now, and with
     observations that mean what they did."""
-    folder = directory / runner.CHECKPOINTS
-    if not checkpoint.checkpoints(folder):
+    homes = [directory, *(parts.begun(directory) if directory.is_dir() else ())]
+    folders = [home / runner.CHECKPOINTS for home in homes]
+    begun = [folder for folder in folders if checkpoint.checkpoints(folder)]
+    if not begun:
         return  # the runner says so
-    newest = checkpoint.find(folder)
+    newest = checkpoint.find(begun[0])
     about = runner.read_saved(newest)["caller"]
     setting = None
     if about.get("setting") is not None:

@@ -240,11 +240,12 @@ def common_setting(
         if where not in envs.DEFAULT_PRESET:
             raise ValueError(f"a gap is measured where tasks are scheduled; {where} has none")
         named = Setting(where, options=tuple(options.items())).fields
+        kept = {k: v for k, v in own.fields.items() if trace is None or k != "workload"}
         return Setting(
             where,
             preset or own.preset or envs.DEFAULT_PRESET[where],
             own.seed if preset_seed is None else preset_seed,
-            tuple(sorted((own.fields | named).items())),
+            tuple(sorted((kept | named).items())),
             trace or own.trace,
         )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -306,6 +307,9 @@ class Cell:
             "trace": setting.trace,
         }
         options = dict(self.entry.options)
+        varied = dict(setting.options).keys() & {name.removeprefix("env.") for name in options}
+        if varied:
+            raise TypeError(f"{min(varied)} is swept, and is an option of the entry too; give one")
         if self.config is None:
             named = {name.removeprefix("env."): value for name, value in options.items()}
             return {**where, **dict(setting.options), **named}
@@ -500,13 +504,19 @@ def _programs_kept(directory: Path) -> Iterator[None]:
 # One cell
 
 
+@functools.lru_cache(maxsize=16)
+def _of_a_master(trace: TraceFile) -> bool:
+    return bool(trace.workload().master)
+
+
 def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
     setting = place.setting
     where: Any = setting.env
     master = False
     if setting.preset is not None:
         preset = override(find_preset(setting.preset), **dict(setting.options))
-        where, master = repr(preset), preset.master
+        where = repr(preset)
+        master = preset.master if setting.trace is None else _of_a_master(setting.trace)
     identity = {
         "format": MASTER_FORMAT if master else RESULT_FORMAT,
         "name": entry.name,

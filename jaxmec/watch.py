@@ -129,7 +129,7 @@ class Standing:
             lines.append("the first part of a run; to go on: the same command with --resume")
         elif state == "stopped":
             lines.append("to go on: the same command with --resume")
-        if (self.home.parent / parts.PARTS_FILE).exists():
+        if self.home.name != START and (self.home.parent / parts.PARTS_FILE).exists():
             lines.append(f"a part of {self.home.parent}, whose seeds are trained part by part")
         for name, shown in SCORES:
             if name in self.evaluation:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxmec
-from jaxmec import envs, experiment, gap, mec
+from jaxmec import envs, experiment, gap, mec, traces
 from jaxmec.agents import Pathwise, ScoreTD3
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.episode import record
@@ -397,7 +397,7 @@ def test_tasks_in_memory_are_saved_with_what_learnt_from_them(tmp_path):
     loaded = jaxmec.load_policy(home)
     assert loaded.setting.trace.file == str(home / "trace.csv")
     jax.tree.map(np.testing.assert_array_equal, loaded.setting.trace.workload(), tasks())
-    with pytest.raises(ValueError, match=r"trace\.csv, and are others now"):
+    with pytest.raises(ValueError, match=r"trace\.csv holds other tasks"):
         jaxmec.train(
             "drlcoedge", directory=home, resume=True, env_options={"workload": tasks(0.6)}, **sizes
         )
@@ -419,6 +419,46 @@ def test_tasks_in_memory_are_saved_with_what_learnt_from_them(tmp_path):
         np.testing.assert_array_equal(other.work, tasks(0.7).work)
         other = player_of(played, trace=home / "trace.csv").params.workload
         np.testing.assert_array_equal(other.work, tasks().work)
+
+
+def test_tasks_in_memory_take_no_file_s_place(tmp_path):
+    """Neither a file of the user's own, nor that of a run in parts."""
+    mine = tmp_path / "trace.csv"
+    mine.write_text("slot,origin,size:Mbit,work:Gcycles\n0,0,1,1\n0,1,1,2\n")
+    before = mine.read_bytes()
+    with pytest.raises(ValueError, match=r"trace\.csv holds other tasks"):
+        jaxmec.train("drlcoedge", directory=tmp_path, env_options={"workload": tasks()}, **SMALL)
+    assert mine.read_bytes() == before
+
+
+def test_the_same_tasks_are_the_same_in_memory_and_in_a_file(tmp_path):
+    file = tmp_path / "tasks.csv"
+    workload = tasks()
+    columns = {name: getattr(workload, name) for name in traces.Rows._fields}
+    traces.write(file, traces.Rows(**columns))
+    in_memory = experiment.Setting(MULTI, "amcoedge", options=(("workload", workload),))
+    slots = int(workload.slots)
+    in_file = experiment.Setting(MULTI, "amcoedge", trace=traces.TraceFile.of(file, slots))
+    experiment.check_same_tasks("one", in_memory, "other", in_file)
+    others = dataclasses.replace(in_memory, options=(("workload", tasks(0.6)),))
+    with pytest.raises(ValueError, match="arrivals"):
+        experiment.check_same_tasks("one", others, "other", in_file)
+
+
+def test_an_option_is_given_once():
+    with pytest.raises(TypeError, match="probability is given twice"):
+        experiment.prepared("drlcoedge", probability=0.1, env_options={"probability": 0.2})
+
+
+def test_a_teacher_of_an_agent_is_shortened_against_the_length_that_is_said():
+    own = find_method("mlp-carried").config
+    agent = find_method("mlp-carried").agent()
+    env_options = dict(find_method("mlp-carried").options)
+    recipe = experiment.prepared(
+        agent, env=MULTI, preset="smcoedge", config=own, own=own, start="mlp-cloned",
+        env_options=env_options,
+    )  # fmt: skip
+    assert recipe.teacher["config"] == CloningConfig()
 
 
 def test_arrivals_that_no_file_can_hold_are_refused_before_training(tmp_path):
