@@ -41,7 +41,7 @@ ONNX = "policy.onnx"
 MAX_SERVERS = 4096
 
 _SERVERS = manifests.listing(manifests.real(above=0), 1, MAX_SERVERS)
-_NAME = manifests.text(r"[ -~\w]+", "a name", 200)
+_NAME = manifests.text(r"[^\x00-\x1f\x7f-\x9f]+", "a printable name", 200)
 _SCHEMA = manifests.record(
     {
         "method": _NAME,
@@ -233,6 +233,10 @@ def writing(path: PathLike, manifest: Mapping[str, Any]) -> Iterator[Path]:
             _refuse_to_replace_other_things(target)
             yield new
             _write_manifest(new, manifest)
+            try:  # what could not be read back takes no place
+                _read_manifest(new)
+            except BundleError as error:
+                raise BundleNotWritten(f"could not write the bundle {target}: {error}") from error
     except OSError as error:
         left = f"What was there before, {target}, is untouched" if target.exists() else "No trace"
         raise BundleNotWritten(f"could not write the bundle {target}: {error}. {left}") from error

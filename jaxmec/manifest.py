@@ -90,7 +90,10 @@ class Format:
         check(file, files, mapping(anything, most=MAX_FILES), "files")
         for name in files:
             path = PurePosixPath(name)
+            # isprintable first: a lone surrogate has no bytes.
+            named = name.isprintable() and all(len(part.encode()) <= 255 for part in path.parts)
             plain = path.as_posix() == name and ".." not in path.parts and "\\" not in name
+            plain = named and plain and len(name) <= 1000
             if not plain or not self.is_ours(path):
                 raise Unsound(file, f"files names {shown(name)}, which is no file of a {self.noun}")
         largest = 2**50 if self.max_file_bytes is None else self.max_file_bytes

@@ -8,6 +8,7 @@ graphs, so that a decision is a function of the observation.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -81,6 +82,10 @@ def export(
     if not isinstance(env, OffloadingEnvironment):
         raise NotExportable(
             f"{policy.name} was trained on {policy.setting.env}, which has no tasks"
+        )
+    if "workload" in dict(policy.setting.options):
+        raise NotExportable(
+            "its tasks are in memory alone: save the policy (policy.save(PATH)) and export PATH"
         )
     action = describe_action(env, params)
     distilled = None
@@ -252,7 +257,10 @@ def training_summary(run: Path) -> dict[str, Any]:
     """How a run ended, from its metrics: {} where there are none."""
     file = run / METRICS_FILE
     if file.is_file():
-        points = list(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+        points = []
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # torn by a kill
+                points.append(json.loads(line))
     else:  # one in parts that was made when there were metrics of parts alone
         points = parts.joined_points(parts.begun(run)) if run.is_dir() else []
     if not points:

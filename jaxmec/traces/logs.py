@@ -159,7 +159,7 @@ def convert(
     if "time" in chosen:
         found["slot"], order = log.clock.slots(str(path), chosen["time"], conversion)
     else:
-        found["slot"] -= int(conversion.start)
+        found["slot"] = found["slot"].astype(np.int64) - min(int(conversion.start), MAX_POSITIONS)
         order = arrival(found["slot"])
     if conversion.start:
         order = np.arange(len(found["slot"])) if order is None else order

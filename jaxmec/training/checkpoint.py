@@ -226,6 +226,12 @@ def _write(
             document["sha256"] = manifests.digest_of(document)
             text = json.dumps(document, indent=1, sort_keys=True)
             (new / MANIFEST).write_text(text, encoding="utf-8")
+            try:  # what could not be read back takes no place
+                _read_manifest(new)
+            except CheckpointError as error:
+                raise CheckpointNotSaved(
+                    f"could not save the checkpoint {target}: {error}"
+                ) from error
     # Orbax and TensorStore report a full disk as they like (ValueError, among others).
     except Exception as error:
         if isinstance(error, CheckpointError):

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmec import files
+from jaxmec import files, manifest
 from jaxmec.agents.base import Agent, Learner
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
 from jaxmec.training.loop import History
 from jaxmec.training.rollout import Environment
 
+_PARTS = manifest.record({"seeds_at_once": manifest.whole(1, 2**31)})
 PARTS_FILE = "parts.json"
 SHARE = 0.8  # of the memory that the training may take
 
@@ -205,7 +206,15 @@ def fitting(one: int, limit: int, seeds: int, devices: int | str) -> int:
 def _begun(home: Path) -> int | None:
     """The seeds at once of the run in parts that ``home`` holds; None if there is none."""
     file = home / PARTS_FILE
-    return int(json.loads(file.read_text())["seeds_at_once"]) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        about = manifest.parse(file, manifest.read_plain(file, most=4096))
+        manifest.check(file, about, _PARTS)
+    except manifest.Unsound as error:
+        raise checkpoint.CheckpointCorrupt(f"damaged run: {error}") from None
+    width: int = about["seeds_at_once"]
+    return width
 
 
 def _width(asked: int | str | None, seeds: int, begun: int | None, home: Path | None) -> int | None:

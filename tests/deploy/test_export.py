@@ -1,5 +1,6 @@
 """Exported policies: three forms that decide alike, and a manifest that explains them."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -64,6 +65,33 @@ def test_how_far_forms_may_differ_grows_with_the_preferences(tmp_path):
     export.export(large, tmp_path / "bundle")
     parity = open_bundle(tmp_path / "bundle").manifest["parity"]["largest_difference_to_jax"]
     assert parity["onnx"] > 1e-4  # or nothing was tried
+
+
+def test_what_could_not_be_read_back_takes_no_bundle_s_place(bundle, tmp_path):
+    policy = CASES["subset"].policy()
+    shutil.copytree(bundle("subset"), tmp_path / "bundle")
+    before = open_bundle(tmp_path / "bundle").digest
+    named = Policy(policy.agent, policy.learner, policy.spec, policy.setting, "x" * 250)
+    with pytest.raises(BundleNotWritten, match="method must be a printable name"):
+        export.export(named, tmp_path / "bundle")
+    assert open_bundle(tmp_path / "bundle").digest == before
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_tasks_in_memory_alone_are_not_exported(tmp_path):
+    policy = CASES["subset"].policy()
+    workload = jaxmec.mec.trace_workload([0, 0], [0, 1], [1.0, 2.0], [1.0, 2.0])
+    options = tuple(sorted((("workload", workload), *policy.setting.options)))
+    setting = dataclasses.replace(policy.setting, options=options)
+    alone = Policy(policy.agent, policy.learner, policy.spec, setting, "alone")
+    with pytest.raises(export.NotExportable, match="in memory alone: save the policy"):
+        export.export(alone, tmp_path / "bundle")
+
+
+def test_a_torn_line_of_metrics_is_left_out(tmp_path):
+    point = {"env_steps": 8, "seconds": 1.0, "evaluation": {"return": [1.0]}, "training": {}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(point) + '\n{"env_steps": 1')
+    assert export.training_summary(tmp_path)["env_steps"] == 8
 
 
 def test_a_bundle_opens_as_a_policy(bundle):

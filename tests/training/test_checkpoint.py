@@ -598,7 +598,7 @@ import numpy as np
 from jaxmec.training import checkpoint
 tree = {str(i): np.random.default_rng(i).normal(size=3000) for i in range(8)}
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-for limit in (10, 150, 1_000, 30_000, 100_000):
+for limit in (10, 150, 1_000, 10_000):  # an array has 24,000 bytes
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         checkpoint.save(sys.argv[1], tree, step=1)
@@ -618,7 +618,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     )
     assert ended.stderr == ""
     lines = ended.stdout.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 4
     for line in lines:
         assert line.startswith(f"could not save the checkpoint {tmp_path / 'step_000000001'}: ")
         assert "File too large" in line and "tensorstore_spec" not in line
@@ -707,3 +707,12 @@ def test_one_device_to_eight_to_two_and_back(tmp_path: Path) -> None:
         expected = {"x": jnp.arange(16.0) + times, "key": keys, "n": jnp.asarray(4 + times)}
         assert bits(restored) == bits(expected)
         assert restored["x"].devices() == {jax.devices()[0]}
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    checkpoint.save_policy(tmp_path / "policy", {"a": np.ones(3)}, {"n": 1})
+    with pytest.raises(CheckpointNotSaved, match="metadata"):
+        checkpoint.save_policy(
+            tmp_path / "policy", {"a": np.ones(3)}, {str(i): i for i in range(5_000)}
+        )
+    assert checkpoint.load_policy_arrays(tmp_path / "policy")[1].metadata == {"n": 1}

@@ -179,3 +179,10 @@ def test_the_command_line_keeps_a_policy_of_all_parts(tmp_path: Path, capsys: An
     assert Path(printed).exists()
     assert cli.main([*words, "--resume"]) == cli.EXIT_OK
     assert cli.main(["evaluate", str(tmp_path), "--episodes", "2"]) == cli.EXIT_OK
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"seeds_at_once": 0}'])
+def test_a_description_of_parts_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "parts.json").write_text(content)
+    with pytest.raises(checkpoint.CheckpointCorrupt, match=r"damaged run: .*parts\.json"):
+        parts._begun(tmp_path)
