@@ -1,0 +1,29 @@
+"""Serving generative models in event time: pure physics on one example, no learning."""
+
+from jaxmec.serving.availability import Availability
+from jaxmec.serving.decision import (
+    Fate,
+    Queues,
+    Request,
+    dispatch,
+    dispatch_parts,
+    listen,
+    whole_images,
+)
+from jaxmec.serving.fleet import Fleet
+from jaxmec.serving.laws import Alternating, always_up, given
+
+__all__ = [
+    "Alternating",
+    "Availability",
+    "Fate",
+    "Fleet",
+    "Queues",
+    "Request",
+    "always_up",
+    "dispatch",
+    "dispatch_parts",
+    "given",
+    "listen",
+    "whole_images",
+]

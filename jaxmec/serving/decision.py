@@ -1,0 +1,414 @@
+"""One decision in event time, and what servers tell (docs/serving.md: "One decision").
+
+Service is first come first served and never preempted, and outages do not depend on what is
+decided. So all that will become of a request is known when it is dispatched: there is no queue of
+events. A policy sees none of it; it sees what servers told about themselves (:func:`listen`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.serving.availability import Availability, Pieces
+from jaxmec.serving.fleet import Fleet
+from jaxmec.struct import is_concrete, pytree
+
+
+class Request(NamedTuple):
+    """What one station is asked for."""
+
+    arrival: Any  # [] s
+    origin: Any  # [] int, the station; station i stands at server i
+    size: Any  # [] Mbit, d: the way in
+    result: Any  # [] Mbit, e: the way back
+    images: Any  # [] int, n
+    quality: Any = 0.0  # [] in [0, 1], the least that will do
+    limit: Any = float("inf")  # [] s, τ, from the arrival
+
+
+class Fate(NamedTuple):
+    """What becomes of one request at one server; known here, and to nobody in the network."""
+
+    at: jax.Array  # [] s, when it is at the server
+    ready: jax.Array  # [] s, when it is its turn
+    cold: jax.Array  # [] s of ``ask`` that bring its variant into memory
+    ask: jax.Array  # [] s of service at nominal speed
+    lost: jax.Array  # [] bool, the server crashes before it is done
+    answered: jax.Array  # [] s, when the answer is back at the station; infinite if lost
+    known: jax.Array  # [] s, when the station knows that it is lost; infinite if it is not
+
+
+@pytree
+class Queues:
+    """What lies at B servers, what they told, and what S stations know that they sent."""
+
+    free: Any  # [B] s, when all that was dispatched is done
+    recency: Any  # [B, M] int32, the order in which variants were last dispatched; 0 not resident
+    cleared: Any  # [B] s: no outage up to here can clear the memory any more
+    queued: Any  # [B] s at nominal speed: the work at the queue's tail, as if nothing were lost
+    link: Any  # [S] s, when each station's uplink is free
+    dispatched: Any  # [] int32, how many have been
+    beat: Any  # [B] int32, k of the last heartbeat; −1 before the first
+    told_at: Any  # [B] s, when that was, φ + kH; 0 before the first
+    told: Any  # [B] s at nominal speed, the backlog that the server told then
+    told_resident: Any  # [B, M] bool, what was resident then
+    sent: Any  # [S, B] s at nominal speed that a station has asked for, cold starts left out
+    sent_variants: Any  # [S, B, M] bool, of which variants
+    sent_beat: Any  # [S, B] int32: it counts while this is the server's last heartbeat
+
+    @classmethod
+    def empty(cls, fleet: Fleet, stations: int) -> Queues:
+        """Nothing dispatched, nothing resident, nothing told.
+
+        Raises:
+            ValueError: more stations than servers, at which they stand, or none.
+        """
+        servers, variants = fleet.num_servers, fleet.num_variants
+        if not 1 <= stations <= servers:
+            raise ValueError(f"stations must be between 1 and {servers}, got {stations}")
+        zero = jnp.zeros(servers)
+        return cls(
+            free=zero,
+            recency=jnp.zeros((servers, variants), jnp.int32),
+            cleared=zero,
+            queued=zero,
+            link=jnp.zeros(stations),
+            dispatched=jnp.zeros((), jnp.int32),
+            beat=jnp.full(servers, -1, jnp.int32),
+            told_at=zero,
+            told=zero,
+            told_resident=jnp.zeros((servers, variants), bool),
+            sent=jnp.zeros((stations, servers)),
+            sent_variants=jnp.zeros((stations, servers, variants), bool),
+            sent_beat=jnp.full((stations, servers), -1, jnp.int32),
+        )
+
+    @property
+    def resident(self) -> jax.Array:
+        """[B, M] bool, once all that was dispatched is done (outages not yet looked at)."""
+        return self.recency > 0
+
+    def sent_by(self, station: Any) -> tuple[jax.Array, jax.Array]:
+        """What a station has sent to each server since that last told.
+
+        Returns:
+            [B] s at nominal speed; [B, M] bool, of which variants.
+        """
+        counts = self.sent_beat[station] == self.beat
+        return (
+            jnp.where(counts, self.sent[station], 0),
+            counts[:, None] & self.sent_variants[station],
+        )
+
+
+class _Server(NamedTuple):
+    """All there is of one server."""
+
+    step_time: jax.Array  # [M] s
+    task_time: jax.Array  # [M] s
+    load_time: jax.Array  # [M] s
+    memory: jax.Array  # [] GB
+    rate: jax.Array  # [] Mbit/s
+    latency: jax.Array  # [] s
+    elastic: jax.Array  # [] bool
+    pieces: Pieces  # [K]
+    free: jax.Array  # [] s
+    recency: jax.Array  # [M] int32
+    cleared: jax.Array  # [] s
+    queued: jax.Array  # [] s at nominal speed
+
+
+def _servers(fleet: Fleet, availability: Availability, queues: Queues) -> _Server:
+    """Every server, [B] each."""
+    return _Server(
+        fleet.step_time,
+        fleet.task_time,
+        fleet.load_time,
+        fleet.memory,
+        fleet.rate,
+        fleet.latency,
+        fleet.elastic,
+        Pieces(availability.breaks, availability.speed, availability.work),
+        queues.free,
+        queues.recency,
+        queues.cleared,
+        queues.queued,
+    )
+
+
+def _serve(
+    server: _Server,
+    size: jax.Array,
+    detect: jax.Array,
+    at: jax.Array,
+    back: jax.Array,
+    images: jax.Array,
+    variant: jax.Array,
+    steps: jax.Array,
+    order: jax.Array,
+) -> tuple[Fate, _Server]:
+    """One request at one server, where it is at ``at`` and whose answer takes ``back`` s home."""
+    pieces, elastic = server.pieces, server.elastic
+    chosen = jnp.arange(size.shape[0]) == variant
+
+    def of_variant(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(chosen, values, 0))
+
+    ready = pieces.up_from(jnp.where(elastic, at, jnp.maximum(at, server.free)))
+    recency = jnp.where(pieces.fell_in(server.cleared, ready), 0, server.recency)
+    warm = elastic | (of_variant(recency) > 0)
+    cold = jnp.where(warm, 0, of_variant(server.load_time))
+    ask = cold + of_variant(server.task_time) + images * steps * of_variant(server.step_time)
+    begun = pieces.work_by(ready)
+    done = pieces.time_of(begun + ask)
+    crash = jnp.where(elastic, jnp.inf, pieces.next_outage(ready))
+    lost = done > crash
+    up_again = pieces.up_from(crash)
+
+    after = server._replace(
+        free=jnp.where(lost, up_again, done),
+        recency=jnp.where(lost, 0, _make_room(recency, size, server.memory, chosen, order)),
+        cleared=jnp.maximum(server.cleared, jnp.where(lost, up_again, ready)),
+        queued=jnp.maximum(server.queued, begun) + ask,
+    )
+    fate = Fate(
+        at=at,
+        ready=ready,
+        cold=cold,
+        ask=ask,
+        lost=lost,
+        answered=jnp.where(lost, jnp.inf, done + server.latency + back),
+        known=jnp.where(lost, crash + detect, jnp.inf),
+    )
+    return fate, jax.tree.map(lambda new, old: jnp.where(elastic, old, new), after, server)
+
+
+def _make_room(
+    recency: jax.Array, size: jax.Array, memory: jax.Array, chosen: jax.Array, order: jax.Array
+) -> jax.Array:
+    """[M] int32: what stays when one variant is wanted, the least recently used leaving first.
+
+    A variant stays where it fits together with the one that is wanted and all that were used
+    since.
+    """
+    held = jnp.where(chosen | (recency == 0), 0, size)  # [M] GB
+    since = recency[None, :] >= recency[:, None]
+    needed = jnp.sum(jnp.where(since, held, 0), axis=1) + jnp.sum(jnp.where(chosen, size, 0))
+    return jnp.where(chosen, order, jnp.where(needed <= memory, recency, 0))
+
+
+def dispatch(
+    fleet: Fleet,
+    availability: Availability,
+    queues: Queues,
+    request: Request,
+    now: Any,
+    *,
+    server: Any,
+    variant: Any,
+    steps: Any,
+) -> tuple[Fate, Queues]:
+    """Send a request to one server.
+
+    Args:
+        fleet, availability, queues: where, and how things stand.
+        request: what is asked.
+        now: [] s, its arrival, or when its loss is known; no earlier than at the last dispatch.
+        server: [] int, whom it goes to.
+        variant: [] int, a variant that fits there (``fleet.fits``).
+        steps: [] int, z denoising steps an image.
+
+    Returns:
+        What becomes of it, and the queues after it.
+
+    Raises:
+        ValueError: a server, variant or number of steps that there cannot be, as far as they are
+            known now.
+    """
+    _check_choice(fleet, server, variant, steps)
+    servers = _servers(fleet, availability, queues)
+    one = jax.tree.map(lambda leaf: leaf[server], servers)
+    remote = server != request.origin
+    link = queues.link[request.origin]
+    at = jnp.where(remote, jnp.maximum(now, link) + request.size / one.rate, now)
+    back = jnp.where(remote, request.result / one.rate, 0)
+    order = queues.dispatched + 1
+    fate, after = _serve(
+        one, fleet.size, fleet.detect, at, back, request.images, variant, steps, order
+    )
+    here = jnp.arange(fleet.num_servers) == server
+    queues = queues.replace(  # type: ignore[attr-defined]
+        free=jnp.where(here, after.free, queues.free),
+        recency=jnp.where(here[:, None], after.recency, queues.recency),
+        cleared=jnp.where(here, after.cleared, queues.cleared),
+        queued=jnp.where(here, after.queued, queues.queued),
+        link=queues.link.at[request.origin].set(jnp.where(remote, at, link)),
+        dispatched=order,
+    )
+    asked = fate.ask - fate.cold
+    return fate, _remember(queues, request.origin, here, jnp.where(here, asked, 0), variant)
+
+
+def dispatch_parts(
+    fleet: Fleet,
+    availability: Availability,
+    queues: Queues,
+    request: Request,
+    now: Any,
+    *,
+    images: Any,
+    variant: Any,
+    steps: Any,
+) -> tuple[Fate, Queues]:
+    """Split a request over servers: each part is a decision, in the order of the servers.
+
+    Args:
+        fleet, availability, queues, request, now: as of :func:`dispatch`.
+        images: [B] int, how many each server paints; they sum to ``request.images``.
+        variant, steps: [B] int, or one for all.
+
+    Returns:
+        The fate of every part [B], and the queues after it. Where a server has no image, its
+        part is answered at −∞ and never lost: the answer is the last of all.
+
+    Raises:
+        ValueError: images of another shape than [B], variants or numbers of steps that there
+            cannot be, as far as they are known now.
+    """
+    num_servers = fleet.num_servers
+    if jnp.shape(images) != (num_servers,):
+        raise ValueError(f"images must have shape ({num_servers},), got {jnp.shape(images)}")
+    _check_choice(fleet, jnp.arange(num_servers), variant, steps, asked=images)
+    variant, steps = jnp.broadcast_to(variant, num_servers), jnp.broadcast_to(steps, num_servers)
+    asked = images > 0
+    remote = asked & (jnp.arange(num_servers) != request.origin)
+    share = images / jnp.maximum(request.images, 1).astype(fleet.rate.dtype)
+    # A station's uplink sends one part after the other, in the order of the servers.
+    sending = jnp.cumsum(jnp.where(remote, share * request.size / fleet.rate, 0))
+    link = queues.link[request.origin]
+    at = jnp.where(remote, jnp.maximum(now, link) + sending, now)
+    back = jnp.where(remote, share * request.result / fleet.rate, 0)
+    servers = _servers(fleet, availability, queues)
+    order = queues.dispatched + 1
+    fate, after = jax.vmap(_serve, in_axes=(0, None, None, 0, 0, 0, 0, 0, None))(
+        servers, fleet.size, fleet.detect, at, back, images, variant, steps, order
+    )
+    fate = fate._replace(
+        lost=fate.lost & asked,
+        answered=jnp.where(asked, fate.answered, -jnp.inf),
+        known=jnp.where(asked, fate.known, jnp.inf),
+    )
+    queues = queues.replace(  # type: ignore[attr-defined]
+        free=jnp.where(asked, after.free, queues.free),
+        recency=jnp.where(asked[:, None], after.recency, queues.recency),
+        cleared=jnp.where(asked, after.cleared, queues.cleared),
+        queued=jnp.where(asked, after.queued, queues.queued),
+        link=queues.link.at[request.origin].set(jnp.max(jnp.where(remote, at, link))),
+        dispatched=order,
+    )
+    work = jnp.where(asked, fate.ask - fate.cold, 0)
+    return fate, _remember(queues, request.origin, asked, work, variant)
+
+
+def whole_images(fraction: Any, images: Any) -> jax.Array:
+    """[B] int32: fractions [B] that sum to 1 as numbers of images, by largest remainder.
+
+    The lower of two equal remainders' servers comes first.
+    """
+    exact = jnp.asarray(fraction) * images
+    whole = jnp.floor(exact)
+    missing = images - jnp.sum(whole)
+    rank = jnp.argsort(jnp.argsort(whole - exact, stable=True), stable=True)
+    return (whole + (rank < missing)).astype(jnp.int32)
+
+
+def _remember(
+    queues: Queues, station: Any, asked: jax.Array, work: jax.Array, variant: Any
+) -> Queues:
+    """The queues with what a station knows that it has sent: [B] whom, [B] how much."""
+    sent, variants = queues.sent_by(station)
+    chosen = jnp.arange(variants.shape[1]) == jnp.reshape(variant, (-1, 1))  # [B or 1, M]
+    return queues.replace(  # type: ignore[attr-defined]
+        sent=queues.sent.at[station].set(sent + work),
+        sent_variants=queues.sent_variants.at[station].set(variants | (asked[:, None] & chosen)),
+        sent_beat=queues.sent_beat.at[station].set(queues.beat),
+    )
+
+
+def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -> Queues:
+    """The queues with all heartbeats up to ``now`` [] s heard.
+
+    To be called before each decision, at its time: a server tells of what was dispatched to it
+    before. One that is down tells nothing. What it tells is its backlog as if nothing that it
+    holds would be lost; the first heartbeat after an outage puts that right.
+    """
+
+    def hear(server: _Server, phase: Any, beat: Any, told_at: Any) -> tuple[Any, ...]:
+        pieces = server.pieces
+        beat_now = _last_beat(pieces, phase, fleet.heartbeat, now)
+        at = phase + beat_now * fleet.heartbeat
+        fell = pieces.fell_in(jnp.where(beat < 0, -1, told_at), at)
+        queued = jnp.where(fell, pieces.work_by(server.free), server.queued)
+        backlog = jnp.maximum(queued - pieces.work_by(at), 0)
+        holds = (server.recency > 0) & ~pieces.fell_in(server.cleared, at)
+        return (
+            beat_now,
+            at,
+            queued,
+            jnp.where(server.elastic, 0, backlog),
+            holds | server.elastic,
+        )
+
+    beat, at, queued, told, resident = jax.vmap(hear)(
+        _servers(fleet, availability, queues), fleet.phase, queues.beat, queues.told_at
+    )
+    heard = beat > queues.beat
+    return queues.replace(  # type: ignore[attr-defined]
+        beat=jnp.where(heard, beat, queues.beat),
+        told_at=jnp.where(heard, at, queues.told_at),
+        queued=jnp.where(heard, queued, queues.queued),
+        told=jnp.where(heard, told, queues.told),
+        told_resident=jnp.where(heard[:, None], resident, queues.told_resident),
+    )
+
+
+def _last_beat(pieces: Pieces, phase: Any, heartbeat: Any, now: Any) -> jax.Array:
+    """[] int32: k of the last heartbeat, at φ + kH, up to ``now`` at which a server was up; or −1.
+
+    Of each piece, the last that lies in it: it begins with its break and ends before the next.
+    """
+    until = jnp.minimum(pieces.ends, now)  # [K] s
+    k = jnp.floor((until - phase) / heartbeat)
+    # A quotient is rounded; what counts is where the heartbeats themselves are.
+    k = k + (phase + (k + 1) * heartbeat <= until)
+    k = k - (phase + k * heartbeat > until)
+    k = k - ((pieces.ends <= now) & (phase + k * heartbeat >= until))
+    told = (pieces.speed > 0) & (k >= 0) & (phase + k * heartbeat >= pieces.breaks)
+    return jnp.max(jnp.where(told & (pieces.breaks <= now), k, -1)).astype(jnp.int32)
+
+
+def _check_choice(fleet: Fleet, server: Any, variant: Any, steps: Any, asked: Any = True) -> None:
+    """Raise ``ValueError`` for a choice that there cannot be, as far as it is known now."""
+    if not is_concrete(server, variant, steps, asked, fleet.size, fleet.memory):
+        return
+    server, variant, steps, asked = np.broadcast_arrays(server, variant, steps, asked)
+    for name, values, expected in (
+        ("server", server, fleet.num_servers),
+        ("variant", variant, fleet.num_variants),
+    ):
+        wrong = values[(values < 0) | (values >= expected)]
+        if wrong.size:
+            raise ValueError(f"{name} must be between 0 and {expected - 1}, got {wrong[0]}")
+    if np.any(steps < 1):
+        raise ValueError(f"steps must be at least 1, got {steps[steps < 1][0]}")
+    homeless = (np.asarray(asked) > 0) & ~np.asarray(fleet.fits)[server, variant]
+    if np.any(homeless):
+        raise ValueError(
+            f"variant {variant[homeless][0]} must fit server {server[homeless][0]}: it takes "
+            f"{float(fleet.size[variant[homeless][0]]):g} GB of "
+            f"{float(fleet.memory[server[homeless][0]]):g}"
+        )

@@ -1,0 +1,104 @@
+"""The fleet that serves generative models (docs/serving.md: "The fleet")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.mec import checks
+from jaxmec.struct import is_concrete, pytree
+
+
+@pytree
+class Fleet:
+    """B servers that serve M variants of a model, and what is known of them beforehand.
+
+    A variant fits a server where ``size[m] <= memory[i]``; every variant fits an ``elastic``
+    server, whose requests do not wait for one another (a cloud).
+
+    Raises:
+        ValueError: a quantity out of range, shapes that disagree, a variant that fits nowhere.
+    """
+
+    step_time: Any  # [B, M] s, one denoising step of one image at nominal speed
+    task_time: Any  # [B, M] s, what a request costs beside its steps
+    load_time: Any  # [B, M] s, a cold start
+    size: Any  # [M] GB
+    memory: Any  # [B] GB
+    rate: Any  # [B] Mbit/s, toward a server and back; infinite where transfers take no time
+    latency: Any  # [B] s, added to every answer
+    elastic: Any  # [B] bool
+    heartbeat: Any = 1.0  # s, H: how often a server tells about itself
+    phase: Any = None  # [B] s in [0, H), φ: when it first does; by default 0
+    detect: Any = 1.0  # s, from a crash until the station knows
+
+    def __post_init__(self) -> None:
+        if self.phase is None:
+            object.__setattr__(self, "phase", jnp.zeros_like(jnp.asarray(self.latency)))
+        convert = {
+            "step_time": checks.real("step_time", self.step_time, ndim=2, above=0),
+            "task_time": checks.real("task_time", self.task_time, ndim=2, at_least=0),
+            "load_time": checks.real("load_time", self.load_time, ndim=2, at_least=0),
+            "size": checks.real("size", self.size, ndim=1, above=0),
+            "memory": checks.real("memory", self.memory, ndim=1, at_least=0),
+            "rate": checks.real("rate", self.rate, ndim=1, above=0, finite=False),
+            "latency": checks.real("latency", self.latency, ndim=1, at_least=0),
+            "elastic": jnp.asarray(self.elastic, bool),
+            "heartbeat": checks.real("heartbeat", self.heartbeat, ndim=0, above=0),
+            "phase": checks.real("phase", self.phase, ndim=1, at_least=0),
+            "detect": checks.real("detect", self.detect, ndim=0, at_least=0),
+        }
+        for name, value in convert.items():
+            object.__setattr__(self, name, value)
+        checks.same_length(
+            step_time=self.step_time, task_time=self.task_time, load_time=self.load_time
+        )
+        servers, variants = self.step_time.shape
+        if servers == 0 or variants == 0:
+            raise ValueError(
+                "step_time must have a server and a variant at least, "
+                f"got shape {self.step_time.shape}"
+            )
+        for name in ("memory", "rate", "latency", "elastic", "phase"):
+            if jnp.shape(getattr(self, name)) != (servers,):
+                raise ValueError(
+                    f"{name} must have shape ({servers},), one a server as step_time has, "
+                    f"got {jnp.shape(getattr(self, name))}"
+                )
+        if self.size.shape != (variants,):
+            raise ValueError(
+                f"size must have shape ({variants},), one a variant as step_time has, "
+                f"got {self.size.shape}"
+            )
+        if is_concrete(self.phase, self.heartbeat):
+            late = np.flatnonzero(np.asarray(self.phase) >= np.asarray(self.heartbeat))
+            if late.size:
+                raise ValueError(
+                    f"phase[{late[0]}] must be below heartbeat, {float(self.heartbeat):g}, "
+                    f"got {float(self.phase[late[0]]):g}"
+                )
+        if is_concrete(self.size, self.memory, self.elastic):
+            homeless = np.flatnonzero(~np.asarray(self.fits).any(axis=0))
+            if homeless.size:
+                m = homeless[0]
+                raise ValueError(
+                    f"size[{m}] must fit a server, the largest of which has "
+                    f"{float(np.max(self.memory)):g} GB, got {float(self.size[m]):g}"
+                )
+
+    @property
+    def num_servers(self) -> int:
+        """B."""
+        return self.step_time.shape[-2]
+
+    @property
+    def num_variants(self) -> int:
+        """M."""
+        return self.step_time.shape[-1]
+
+    @property
+    def fits(self) -> Any:
+        """[B, M] bool: whether a server can hold a variant."""
+        return (self.size[None, :] <= self.memory[:, None]) | self.elastic[:, None]

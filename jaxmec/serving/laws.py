@@ -1,0 +1,123 @@
+"""Laws by which servers fail, slow down and come back (docs/serving.md: "Availability").
+
+What a law draws is drawn when an episode begins, and seen by no policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.mec import checks
+from jaxmec.serving.availability import Availability
+from jaxmec.struct import pytree, static
+
+
+def always_up(num_servers: int) -> Availability:
+    """Every server at nominal speed, for ever."""
+    return Availability(jnp.zeros((num_servers, 1)), jnp.ones((num_servers, 1)))
+
+
+@pytree
+class Alternating:
+    """Servers that are up and troubled in turn, for log-normal times, each by itself.
+
+    They begin up. A trouble is an outage, or with probability ``slow_share`` a phase at
+    ``slow_speed``. Each server has at most ``troubles`` of them, and is up for ever after.
+
+    Raises:
+        ValueError: a median, spread or share out of range.
+    """
+
+    up_median: Any  # s
+    up_spread: Any  # σ of the logarithm
+    down_median: Any  # s
+    down_spread: Any  # σ of the logarithm
+    slow_share: Any = 0.0  # of the troubles that are slowed phases instead of outages
+    slow_speed: Any = 0.5  # of the nominal speed, in a slowed phase
+    troubles: int = static(default=8)
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, dict[str, float]] = {
+            "up_median": {"above": 0},
+            "up_spread": {"at_least": 0},
+            "down_median": {"above": 0},
+            "down_spread": {"at_least": 0},
+            "slow_share": {"at_least": 0, "at_most": 1},
+            "slow_speed": {"above": 0, "at_most": 1},
+        }
+        for name, bound in bounds.items():
+            value = checks.real(name, getattr(self, name), ndim=0, **bound)  # type: ignore[arg-type]
+            object.__setattr__(self, name, value)
+        if not isinstance(self.troubles, int) or self.troubles < 1:
+            raise ValueError(f"troubles must be a positive whole number, got {self.troubles!r}")
+
+    def draw(self, key: jax.Array, steady: jax.Array) -> Availability:
+        """The availability of B servers; those that are ``steady`` [B] bool are always up."""
+        key_length, key_kind = jax.random.split(key)
+        shape = (steady.shape[0], self.troubles)
+        up, down = jax.random.normal(key_length, (2, *shape))
+        lengths = jnp.stack(
+            [
+                self.up_median * jnp.exp(self.up_spread * up),
+                self.down_median * jnp.exp(self.down_spread * down),
+            ],
+            axis=-1,
+        )  # [B, troubles, 2] s
+        breaks = jnp.cumsum(lengths.reshape(shape[0], -1), axis=1)
+        breaks = jnp.concatenate([jnp.zeros_like(breaks[:, :1]), breaks], axis=1)
+        slow = jax.random.uniform(key_kind, shape) < self.slow_share
+        troubled = jnp.where(slow, self.slow_speed, 0)
+        speed = jnp.stack([jnp.ones_like(troubled), troubled], axis=-1).reshape(shape[0], -1)
+        speed = jnp.concatenate([speed, jnp.ones_like(speed[:, :1])], axis=1)
+        return Availability(breaks, jnp.where(steady[:, None], 1, speed))
+
+
+def given(num_servers: int, troubles: Iterable[tuple[int, float, float, float]]) -> Availability:
+    """The availability that a list of troubles says.
+
+    Args:
+        num_servers: B.
+        troubles: (server, begin s, end s, speed between 0, an outage, and 1), in any order;
+            those of one server do not overlap.
+
+    Raises:
+        ValueError: a server that there is not, a trouble that ends before it begins, overlaps
+            another, or does not end.
+    """
+    listed: list[list[tuple[float, float, float]]] = [[] for _ in range(num_servers)]
+    for number, (server, begin, end, speed) in enumerate(troubles):
+        if not 0 <= server < num_servers:
+            raise ValueError(
+                f"troubles[{number}]: server must be between 0 and {num_servers - 1}, got {server}"
+            )
+        if not 0 <= begin < end < np.inf:
+            raise ValueError(
+                f"troubles[{number}] must begin at 0 or later and end after it begins, "
+                f"got {begin:g} to {end:g} s"
+            )
+        if not 0 <= speed <= 1:
+            raise ValueError(f"troubles[{number}]: speed must be between 0 and 1, got {speed:g}")
+        listed[server].append((begin, end, speed))
+    rows = []
+    for server, of_server in enumerate(listed):
+        row = [(0.0, 1.0)]
+        for begin, end, speed in sorted(of_server):
+            last, _ = row[-1]
+            if begin < last:
+                raise ValueError(
+                    f"troubles of server {server} must not overlap: one begins at {begin:g} s, "
+                    f"another ends at {last:g} s"
+                )
+            if begin == last:
+                row.pop()
+            row += [(begin, speed), (end, 1.0)]
+        rows.append(row)
+    longest = max(map(len, rows))
+    padded = [row + [(np.inf, 1.0)] * (longest - len(row)) for row in rows]
+    table = np.asarray(padded, float)  # [B, K, 2]
+    return Availability(table[..., 0], table[..., 1])
