@@ -9,10 +9,10 @@ A bundle is a directory::
     policy.onnx         the preferences as an ONNX graph, for machines without
 
 It is written whole or not at all, and refused when a byte of it has changed. Nothing is
-pickled, and nothing that is read is ever executed: the manifest is JSON, the checkpoint holds
-arrays, and the two programs are graphs of arithmetic. The hashes lie beside what they protect,
-so they guard against damage, not against somebody who replaces the whole bundle; against that,
-keep the digest that the export printed, and ask for it when opening.
+pickled or imported: the manifest is JSON, the checkpoint holds arrays, and the two programs are
+graphs of arithmetic, or are refused by whoever runs them (docs/deployment.md). The hashes lie
+beside what they protect, so they guard against damage, not against somebody who replaces the whole
+bundle; against that, keep the digest that the export printed, and ask for it when opening.
 
 This module needs Python's standard library alone, so that a small box can read a bundle.
 """

@@ -738,9 +738,7 @@ def prepared(
     if twice := given["env"].keys() & (env_options or {}).keys():
         raise TypeError(f"{min(twice)} is given twice, by itself and in env_options; give it once")
     of_env = given["env"] | dict(env_options or {})
-    if (
-        "k" in layers["agent"] & layers["env"]
-    ):  # how many servers top-k names: both know it, or neither
+    if "k" in layers["agent"] & layers["env"]:  # servers that top-k names: both know how many
         named = {of["k"] for of in (given["agent"], of_env) if "k" in of}
         if len(named) > 1:
             raise TypeError(f"k must be one number for the agent and {env}, got {sorted(named)}")

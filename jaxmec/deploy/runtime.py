@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmec.bundle import Bundle, BundleDamaged, BundleError, BundleIncompatible
+from jaxmec.bundle import MAX_SERVERS, Bundle, BundleDamaged, BundleError, BundleIncompatible
 from jaxmec.deploy import arithmetic
 
 Preferences = Callable[[np.ndarray], np.ndarray]  # [n, S] float32 -> [n, A] float32
@@ -31,7 +31,6 @@ MASTER = -1  # the origin of a task that arrives at a node without a server
 MAX_LOG_FACTOR = 5.0  # a score changes a service time by at most e^±5
 LARGEST = 1e12  # a quantity above this is taken for a mistake; keeps all arithmetic finite
 SMALLEST = 1e-6  # likewise a capacity or rate below this
-MAX_SERVERS = 4096
 MAX_PREFERENCES = 2**16  # of the sets of 16 servers
 LEAST_WORK = 1e-9  # Gcycles, one cycle: a task has some work
 
