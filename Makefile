@@ -43,7 +43,7 @@ test: lint
 
 # What others' versions break: the command line, exports, flags and files, and a little of
 # everything that is computed.
-QUICK := tests/test_cli.py tests/test_compilation.py tests/test_imports.py tests/test_struct.py \
+QUICK := tests/cli/test_cli.py tests/core/test_compilation.py tests/test_imports.py tests/test_struct.py \
 	tests/test_every_mode.py tests/deploy/test_jaxpr.py tests/deploy/test_graph.py \
 	tests/deploy/test_export.py tests/training/test_checkpoint.py
 quick: export JAX_PLATFORMS ?= cpu

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxmec.files import write_whole
+from jaxmec.core.files import write_whole
 from jaxmec.mec import cwa, hecwa, water_filling
 
 RESULT = Path(__file__).parent / "results" / "allocation.json"

@@ -20,8 +20,8 @@ from measuring import RESULTS, begin, exponent, ratio, turns, write
 from numpy_loop import Loop
 
 import jaxmec
-from jaxmec import compilation
 from jaxmec.agents import ScoreTD3
+from jaxmec.core import compilation
 from jaxmec.envs.presets import PRESETS
 from jaxmec.mec import water_filling
 from jaxmec.training.rollout import make_spec

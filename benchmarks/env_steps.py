@@ -20,7 +20,7 @@ from gymnax.experimental import RolloutWrapper
 from measuring import RESULTS, begin, write
 
 import jaxmec
-from jaxmec import compilation
+from jaxmec.core import compilation
 from jaxmec.training import memory
 
 RESULT = RESULTS / "env_steps.json"

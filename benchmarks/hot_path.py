@@ -20,8 +20,8 @@ import tyro
 from measuring import RESULTS, begin, turns, uncached, write
 from updates import ACTIONS, FEATURES, minibatch
 
-from jaxmec import compilation
 from jaxmec.agents import DSAC, Spec, Transition, losses
+from jaxmec.core import compilation
 from jaxmec.networks.diffusion import DiffusionActor, noise_schedule, step_embedding
 
 RESULT = RESULTS / "hot_path.json"

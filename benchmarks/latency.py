@@ -24,10 +24,10 @@ import numpy as np
 import tyro
 
 from jaxmec.agents import DSAC
+from jaxmec.core.files import write_whole
 from jaxmec.deploy import export, onnx, xla
 from jaxmec.deploy.runtime import Queues, Task
 from jaxmec.experiment import Policy, Setting
-from jaxmec.files import write_whole
 from jaxmec.training.rollout import make_spec
 
 RESULT = Path(__file__).parent / "results" / "latency.json"

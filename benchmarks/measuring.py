@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxmec.files import write_whole
+from jaxmec.core.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jaxmec", "jax", "jaxlib", "gymnax", "numpy", "torch")

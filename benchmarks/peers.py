@@ -20,8 +20,8 @@ import tyro
 from measuring import RESULTS, begin, ratio, turns, write
 
 import jaxmec
-from jaxmec import compilation
 from jaxmec.agents import Agent
+from jaxmec.core import compilation
 from jaxmec.training import loop
 
 RESULT = RESULTS / "peers.json"

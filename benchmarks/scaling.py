@@ -20,7 +20,7 @@ import tyro
 from measuring import RESULTS, begin, ratio, turns, write
 
 import jaxmec
-from jaxmec import compilation
+from jaxmec.core import compilation
 from jaxmec.training import devices as on_devices
 from jaxmec.training import loop
 

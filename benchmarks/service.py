@@ -32,7 +32,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxmec.files import write_whole
+from jaxmec.core.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ import tyro
 
 import jaxmec
 from jaxmec import solvers
-from jaxmec.files import write_whole
+from jaxmec.core.files import write_whole
 from jaxmec.mec import EdgeNetwork, Task
 
 RESULT = Path(__file__).parent / "results" / "solvers.json"

@@ -24,7 +24,7 @@ from measuring import RESULTS, begin, ratio, turns, uncached, write
 from numpy_loop import Loop
 
 import jaxmec
-from jaxmec import compilation
+from jaxmec.core import compilation
 from jaxmec.envs.presets import PRESETS
 from jaxmec.methods import find_method
 from jaxmec.training import loop

@@ -20,8 +20,8 @@ import numpy as np
 import tyro
 from measuring import RESULTS, begin, ratio, turns, write
 
-from jaxmec import compilation
 from jaxmec.agents import DQN, DSAC, SAC, Spec, Transition
+from jaxmec.core import compilation
 
 RESULT = RESULTS / "updates.json"
 FEATURES, ACTIONS = 42, 20  # what an observation of `lad-ts` has, and its servers

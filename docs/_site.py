@@ -84,12 +84,12 @@ def methods() -> str:
     """Every method with its source and both its settings, every scheduler, every study."""
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
-    from jaxmec.studies import STUDIES
+    from jaxmec.studies.catalogue import STUDIES
 
     lines = [
         "# Methods, schedulers, studies",
-        "Written from `jaxmec.METHODS`, `jaxmec.SCHEDULERS` and `jaxmec.studies.STUDIES` when "
-        "this page was built. `jaxmec list` prints the same.",
+        "Written from `jaxmec.METHODS`, `jaxmec.SCHEDULERS` and `jaxmec.studies.catalogue.STUDIES` "
+        "when this page was built. `jaxmec list` prints the same.",
         "",
         "## Methods that learn",
         _row(["name", "what it is", "source", "environment", "preset"]),

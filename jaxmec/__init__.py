@@ -13,7 +13,7 @@ learn in `jaxmec.schedulers`, and the training loop in `jaxmec.training`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxmec import registration
+from jaxmec.core import moved, registration
 
 if TYPE_CHECKING:
     from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
@@ -56,21 +56,16 @@ _HOMES = {
     "schedulers": ("SCHEDULERS",),
     "training.loop": ("TrainConfig",),
 }
-_PARTS = (
-    "agents",
-    "comparison",
-    "compilation",
-    "deploy",
-    "envs",
-    "episode",
-    "mec",
-    "methods",
-    "plots",
-    "schedulers",
-    "solvers",
-    "traces",
-    "training",
-)
+_PARTS = {
+    "comparison": "studies.comparison",
+    "compilation": "core.compilation",
+    "episode": "experiment.episode",
+    **dict.fromkeys(
+        ("agents", "deploy", "envs", "mec", "methods", "plots", "schedulers", "serving",
+         "solvers", "studies", "traces", "training"),
+        "",
+    ),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -80,7 +75,7 @@ def __getattr__(name: str) -> Any:
             globals()[name] = value
             return value
     if name in _PARTS:
-        return importlib.import_module(f"jaxmec.{name}")
+        return importlib.import_module(f"jaxmec.{_PARTS[name] or name}")
     raise AttributeError(f"module 'jaxmec' has no attribute {name!r}")
 
 
@@ -88,4 +83,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_PARTS})
 
 
+moved.find_moved()
 registration.register()  # for gymnasium.make, which is not imported by this

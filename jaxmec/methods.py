@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, ScoreTD3, TopKDQN
 from jaxmec.agents.base import Agent
-from jaxmec.naming import look_up
+from jaxmec.core.naming import look_up
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig

@@ -2,7 +2,7 @@
 
 import os
 
-from jaxmec import files
+from jaxmec.core import files
 
 STEPS = ("open", "mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "symlink")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxmec import compilation
+from jaxmec.core import compilation
 
 # Before jax is imported: XLA reads it once. The programs stay the same; LLVM polishes them less,
 # and what is fused is written out the older way, which compiles in two thirds of the time (JAX

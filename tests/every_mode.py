@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmec
-from jaxmec import gap
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, ScoreTD3, TopKDQN
 from jaxmec.mec import cwa, hecwa, water_filling
 from jaxmec.solvers import PlannerConfig
+from jaxmec.studies import gap
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import EPISODE_MEANS, TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 
 from jaxmec.experiment import Report, Setting
-from jaxmec.study import Outcome, Result
+from jaxmec.studies.study import Outcome, Result
 
 
 def outcome(study, levels, *, missing=(), spread=0.02):

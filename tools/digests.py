@@ -46,9 +46,7 @@ def digests() -> dict[str, dict[str, str]]:
         history = result.history
         found[name] = {
             "actor": digest([policy.learner for policy in result.policies]),
-            "history": digest(
-                [history.env_steps, *(x[k] for x in history[1:] for k in sorted(x))]
-            ),
+            "history": digest([history.env_steps, *(x[k] for x in history[1:] for k in sorted(x))]),
         }
         print(name, *(value[:16] for value in found[name].values()), flush=True)
     return found

@@ -19,11 +19,12 @@ import tyro
 from rich.table import Table
 
 import jaxmec
-from jaxmec import files, plots
+from jaxmec import plots
 from jaxmec.cli import guarded
-from jaxmec.statistics import t_interval
-from jaxmec.study import machine
-from jaxmec.terminal import Screen
+from jaxmec.core import files
+from jaxmec.core.statistics import t_interval
+from jaxmec.core.terminal import Screen
+from jaxmec.studies.study import machine
 from jaxmec.training import checkpoint, runner
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1

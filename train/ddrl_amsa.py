@@ -21,8 +21,8 @@ import tyro
 import jaxmec
 from jaxmec import plots
 from jaxmec.cli import guarded
-from jaxmec.comparison import Comparison
-from jaxmec.terminal import Screen
+from jaxmec.core.terminal import Screen
+from jaxmec.studies.comparison import Comparison
 from jaxmec.training import parts
 from jaxmec.training.runner import START, Interrupted
 

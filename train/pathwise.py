@@ -19,10 +19,10 @@ import numpy as np
 import tyro
 
 import jaxmec
-from jaxmec import files
 from jaxmec.cli import guarded
+from jaxmec.core import files
+from jaxmec.core.statistics import t_interval
 from jaxmec.methods import find_method
-from jaxmec.statistics import t_interval
 
 TEST_SEED = 1  # of the episodes reported; development looked at others
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import tyro
 from rich.progress import Progress, TimeElapsedColumn
 
-from jaxmec import compilation, reproduction, results, study
 from jaxmec.cli import guarded
-from jaxmec.naming import look_up
-from jaxmec.studies import APART, SIZES, STUDIES, find_study
+from jaxmec.core import compilation
+from jaxmec.core.naming import look_up
+from jaxmec.studies import reproduction, results, study
+from jaxmec.studies.catalogue import APART, SIZES, STUDIES, find_study
 
 ASKS = "next\n"  # a worker's line when it has no cell
 

@@ -18,11 +18,12 @@ import numpy as np
 import tyro
 
 import jaxmec
-from jaxmec import files, plots, tables
+from jaxmec import plots
 from jaxmec.cli import guarded
+from jaxmec.core import files, tables
+from jaxmec.core.terminal import Screen
 from jaxmec.methods import METHODS, SCALES, find_method
-from jaxmec.study import machine
-from jaxmec.terminal import Screen
+from jaxmec.studies.study import machine
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.loop import TrainConfig
 

@@ -19,8 +19,8 @@ import jax
 import tyro
 
 import jaxmec
-from jaxmec import files
 from jaxmec.cli import guarded
+from jaxmec.core import files
 from jaxmec.schedulers import SCHEDULERS
 
 REFERENCE = "water-filling-full"  # the published Optimal, for any number of servers

@@ -22,8 +22,8 @@ import numpy as np
 from jax import export as jax_export
 
 import jaxmec
-from jaxmec import bundle as bundles
-from jaxmec.bundle import Bundle, PathLike
+from jaxmec.core import bundle as bundles
+from jaxmec.core.bundle import Bundle, PathLike
 from jaxmec.deploy import graph, onnx, runtime, xla
 from jaxmec.deploy.distil import distil
 from jaxmec.envs.offloading import MultiServerOffloading, OffloadingEnvironment, OffloadingParams
@@ -75,7 +75,7 @@ def export(
         NotExportable: a policy of an environment without tasks, of an action mode that names
             no set, or whose greedy action is not what its preferences say.
         jaxmec.deploy.graph.NotTranslatable: its network has no translation to ONNX.
-        jaxmec.bundle.BundleNotWritten: disk full, permission denied, something else there.
+        jaxmec.core.bundle.BundleNotWritten: disk full, permission denied, something else there.
     """
     policy, summary = _opened(policy)
     env, params = policy.setting.make()

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxmec import files
-from jaxmec.bundle import ONNX, Bundle, BundleDamaged, PathLike, open_bundle
+from jaxmec.core import files
+from jaxmec.core.bundle import ONNX, Bundle, BundleDamaged, PathLike, open_bundle
 from jaxmec.deploy.runtime import Scheduler
 
 INPUT, OUTPUT = "observation", "preferences"
@@ -43,7 +43,7 @@ def load(path: PathLike, *, threads: int = 1, digest: str | None = None) -> Sche
         digest: what the bundle's digest has to be, as the export printed it.
 
     Raises:
-        jaxmec.bundle.BundleError: nothing there, damaged, of a newer version, or a graph that
+        jaxmec.core.bundle.BundleError: nothing there, damaged, of a newer version, or a graph that
             ONNX Runtime does not accept; the message says which.
         ImportError: ONNX Runtime is not installed.
     """

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmec.bundle import MAX_SERVERS, Bundle, BundleDamaged, BundleError, BundleIncompatible
+from jaxmec.core.bundle import MAX_SERVERS, Bundle, BundleDamaged, BundleError, BundleIncompatible
 from jaxmec.deploy import arithmetic
 
 Preferences = Callable[[np.ndarray], np.ndarray]  # [n, S] float32 -> [n, A] float32

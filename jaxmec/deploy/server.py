@@ -48,7 +48,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from jaxmec.bundle import MANIFEST, BundleError, PathLike
+from jaxmec.core.bundle import MANIFEST, BundleError, PathLike
 from jaxmec.deploy import onnx
 from jaxmec.deploy.runtime import (
     LARGEST,
@@ -301,7 +301,7 @@ class Service:
             load: opens a bundle.
 
         Raises:
-            jaxmec.bundle.BundleError: the bundle cannot be opened.
+            jaxmec.core.bundle.BundleError: the bundle cannot be opened.
             ValueError: an empty token.
         """
         self.path, self.config, self._load = Path(path), config or ServeConfig(), load
@@ -903,7 +903,7 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
     A second signal ends requests in flight; a signal that was ignored before stays ignored.
 
     Raises:
-        jaxmec.bundle.BundleError: the bundle cannot be opened.
+        jaxmec.core.bundle.BundleError: the bundle cannot be opened.
         OSError: the address is taken, unknown, or not this machine's; the message names it.
     """
     config = config or ServeConfig()

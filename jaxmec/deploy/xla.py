@@ -16,11 +16,11 @@ import numpy as np
 from jax import export as jax_export
 from jax.interpreters import mlir
 
-from jaxmec import files
-from jaxmec.bundle import POLICY, STABLEHLO, Bundle, BundleDamaged, PathLike, open_bundle
+from jaxmec.core import files
+from jaxmec.core.bundle import POLICY, STABLEHLO, Bundle, BundleDamaged, PathLike, open_bundle
+from jaxmec.core.naming import look_up
 from jaxmec.deploy.runtime import Scheduler
 from jaxmec.experiment import Policy, read_policy
-from jaxmec.naming import look_up
 
 FORMS = ("jax", "stablehlo")
 
@@ -59,7 +59,7 @@ def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Sch
         digest: what the bundle's digest has to be, as the export printed it.
 
     Raises:
-        jaxmec.bundle.BundleError: nothing there, damaged, or of a newer version.
+        jaxmec.core.bundle.BundleError: nothing there, damaged, or of a newer version.
         ValueError: an unknown form.
     """
     look_up("form", form, dict.fromkeys(FORMS))

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnax
 
+from jaxmec.core.naming import look_up
 from jaxmec.envs.cartpole import CartPole, CartPoleParams
 from jaxmec.envs.gymnasium import GymnasiumAdapter, refuse_after_fork, to_gymnasium
 from jaxmec.envs.offloading import (
@@ -16,7 +17,6 @@ from jaxmec.envs.offloading import (
 )
 from jaxmec.envs.presets import PRESETS, Preset, find_preset, override
 from jaxmec.mec.workload import Workload
-from jaxmec.naming import look_up
 
 DEFAULT_PRESET = {"MultiServerOffloading-v0": "amcoedge", "SingleServerOffloading-v0": "lad-ts"}
 ABOUT = {

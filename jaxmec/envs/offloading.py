@@ -31,8 +31,8 @@ from jaxmec.mec.offload import (
     waiting_time,
 )
 from jaxmec.mec.pricing import expected_flow, outlook, price
+from jaxmec.mec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, subset, top_k
 from jaxmec.mec.workload import Arrival, Cursor, Remaining, Task, TraceWorkload, Workload
-from jaxmec.selection import MAX_SUBSET_SERVERS, local_plus_one, one_server, subset, top_k
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
@@ -739,7 +739,7 @@ class MultiServerOffloading(OffloadingEnvironment):
     """Each task is split among a set of edge servers.
 
     Action modes:
-        subset: the index of a non-empty subset, see :func:`jaxmec.selection.subset` (B ≤ 10).
+        subset: the index of a non-empty subset, see :func:`jaxmec.mec.selection.subset` (B ≤ 10).
         local_plus_one: the index of a server; the set is it and the server where the task
             arrived (at a master node, the fastest). Naming the latter means it alone.
         top_k: [k] indices of different servers.

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxmec.core.naming import look_up, suggestion
 from jaxmec.envs.offloading import ObservationScales, OffloadingParams
 from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload, checks
 from jaxmec.mec.workload import Workload
-from jaxmec.naming import look_up, suggestion
 
 Range = tuple[float, float]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxmec.core.statistics import mean_interval, performance_profile
 from jaxmec.plots.style import DASHES, PALETTE, styled
-from jaxmec.statistics import mean_interval, performance_profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from jaxmec.plots.style import DASHES, PALETTE, show_stations, station_colours, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jaxmec.episode import Episode
+    from jaxmec.experiment.episode import Episode
 
 MASTER_COLOUR = "#444444"
 MOST_LABELS = 24  # stations of a map that are labelled, beyond which the labels would not fit

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmec import files
+from jaxmec.core import files
 from jaxmec.plots.decisions import MASTER_COLOUR, slots_of
 from jaxmec.plots.style import PALETTE, show_stations, station_colours, styled
 
 if TYPE_CHECKING:
-    from jaxmec.episode import CartPoleEpisode, Episode
     from jaxmec.experiment import Policy
+    from jaxmec.experiment.episode import CartPoleEpisode, Episode
 
 MOST_FRAMES = 250  # of a film whose ``every`` is left to it
 DPI = 90
@@ -37,7 +37,7 @@ def animate_cartpole(
         ModuleNotFoundError: matplotlib is not installed.
     """
     if not hasattr(policy, "state"):
-        from jaxmec.episode import record
+        from jaxmec.experiment.episode import record
 
         policy = record(policy, seed=seed)  # type: ignore[arg-type, assignment]
     episode: Any = policy

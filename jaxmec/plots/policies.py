@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmec.naming import look_up
+from jaxmec.core.naming import look_up
 from jaxmec.plots.style import PALETTE, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jaxmec.episode import CartPoleEpisode, Episode
     from jaxmec.experiment import PathLike, Policy, TrainResult
+    from jaxmec.experiment.episode import CartPoleEpisode, Episode
     from jaxmec.schedulers import Scheduler
 
 TOP = len(PALETTE)  # actions that get a colour

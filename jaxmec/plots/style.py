@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxmec import files
+from jaxmec.core import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxmec.naming import look_up
+from jaxmec.core.naming import look_up
 from jaxmec.schedulers.base import Scheduler
 from jaxmec.schedulers.oracles import ORACLES
 from jaxmec.schedulers.rules import RULES

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.allocation import cwa
 from jaxmec.mec.offload import offload, service_time, waiting_time
+from jaxmec.mec.selection import MAX_SUBSET_SERVERS, one_server, subset
 from jaxmec.schedulers.base import Scheduler
 from jaxmec.schedulers.rules import Selected, everybody
-from jaxmec.selection import MAX_SUBSET_SERVERS, one_server, subset
 
 
 def _best_server(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:

@@ -11,8 +11,8 @@ from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.allocation import water_filling
 from jaxmec.mec.offload import fallback, service_time, waiting_time
 from jaxmec.mec.pricing import expected_flow, price
+from jaxmec.mec.selection import one_server, subset
 from jaxmec.schedulers.base import Decide, Scheduler
-from jaxmec.selection import one_server, subset
 
 Selected = tuple[jax.Array, Any]
 

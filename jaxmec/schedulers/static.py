@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import compilation
+from jaxmec.core import compilation
 from jaxmec.envs.offloading import MultiServerOffloading, OffloadingParams, View
 from jaxmec.mec.offload import fallback
+from jaxmec.mec.selection import subset
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.schedulers.base import Scheduler
 from jaxmec.schedulers.rules import Selected
-from jaxmec.selection import subset
 from jaxmec.training.evaluate import evaluate
 
 ENUMERATED = 6  # servers up to which every set of a station is tried, instead of neighbours

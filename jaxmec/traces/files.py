@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmec import files
+from jaxmec.core import files
+from jaxmec.core.naming import suggestion
 from jaxmec.mec import EdgeNetwork, TraceWorkload, trace_workload
 from jaxmec.mec.workload import MASTER, Moments, Workload
-from jaxmec.naming import suggestion
 from jaxmec.traces.reading import (
     KINDS,
     Column,

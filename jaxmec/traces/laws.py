@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxmec.naming import look_up
+from jaxmec.core.naming import look_up
 from jaxmec.traces.files import Rows
 from jaxmec.traces.reading import positive
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmec.core.naming import look_up
 from jaxmec.mec.workload import MASTER, MAX_POSITIONS
-from jaxmec.naming import look_up
 from jaxmec.traces.files import Rows, in_order
 from jaxmec.traces.reading import (
     Column,

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxmec.core.naming import look_up, suggestion
 from jaxmec.mec.workload import MAX_POSITIONS
-from jaxmec.naming import look_up, suggestion
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # bytes read and bytes in all, 0 where nobody knows

@@ -42,10 +42,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxmec import files
-from jaxmec import manifest as manifests
-from jaxmec.files import PathLike
-from jaxmec.manifest import MANIFEST
+from jaxmec.core import files
+from jaxmec.core import manifest as manifests
+from jaxmec.core.files import PathLike
+from jaxmec.core.manifest import MANIFEST
 from jaxmec.training import devices
 
 PyTree = Any

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmec import files, manifest
 from jaxmec.agents.base import Agent, Learner
+from jaxmec.core import files, manifest
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
 from jaxmec.training.loop import History

@@ -20,7 +20,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from jaxmec.terminal import Screen, quoted
+from jaxmec.core.terminal import Screen, quoted
 
 SCORES = (("makespan", "make-span"), ("return", "return"))  # the first that there is, is watched
 

@@ -32,6 +32,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -44,8 +45,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec import compilation, files, manifest
 from jaxmec.agents.base import Agent, Metrics
+from jaxmec.core import compilation, files, manifest
 from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
 from jaxmec.training import devices as on_devices
 from jaxmec.training.cloning import CloningConfig, CloningState
@@ -592,7 +593,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(now))
+    saved, now = _unhomed(saved), _unhomed(json.loads(json.dumps(now)))
     for name in [*saved, *(name for name in now if name not in saved)]:
         was, is_now = saved.get(name, "absent"), now.get(name, "absent")
         if name == "config.steps":
@@ -609,6 +610,16 @@ def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) 
             )
         elif json.dumps(was) != json.dumps(is_now):
             raise ValueError(f"cannot resume {home}: {name} was {was} and is {is_now} now")
+
+
+def _unhomed(described: dict[str, Any]) -> dict[str, Any]:
+    """With our classes and functions by their own names: their modules may have moved since."""
+    return {
+        name: value.rpartition(".")[2]
+        if isinstance(value, str) and re.fullmatch(r"jaxmec(\.\w+)+", value)
+        else value
+        for name, value in described.items()
+    }
 
 
 def _describe_run(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxmec import files
+from jaxmec.core import files
 
 WANDB_ID = "wandb-id"  # the file of a run's directory by which a resumed run is the same run there
 

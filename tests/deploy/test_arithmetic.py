@@ -8,8 +8,8 @@ from jaxmec import mec
 from jaxmec.deploy import arithmetic
 from jaxmec.mec.allocation import ALLOCATIONS
 from jaxmec.mec.offload import service_time, waiting_time
+from jaxmec.mec.selection import subset
 from jaxmec.mec.workload import Moments
-from jaxmec.selection import subset
 
 COUNT = 4_000
 

@@ -18,9 +18,9 @@ import pytest
 from changes import AtEveryChange
 
 import jaxmec
-from jaxmec import bundle as bundles
-from jaxmec import manifest
-from jaxmec.bundle import (
+from jaxmec.core import bundle as bundles
+from jaxmec.core import manifest
+from jaxmec.core.bundle import (
     BundleDamaged,
     BundleError,
     BundleIncompatible,

@@ -15,9 +15,9 @@ import pytest
 from edge_policies import CASES, MULTI, Case
 
 import jaxmec
-from jaxmec import files
 from jaxmec.agents import DQN, DSAC
-from jaxmec.bundle import BundleNotWritten, is_bundle, open_bundle
+from jaxmec.core import files
+from jaxmec.core.bundle import BundleNotWritten, is_bundle, open_bundle
 from jaxmec.deploy import distil, export
 from jaxmec.deploy.distil import DistilConfig
 from jaxmec.deploy.graph import NotTranslatable
@@ -107,7 +107,7 @@ import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxmec
-from jaxmec import files
+from jaxmec.core import files
 from jaxmec.deploy import export
 assert jax.device_count() == 8
 bundle, rows, target = sys.argv[1:]

@@ -11,7 +11,7 @@ import oracle
 import pytest
 from edge_policies import CASES, visited
 
-from jaxmec.bundle import Bundle, BundleIncompatible, open_bundle
+from jaxmec.core.bundle import Bundle, BundleIncompatible, open_bundle
 from jaxmec.deploy import arithmetic, export, onnx, runtime, xla
 from jaxmec.deploy.runtime import (
     LARGEST,

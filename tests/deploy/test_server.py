@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from edge_policies import CASES
 
-from jaxmec.bundle import BundleDamaged
+from jaxmec.core.bundle import BundleDamaged
 from jaxmec.deploy import export, onnx, server
 from jaxmec.deploy.client import Client, ServiceError
 from jaxmec.deploy.runtime import Network, Queues, Task

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from jaxmec import registration
+from jaxmec.core import registration
 from jaxmec.envs import ENVIRONMENTS, make, to_gymnasium
 from jaxmec.envs.cartpole import CartPole, CartPoleParams
 

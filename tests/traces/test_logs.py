@@ -7,7 +7,7 @@ import pytest
 
 import jaxmec
 from jaxmec import cli, traces
-from jaxmec.episode import record
+from jaxmec.experiment.episode import record
 from jaxmec.traces import reading
 
 COLUMNS = ["time=t", "size=b", "origin=o"]

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 import pytest
 from changes import AtEveryChange
 
-from jaxmec import files
+from jaxmec.core import files
 from jaxmec.training import checkpoint
 from jaxmec.training.checkpoint import (
     AS_STORED,

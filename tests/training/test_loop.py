@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmec import compilation
 from jaxmec.agents.dqn import DQN
+from jaxmec.core import compilation
 from jaxmec.envs.cartpole import CartPole
 from jaxmec.training import loop
 from jaxmec.training.loop import TrainConfig

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jaxmec.agents import DQN, losses
 from jaxmec.agents.base import Transition
-from jaxmec.cluster import Swept
+from jaxmec.studies.cluster import Swept
 from jaxmec.training import loop, n_step
 from jaxmec.training.loop import TrainConfig
 from jaxmec.training.replay import ReplayBuffer

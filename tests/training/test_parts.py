@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmec import cli, watch
+from jaxmec import cli
+from jaxmec.cli import watch
 from jaxmec.deploy.export import training_summary
 from jaxmec.training import checkpoint, memory, parts, runner
 from jaxmec.training.devices import Placement

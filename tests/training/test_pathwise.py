@@ -10,7 +10,7 @@ import pytest
 
 import jaxmec
 from jaxmec.agents import SAC, Pathwise
-from jaxmec.study import scaled_training
+from jaxmec.studies.study import scaled_training
 from jaxmec.training import checkpoint, pathwise
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import TrainConfig

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxmec.terminal import Screen
+from jaxmec.core.terminal import Screen
 from jaxmec.training import progress
 from jaxmec.training.progress import ProgressDisplay
 

@@ -558,3 +558,12 @@ def test_a_lost_terminal_stops_the_run_saved(
     os.close(theirs)
     assert process.returncode == 128 + signal.SIGHUP
     assert same(small_run(tmp_path, resume=True), never_stopped)
+
+
+def test_a_module_may_have_moved_since_a_run_was_begun():
+    """What is compared is a class by its own name."""
+    saved = {"agent": "jaxmec.old.place.DQN", "agent.loss": "jaxmec.old.huber", "config.steps": 5}
+    now = {"agent": "jaxmec.agents.dqn.DQN", "agent.loss": "jaxmec.new.huber", "config.steps": 5}
+    runner._refuse_differences(Path("run"), saved, now)
+    with pytest.raises(ValueError, match="agent was DQN and is SAC now"):
+        runner._refuse_differences(Path("run"), saved, {**now, "agent": "jaxmec.agents.sac.SAC"})

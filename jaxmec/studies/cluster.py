@@ -1,0 +1,286 @@
+"""Sweeps over an agent's numbers on a cluster, by Ray Tune (extra ``cluster``).
+
+An agent's numbers (learning rate, discount, ...) may differ from run to run of one compiled
+program. A trial is therefore a batch: several settings, each with its seeds, trained side by
+side as ``training.runner`` trains seeds. Ray starts the trials where there is room, and again
+where a worker was lost; they go on from their newest checkpoint in the sweep's directory,
+which all nodes see::
+
+    batch_0000/     the run of a batch; results.json when it is finished
+    ray/            Ray's own
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmec.agents.base import Agent, Learner, Memory, Metrics, Spec, Transition
+from jaxmec.core import files
+from jaxmec.core.naming import suggestion
+from jaxmec.experiment import Setting
+from jaxmec.methods import find_method
+from jaxmec.training import checkpoint, runner
+from jaxmec.training.loop import TrainConfig
+
+RESULTS_FILE = "results.json"
+
+
+class SweptLearner(NamedTuple):
+    """The learner of an agent some of whose numbers are a run's own."""
+
+    inner: Learner
+    numbers: dict[str, jax.Array]  # [] by field of the agent
+
+
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """An agent that reads some of its numbers from its learner, where every run has its own."""
+
+    inner: Any
+    names: tuple[str, ...]  # of the agent's fields
+
+    @property
+    def discount(self) -> Any:
+        return self.inner.discount
+
+    def init(self, key: jax.Array, spec: Spec) -> SweptLearner:
+        numbers = {name: jnp.asarray(getattr(self.inner, name)) for name in self.names}
+        return SweptLearner(self.inner.init(key, spec), numbers)
+
+    def started(self, learner: SweptLearner, numbers: dict[str, jax.Array]) -> SweptLearner:
+        """The learner with the numbers of its run."""
+        return learner._replace(numbers=numbers)
+
+    def discount_of(self, learner: SweptLearner) -> Any:
+        """[] the γ of this run."""
+        return learner.numbers.get("discount", self.inner.discount)
+
+    def init_memory(self, spec: Spec) -> Memory:
+        return self.inner.init_memory(spec)
+
+    def act(
+        self, learner: SweptLearner, memory: Memory, observation: Any, key: Any, explore: bool
+    ) -> tuple[jax.Array, Memory, Any]:
+        return self._with(learner).act(learner.inner, memory, observation, key, explore)
+
+    def acting(self, learner: SweptLearner) -> SweptLearner:
+        return learner._replace(inner=self.inner.acting(learner.inner))
+
+    def preferences(self, learner: SweptLearner, observation: jax.Array) -> jax.Array:
+        return self._with(learner).preferences(learner.inner, observation)
+
+    def update(
+        self, learner: SweptLearner, batch: Transition, key: jax.Array
+    ) -> tuple[SweptLearner, Metrics]:
+        inner, metrics = self._with(learner).update(learner.inner, batch, key)
+        return learner._replace(inner=inner), metrics
+
+    def _with(self, learner: SweptLearner) -> Agent:
+        agent = copy.copy(self.inner)  # and not replaced: traced numbers cannot be checked
+        for name in self.names:
+            object.__setattr__(agent, name, learner.numbers[name])
+        return agent
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A sweep: every combination of the values, each with S seeds, in batches."""
+
+    method: str
+    values: tuple[tuple[str, tuple[float, ...]], ...]  # by field of the agent
+    out: Path
+    seeds: int = 3  # S of each setting
+    at_once: int = 8  # settings in a batch
+    options: tuple[tuple[str, Any], ...] = ()  # of the config and of the agent, for all
+    checkpoint_every: int | None = None  # chunks; else by time
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        agent, config, _ = self._pieces()
+        if not isinstance(config, TrainConfig):
+            raise ValueError(f"method is {self.method}; expected one that learns from transitions")
+        leaves = {str(path[0].name) for path, _ in jax.tree_util.tree_leaves_with_path(agent)}
+        for name, values in self.values:
+            if name not in leaves:
+                raise ValueError(
+                    f"values has {name!r}; expected numbers of the agent"
+                    f"{suggestion(name, sorted(leaves))}"
+                )
+            if not values:
+                raise ValueError(f"values[{name!r}] is empty; expected at least one number")
+        for setting in self.settings:
+            dataclasses.replace(agent, **setting)  # checks them
+
+    @property
+    def settings(self) -> list[dict[str, float]]:
+        """Every combination, the last name's values fastest."""
+        names = [name for name, _ in self.values]
+        return [
+            dict(zip(names, chosen, strict=True))
+            for chosen in itertools.product(*(values for _, values in self.values))
+        ]
+
+    @property
+    def num_batches(self) -> int:
+        """Trials."""
+        return math.ceil(len(self.settings) / self.at_once)
+
+    def home(self, batch: int) -> Path:
+        """The directory of a batch."""
+        return Path(self.out).absolute() / f"batch_{batch:04d}"
+
+    def unfinished(self) -> list[int]:
+        """The batches without results."""
+        return [b for b in range(self.num_batches) if not (self.home(b) / RESULTS_FILE).exists()]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Of every finished setting its numbers, and its last evaluations, [S] by metric."""
+        files = (self.home(batch) / RESULTS_FILE for batch in range(self.num_batches))
+        return [row for file in files if file.exists() for row in json.loads(file.read_text())]
+
+    def _pieces(self) -> tuple[Any, Any, Setting]:
+        row = find_method(self.method)
+        settings = row.settings(False)
+        agent: Any = settings.agent()
+        config: Any = settings.config
+        options = dict(self.options)
+        of_config = {field.name for field in dataclasses.fields(config)}
+        config = dataclasses.replace(config, **{k: options.pop(k) for k in of_config & {*options}})
+        agent = dataclasses.replace(agent, **options)
+        return agent, config, Setting(row.env, row.preset, 0, tuple(sorted(settings.options)))
+
+
+def train_batch(plan: Plan, batch: int, trackers: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """Train one batch to its end, from its newest checkpoint if it has one; its results.
+
+    Setting i of the sweep has the seeds iS, ..., iS + S − 1.
+    """
+    agent, config, setting = plan._pieces()
+    env, params = setting.make()
+    first = batch * plan.at_once
+    chosen = plan.settings[first : first + plan.at_once]
+    names = tuple(name for name, _ in plan.values)
+    numbers = {
+        name: jnp.asarray([s[name] for s in chosen for _ in range(plan.seeds)], jnp.float32)
+        for name in names
+    }
+    home = plan.home(batch)
+    result = runner.run(
+        Swept(agent, names),
+        env,
+        params,
+        config,
+        range(first * plan.seeds, (first + len(chosen)) * plan.seeds),
+        directory=home,
+        resume=bool(checkpoint.checkpoints(home / runner.CHECKPOINTS)),
+        start=numbers,
+        progress=False,
+        trackers=trackers,
+        checkpoint_every=plan.checkpoint_every,
+    )
+    last = {
+        name: np.asarray(values)[:, -1].reshape(len(chosen), plan.seeds).tolist()
+        for name, values in result.history.evaluation.items()
+    }
+    rows = [
+        {"setting": setting, "evaluation": {name: values[i] for name, values in last.items()}}
+        for i, setting in enumerate(chosen)
+    ]
+    files.write_whole(home / RESULTS_FILE, json.dumps(rows))
+    return rows
+
+
+class _Reporting:
+    """Tells Ray how far a trial is."""
+
+    def begin(self, home: Path | None, seeds: tuple[int, ...], step: int) -> None:
+        return None
+
+    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        from ray import tune
+
+        tune.report({"env_steps": step, "best_return": float(np.nanmax(evaluation["return"]))})
+
+    def end(self, failed: bool) -> None:
+        return None
+
+
+def _trial(config: dict[str, Any]) -> None:
+    train_batch(config["plan"], config["batch"], [_Reporting()])
+
+
+def sweep(
+    method: str,
+    values: Mapping[str, Sequence[float]],
+    *,
+    out: checkpoint.PathLike,
+    seeds: int = 3,
+    at_once: int = 8,
+    resources: Mapping[str, float] | None = None,
+    max_failures: int = 3,
+    checkpoint_every: int | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Train a method with every combination of some of its agent's numbers.
+
+    Called again with the same arguments after a stop, it does what is left.
+
+    Args:
+        method: a name in `jaxmec.methods`; one that learns from transitions.
+        values: numbers to try, by field of the agent (``learning_rate``, ``discount``, ...).
+        out: the sweep's directory, which all nodes see.
+        seeds: of each setting.
+        at_once: settings in a batch, which one trial trains side by side.
+        resources: of a trial, as Ray counts them: {"cpu": 4, "gpu": 1}; one CPU by default.
+        max_failures: how often a trial is started again after its worker was lost.
+        checkpoint_every: save after so many chunks; every minute by default.
+        options: fields of the config or the agent to change in all runs.
+
+    Returns:
+        One a setting: {"setting": its numbers, "evaluation": [S] last evaluations by metric}.
+
+    Raises:
+        ImportError: the extra ``cluster`` is missing.
+        ValueError, TypeError: a wrong name or value.
+        RuntimeError: a trial failed more often; the others' results are kept.
+    """
+    try:
+        from ray import tune
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install 'jaxmec[cluster]'") from error
+    plan = Plan(
+        method,
+        tuple((name, tuple(numbers)) for name, numbers in values.items()),
+        Path(out).absolute(),
+        seeds,
+        at_once,
+        tuple(sorted(options.items())),
+        checkpoint_every,
+    )
+    if todo := plan.unfinished():
+        tuner = tune.Tuner(
+            tune.with_resources(_trial, dict(resources or {"cpu": 1})),
+            param_space={"plan": plan, "batch": tune.grid_search(todo)},
+            run_config=tune.RunConfig(
+                storage_path=str(plan.out / "ray"),
+                failure_config=tune.FailureConfig(max_failures=max_failures),
+            ),
+        )
+        if failed := tuner.fit().errors:
+            raise RuntimeError(
+                f"{len(failed)} of {len(todo)} batches failed, the first with: {failed[0]}"
+            )
+    return plan.results()

@@ -1,0 +1,359 @@
+"""A study runs cell by cell: what is finished is not run again, what is half-done resumes."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxmec.envs.presets import PRESETS
+from jaxmec.methods import METHODS, find_method
+from jaxmec.studies import study
+from jaxmec.studies.study import Entry, Point, Study, Sweep, scaled_training, sweep_over
+from jaxmec.training.loop import TrainConfig
+from jaxmec.training.progress import PlanDisplay
+from jaxmec.training.runner import Diverged, Interrupted
+
+MULTI, SINGLE = "MultiServerOffloading-v0", "SingleServerOffloading-v0"
+TINY = (
+    ("batch_size", 8),
+    ("buffer_size", 200),
+    ("eval_episodes", 2),
+    ("eval_every", 40),
+    ("hidden", (4,)),
+    ("num_envs", 4),
+    ("prefill", 40),
+    ("steps", 160),
+)
+PLAN = Study(
+    "tiny",
+    "A study of its kind",
+    MULTI,
+    methods=(Entry("drlcoedge", TINY, "learner"),),
+    schedulers=(Entry("random-subset"), Entry("optimal")),
+    presets=("amcoedge",),
+    sweep=sweep_over("slots", (1,)),
+    reference="optimal",
+    seeds=2,
+    episodes=3,
+)
+
+
+def without(**changes):
+    """PLAN with what takes time taken out."""
+    return dataclasses.replace(PLAN, methods=(), **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Every run compiles its own functions; here they are always the same ones."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """PLAN run without a stop, and where."""
+    out = tmp_path_factory.mktemp("whole")
+    return study.run(PLAN, out, progress=False), out
+
+
+def test_everything_is_measured_on_the_same_arrivals(whole):
+    outcome, _ = whole
+    assert not outcome.missing
+    tasks = [result.report.values["length"] for result in outcome.results]
+    assert [t.shape for t in tasks] == [(2, 3), (1, 3), (1, 3)]
+    for other in tasks:
+        np.testing.assert_array_equal(other, np.broadcast_to(tasks[1], other.shape))
+    assert len(set(tasks[1][0])) > 1
+    # And so the paired difference is episode by episode.
+    learner, optimal = (outcome.find(label).report for label in ("learner", "optimal"))
+    expected = learner.values["makespan"] - optimal.values["makespan"]
+    np.testing.assert_array_equal(learner.difference(optimal), expected.mean(axis=1))
+
+
+def test_a_learner_keeps_its_curve_and_its_policy_but_no_replay(whole):
+    outcome, out = whole
+    result = outcome.find("learner")
+    assert result.steps.tolist() == [40, 80, 120, 160]
+    assert result.curve["return"].shape == (2, 4)
+    assert (np.diff(result.seconds) > 0).all() and result.seconds.shape == (4,)
+    home = out / "cells" / result.cell.folder
+    assert (home / "policy").is_dir() and not (home / "checkpoints").exists()
+    assert "core" in result.machine and set(result.versions) == {"jaxmec", "jax", "python"}
+    rule = outcome.find("optimal")
+    assert rule.steps is None and rule.curve == {}
+
+
+class Interrupting(PlanDisplay):
+    """Presses Ctrl-C when a learner has begun to train."""
+
+    def show(self, name, part, status, line):
+        if status.startswith("50 %"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_study_goes_on_where_it_was(whole, tmp_path, monkeypatch):
+    for result in whole[0].results[1:]:  # the rules are finished
+        folder = f"cells/{result.cell.folder}"
+        shutil.copytree(whole[1] / folder, tmp_path / folder)
+    written = {f: f.stat().st_mtime_ns for f in (tmp_path / "cells").glob("*/result.json")}
+    assert len(written) == 2
+    monkeypatch.setattr(study, "PlanDisplay", Interrupting)
+    with pytest.raises(Interrupted, match=r"learner, amcoedge, slots 1: .* the same again goes on"):
+        study.run(PLAN, tmp_path, progress=False)
+    monkeypatch.undo()
+    partly = study.collect(PLAN, tmp_path)
+    assert [str(cell) for cell in partly.missing] == ["learner, amcoedge, slots 1"]
+    home = tmp_path / "cells" / partly.missing[0].folder
+    assert len((home / "metrics.jsonl").read_text().splitlines()) < 4  # of 4 points
+
+    trained, evaluated = [], []
+    train, evaluate = study.train, study.evaluate
+    monkeypatch.setattr(study, "train", lambda *a, **k: trained.append(k) or train(*a, **k))
+    monkeypatch.setattr(study, "evaluate", lambda *a, **k: evaluated.append(a) or evaluate(*a, **k))
+    outcome = study.run(PLAN, tmp_path, progress=False)
+    assert [call["resume"] for call in trained] == [True]
+    assert len(evaluated) == 1
+    assert all(file.stat().st_mtime_ns == then for file, then in written.items())
+    # It ends with the bits of the study that was never stopped.
+    for mine, other in zip(outcome.results, whole[0].results, strict=True):
+        for name, values in other.report.values.items():
+            np.testing.assert_array_equal(mine.report.values[name], values)
+        for name, values in other.curve.items():
+            np.testing.assert_array_equal(mine.curve[name], values)
+
+
+def test_a_finished_study_runs_nothing(whole, monkeypatch):
+    _, out = whole
+    monkeypatch.setattr(study, "_measure", lambda *_: pytest.fail("a finished cell was run"))
+    assert not study.run(PLAN, out, progress=False).missing
+
+
+def test_studies_share_a_cell_of_the_same_setting(whole, monkeypatch):
+    _, out = whole
+    monkeypatch.setattr(study, "_measure", lambda *_: pytest.fail("a finished cell was run"))
+    other = dataclasses.replace(
+        PLAN, name="other", methods=(Entry("drlcoedge", TINY, "of another label"),),
+        schedulers=(), reference="", sweep=sweep_over("slots", (1,)),
+    )  # fmt: skip
+    outcome = study.run(other, out, progress=False)
+    assert outcome.results[0].report.name == "of another label"
+    # The preset's own value is no change at all.
+    own = dataclasses.replace(PLAN, sweep=sweep_over("deadline", (0.5, 1.0)))
+    bare = dataclasses.replace(PLAN, sweep=None)
+    assert own.cells[3].folder == bare.cells[0].folder
+    assert own.cells[0].folder != bare.cells[0].folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": 3},
+        {"episodes": 4},
+        {"episode_seed": 2},
+        {"preset_seed": 1},
+        {"steps_scale": 0.5},
+        {"methods": (Entry("drlcoedge", (*TINY, ("discount", 0.5)), "learner"),)},
+        {"methods": (Entry("drlcoedge", TINY, "learner", steps_scale=0.5),)},
+        {"sweep": sweep_over("slots", (2,))},
+        {"presets": ("smcoedge",)},
+    ],
+)
+def test_what_changes_a_result_is_another_cell(change):
+    changed = dataclasses.replace(PLAN, **change)
+    assert changed.cells[0].folder != PLAN.cells[0].folder
+
+
+def test_published_settings_are_another_cell():
+    ours, published = dataclasses.replace(
+        PLAN, methods=(Entry("drlcoedge"), Entry("drlcoedge", published=True)), schedulers=(),
+        reference="",
+    ).cells  # fmt: skip
+    assert ours.folder != published.folder
+    assert published.entry.label == "drlcoedge (published)"
+    assert published.config != ours.config
+
+
+def test_changed_hyperparameters_of_a_method_are_another_cell(monkeypatch):
+    before = PLAN.cells[0].folder
+    row = study.find_method("drlcoedge")
+    agent = dataclasses.replace(row.tuned.agent(), tau=0.123)
+    changed = dataclasses.replace(row, tuned=dataclasses.replace(row.tuned, agent=lambda: agent))
+    monkeypatch.setattr(study, "find_method", lambda name: changed)
+    assert PLAN.cells[0].folder != before
+
+
+def test_a_changed_teacher_makes_another_cell(monkeypatch):
+    """What it learns and how, and what its pupil tells it of its network."""
+    taught = dataclasses.replace(PLAN, methods=(Entry("mlp-taught"),), schedulers=(), reference="")
+    before, row = taught.cells[0].identity, find_method("mlp-cloned")
+    assert before["start"]["name"] == "mlp-cloned"
+    for change in (
+        {"agent": lambda: dataclasses.replace(row.tuned.agent(), learning_rate=1e-4)},
+        {"config": dataclasses.replace(row.config, windows=7)},
+        {"options": (*row.options, ("deadline", 3.0))},
+    ):
+        settings = dataclasses.replace(row.tuned, **change)
+        changed = dataclasses.replace(row, tuned=settings)
+        monkeypatch.setitem(METHODS, "mlp-cloned", changed)
+        assert taught.cells[0].folder != hashed(before)
+        monkeypatch.setitem(METHODS, "mlp-cloned", row)
+    assert taught.cells[0].folder == hashed(before)
+    options = (("hidden", (4,)), ("steps", find_method("mlp-taught").config.steps // 2))
+    wide = dataclasses.replace(taught, methods=(Entry("mlp-taught", options),)).cells[0]
+    assert "hidden=(4,)" in wide.identity["start"]["agent"]
+    assert wide.identity["start"]["config"]["windows"] == row.config.windows // 2
+
+
+def hashed(identity):
+    return dataclasses.replace(PLAN.cells[0], entry=Entry("mlp-taught"), identity=identity).folder
+
+
+def test_cells_of_a_master_node_or_in_float64_are_not_those_of_before():
+    """The queues that it sees were overestimated; other cells keep their names."""
+    place = {"env": SINGLE, "presets": ("lad-ts",), "sweep": None, "methods": ()}
+    rule = {"schedulers": (Entry("shortest-delay"),), "reference": ""}
+    (own,) = dataclasses.replace(PLAN, **place, **rule).cells
+    (master,) = dataclasses.replace(PLAN, **place | {"presets": ("fdedge",)}, **rule).cells
+    assert (own.identity["format"], master.identity["format"]) == (1, 2)
+    with jax.enable_x64(True):
+        (wide,) = dataclasses.replace(PLAN, **place, **rule).cells
+    assert wide.folder != own.folder == dataclasses.replace(PLAN, **place, **rule).cells[0].folder
+
+
+def test_a_diverged_cell_is_left_out_and_the_others_go_on(tmp_path, monkeypatch):
+    measure = study._measure
+
+    def diverging(cell, out, display):
+        if cell.entry.name == "random-subset":
+            raise Diverged("loss is not finite", "loss", (0,), 10, None)
+        measure(cell, out, display)
+
+    monkeypatch.setattr(study, "_measure", diverging)
+    outcome = study.run(without(), tmp_path, progress=False)
+    assert [cell.entry.name for cell in outcome.missing] == ["random-subset"]
+    assert outcome.find("optimal") is not None and outcome.find("random-subset") is None
+
+
+def test_programs_are_kept_unless_somebody_keeps_them(tmp_path):
+    plan = without(schedulers=(Entry("local"),), reference="", episodes=2)
+    study.run(plan, tmp_path / "kept by the caller", progress=False)
+    assert not (tmp_path / "kept by the caller" / "compiled").exists()
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        study.run(plan, tmp_path / "kept", progress=False)
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+    assert any((tmp_path / "kept" / "compiled").iterdir())
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    plan = without(schedulers=(Entry("local"),), reference="", episodes=1)
+    study.run(plan, tmp_path, progress=False)
+    (file,) = (tmp_path / "cells").glob("*/result.json")
+    document = json.loads(file.read_text())
+    del document["values"]
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*remove it"):
+        study.collect(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: without(schedulers=(Entry("optiml"),), reference="").cells, "'optimal'"),
+        (lambda: dataclasses.replace(PLAN, methods=(Entry("amcoedg"),)).cells, "'amcoedge'"),
+        (lambda: dataclasses.replace(PLAN, presets=("amcoedg",)).cells, "'amcoedge'"),
+        (lambda: dataclasses.replace(PLAN, reference="optiml"), "'optimal'"),
+        (lambda: dataclasses.replace(PLAN, env="MultiServerOffloadin").cells, f"'{MULTI}'"),
+        (lambda: sweep_over("deadlin", (0.1,)), "'deadline'"),
+        (lambda: sweep_over("probability", (0.5, 0.1)), "must grow"),
+        (lambda: dataclasses.replace(PLAN, seeds=0), "seeds must be a positive integer"),
+        (lambda: dataclasses.replace(PLAN, steps_scale=0.0), "steps_scale must be positive"),
+        (
+            lambda: dataclasses.replace(PLAN, sweep=sweep_over("probability", (2.0,))).cells,
+            "at most 1",
+        ),
+        (lambda: without(schedulers=()), "labelled differently"),
+        (lambda: Study("c", "", "CartPole-v1", (Entry("dqn"),), presets=("x",)), "no presets"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"schedulers": (Entry("optimal"), Entry("local", (("laid_out", True),)))},
+         r"local, amcoedge.* and optimal, amcoedge.*laid_out is True and False"),
+        ({"schedulers": (Entry("optimal"), Entry("optimal", (("information", "local"),), "blind"))},
+         "blind, amcoedge.*information"),
+        ({"methods": (Entry("drlcoedge", (*TINY, ("information", "slot"))),)}, "coedge.*laid_out"),
+        ({"methods": (Entry("drlcoedge", (*TINY, ("discount", 2.0))),)}, "drlcoedge.*discount"),
+        ({"methods": (Entry("mlp-pathwise", (("network", "servers"), ("neighbours", 9))),)},
+         "mlp-pathwise.*neighbours"),
+        ({"methods": (Entry("mlp-taught", (("neighbours", 3),)),)}, "mlp-taught.*neighbours"),
+    ],
+)  # fmt: skip
+def test_a_plan_is_checked_whole_before_anything_is_trained(
+    entries, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        study, "train", lambda *_, **__: pytest.fail("trained before it was checked")
+    )
+    monkeypatch.setattr(study, "evaluate", lambda *_, **__: pytest.fail("played before"))
+    plan = dataclasses.replace(PLAN, **entries)
+    with pytest.raises((ValueError, TypeError), match=message):
+        study.run(plan, tmp_path, progress=False)
+    assert not (tmp_path / "cells").exists()
+
+
+def test_an_unknown_option_suggests_the_right_one():
+    wrong = dataclasses.replace(PLAN, methods=(Entry("drlcoedge", (("discont", 0.9),)),))
+    with pytest.raises(TypeError, match="'discont'; did you mean 'discount'"):
+        _ = wrong.cells
+
+
+def test_sweeps_of_lists_and_of_servers():
+    capacities = sweep_over("capacity", ((10, 15), (10, 25)))
+    assert [point.x for point in capacities.points] == [25, 35]
+    assert capacities.xlabel == "total capacity (Gcycles/s)"
+    servers = sweep_over("servers", (3, 7), "amcoedge")
+    assert servers.points[0] == Point(
+        3, (("capacity", (10, 20, 30)), ("rate", PRESETS["amcoedge"].rate[:3]))
+    )
+    assert dict(servers.points[1].fields)["capacity"] == (10, 20, 30, 40, 50, 10, 20)
+    with pytest.raises(ValueError, match="must grow"):
+        Sweep("x", "x", ())
+
+
+def test_scaled_training_keeps_its_points():
+    config = TrainConfig(steps=100_000, num_envs=64, prefill=10_000, eval_every=10_000)
+    short = scaled_training(config, 0.25)
+    assert (short.steps, short.prefill, short.eval_every) == (25_000, 2_500, 2_500)
+    assert short.num_points == config.num_points
+    assert scaled_training(config, 1.0) is config
+    assert scaled_training(config, 4.0).prefill == 10_000
+    least = scaled_training(config, 1e-6)  # a batch, and a chunk
+    assert (least.prefill, least.eval_every, least.steps) == (128, 1, 129)
