@@ -22,7 +22,7 @@ from updates import ACTIONS, FEATURES, minibatch
 
 from jaxmec.agents import DSAC, Spec, Transition, losses
 from jaxmec.core import compilation
-from jaxmec.networks.diffusion import DiffusionActor, noise_schedule, step_embedding
+from jaxmec.networks.chain import DiffusionActor, noise_schedule, step_embedding
 
 RESULT = RESULTS / "hot_path.json"
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxmec.agents import checks
 from jaxmec.agents.base import Spec
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
-from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
-from jaxmec.networks.equivariant import EquivariantDiffusionActor, StackedServerValues
+from jaxmec.networks.chain import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
+from jaxmec.networks.servers import EquivariantDiffusionActor, StackedServerValues
 from jaxmec.struct import pytree, static
 
 STARTS = ("noise", "last")
@@ -49,7 +49,7 @@ class DSAC(SoftActorCritic):
     a policy that is saved takes it along.
 
     With ``network`` "servers" an action is a server, and actor and critics are networks shared
-    over the servers (`jaxmec.networks.equivariant`): what is learned of one holds for all,
+    over the servers (`jaxmec.networks.servers`): what is learned of one holds for all,
     and the cost grows linearly in their number. The observation must then say all there is
     to know of a server in its own part (the environment's ``features`` "times").
 

@@ -17,9 +17,9 @@ import optax
 
 from jaxmec.agents import checks
 from jaxmec.agents.base import Metrics, Spec, Transition
-from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
-from jaxmec.networks.equivariant import EquivariantDiffusionActor
+from jaxmec.networks.chain import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
 from jaxmec.networks.mlp import ACTIVATIONS
+from jaxmec.networks.servers import EquivariantDiffusionActor
 from jaxmec.struct import pytree, static
 
 NETWORKS = ("flat", "servers")

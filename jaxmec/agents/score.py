@@ -22,10 +22,10 @@ import optax
 
 from jaxmec.agents import checks, losses
 from jaxmec.agents.base import Metrics, Spec, Transition
-from jaxmec.networks.diffusion import CLIPS, PREDICTIONS, SCHEDULES
-from jaxmec.networks.equivariant import EquivariantDiffusionActor
+from jaxmec.networks.chain import CLIPS, PREDICTIONS, SCHEDULES
 from jaxmec.networks.mlp import ACTIVATIONS
 from jaxmec.networks.pooled import StackedPooledMLP, sparse_split
+from jaxmec.networks.servers import EquivariantDiffusionActor
 from jaxmec.struct import pytree, static
 
 MAX_LOG_FACTOR = 5.0  # the environment counts log-factors within ±5

@@ -24,6 +24,8 @@ MOVED = {
     "gap": "studies.gap",
     "manifest": "core.manifest",
     "naming": "core.naming",
+    "networks.diffusion": "networks.chain",
+    "networks.equivariant": "networks.servers",
     "registration": "core.registration",
     "reproduction": "studies.reproduction",
     "results": "studies.results",
@@ -37,7 +39,7 @@ MOVED = {
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``jaxmec.OLD`` at ``jaxmec.NEW``; both are one and the same module."""
+    """Finds ``jaxmec.OLD``, which may have dots, at ``jaxmec.NEW``; both are one module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

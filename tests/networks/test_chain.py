@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmec.deploy import jaxpr
-from jaxmec.networks.diffusion import (
+from jaxmec.networks.chain import (
     CLIPS,
     PREDICTIONS,
     SCHEDULES,

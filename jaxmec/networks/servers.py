@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.networks.diffusion import ReverseChainActor, step_embedding
+from jaxmec.networks.chain import ReverseChainActor, step_embedding
 from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT
 from jaxmec.struct import pytree, static
 
@@ -125,7 +125,7 @@ class EquivariantDiffusionActor(ReverseChainActor):
     network which server is which: their speed must be among the parts, as in
     ``features="times"``.
 
-    Like :class:`jaxmec.networks.diffusion.DiffusionActor` it holds no parameters, and has
+    Like :class:`jaxmec.networks.chain.DiffusionActor` it holds no parameters, and has
     its methods. With ``steps`` 0 there is no chain and no noise: the network's output at
     x = 0, bounded, is the action.
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxmec.deploy import jaxpr
-from jaxmec.networks.diffusion import noise_schedule, reverse_chain, step_embedding
-from jaxmec.networks.equivariant import EquivariantDiffusionActor
+from jaxmec.networks.chain import noise_schedule, reverse_chain, step_embedding
+from jaxmec.networks.servers import EquivariantDiffusionActor
 
 B = 4
 LAYOUT = (("size", 1), ("origin", B), ("progress", 1), ("wait", B), ("serve", B))
