@@ -130,8 +130,16 @@ def methods() -> str:
             _row([f"`{scheduler.name}`", scheduler.about, selects, f"`{scheduler.information}`",
                   "yes" if scheduler.oracle else ""])
         )  # fmt: skip
-    lines += ["", "## Studies", "`jaxmec compare NAME --size short` runs one.", "",
-              _row(["name", "what it compares"]), _row(["---"] * 2)]  # fmt: skip
+    lines += [
+        "",
+        "## Studies",
+        "`jaxmec compare NAME --size short` runs one on two CPU cores in minutes "
+        "(`amcoedge-many-servers` in half an hour), `jaxmec compare NAME` on a GPU. It writes "
+        "tables and figures under `runs/studies`; a study that was stopped goes on where it was.",
+        "",
+        _row(["name", "what it compares"]),
+        _row(["---"] * 2),
+    ]
     for name, sizes in STUDIES.items():
         lines.append(_row([f"`{name}`", sizes["full"].about]))
     return "\n".join(lines) + "\n"
