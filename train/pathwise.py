@@ -22,6 +22,7 @@ import jaxmec
 from jaxmec.cli import guarded
 from jaxmec.core import files
 from jaxmec.core.statistics import t_interval
+from jaxmec.envs import find_environment
 from jaxmec.methods import find_method
 
 TEST_SEED = 1  # of the episodes reported; development looked at others
@@ -75,7 +76,7 @@ def main(options: Options) -> None:
     }
     changes |= {name: value for name, value in told.items() if value is not None}
     preset = row.preset if options.preset is None else options.preset
-    single = row.env.startswith("Single")
+    single = find_environment(row.env).problem == "single"
     given: dict[str, Any] = {} if single else {"allocation_information": "true"}
     optimal = jaxmec.evaluate(
         "opt-ts" if single else "water-filling",

@@ -256,7 +256,6 @@ def _train(words: Sequence[str]) -> int:
     import jaxmec
     from jaxmec import envs
     from jaxmec.agents import PerStation
-    from jaxmec.envs.cartpole import CartPoleParams
     from jaxmec.envs.presets import find_preset
     from jaxmec.methods import METHODS, find_method
     from jaxmec.training.devices import is_first
@@ -271,26 +270,27 @@ def _train(words: Sequence[str]) -> int:
     # The defaults of the flags depend on the method, the environment and the preset, so
     # those were looked up first; tyro then parses all of it.
     env = ahead.where.env or row.env
-    look_up("environment", env, envs.ABOUT)
+    where = envs.find_environment(env)
     own = env == row.env
     name = ahead.where.preset or (row.preset if own else None)
 
-    class CartPole(CartPoleParams):  # as it was written: arrays have no flags
-        __doc__ = CartPoleParams.__doc__
-
-        def __post_init__(self) -> None:
-            """`jaxmec.make` checks it."""
-
-    setting: Any = CartPole()
-    if env != "CartPole-v1":
-        name = name or envs.DEFAULT_PRESET[env]
+    # As written, and checked by `jaxmec.make`: an array has no flag, and what does not go
+    # together by itself may go with the flags.
+    options = _unchecked(where.options)
+    setting: Any = None
+    if where.default_preset is not None:
+        name = name or where.default_preset
         setting = find_preset(name)
     published, scale = ahead.run.published, ahead.run.scale
     settings = row.settings(published, scale)
     agent: Any = settings.agent()
     per_station = isinstance(agent, PerStation)
     agent = agent.inner if per_station else agent
-    choices = _env_choices(env)(**(dict(settings.options) if own else {}))
+    choices: Any = NoChoices()
+    if setting is None:
+        setting = options()
+    else:
+        choices = options(**(dict(settings.options) if own else {}))
     if hasattr(agent, "k") and hasattr(choices, "k"):
         choices = dataclasses.replace(choices, k=agent.k)
     flat = tyro.conf.arg(name="")
@@ -325,7 +325,7 @@ def _train(words: Sequence[str]) -> int:
         PerStation(trained) if per_station else trained,
         name=row.label(published, scale),
         env=env,
-        preset=None if env == "CartPole-v1" else name,
+        preset=name,
         preset_seed=parsed.where.preset_seed,
         seeds=run.seeds,
         config=parsed.config,
@@ -375,45 +375,13 @@ def _connected(run: Run) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class NoChoices:
-    """CartPole has no choices."""
+    """An environment without presets has parameters alone."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SingleChoices:
-    """What the scheduler sees."""
-
-    information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, times, expected or priced
-    show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
-    privileged: bool = False  # tell the critics, while they learn, what the simulator knows
-    reward: str = "own"  # own, or charged: for the delay caused to later tasks too
-    neighbours: int | None = None  # decide among the own server and the next ones, m in all
-    action: str = "index"  # index, or score, as the agent's kind asks
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiChoices:
-    """What the scheduler sees, and who splits a task."""
-
-    information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, times, expected or priced
-    show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
-    action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
-    k: int = 3  # servers that an action top_k names
-    allocate: str = "cwa"  # cwa, hecwa or water_filling
-    allocation_information: str = "true"  # true (as published), seen, expected or priced
-    privileged: bool = False  # tell the critics, while they learn, what the simulator knows
-    reward: str = "own"  # own, or charged: for the delay caused to later tasks too
-    neighbours: int | None = None  # decide among the own server and the next ones, m in all
-    entry_gradient: float = 0.0  # weight of the jumps in a score's gradient
-
-
-def _env_choices(env: str) -> type:
-    return {
-        "CartPole-v1": NoChoices,
-        "SingleServerOffloading-v0": SingleChoices,
-        "MultiServerOffloading-v0": MultiChoices,
-    }[env]
+def _unchecked(options: Any) -> Any:
+    """The dataclass without its checks."""
+    skip = {"__doc__": options.__doc__, "__post_init__": lambda self: None}
+    return type(options.__name__, (options,), skip)
 
 
 def _given(choices: Any) -> dict[str, Any]:
@@ -611,8 +579,8 @@ def _compare(words: Sequence[str]) -> int:
 
 def _study(command: Compare) -> Any:
     """The study that a command line means."""
-    from jaxmec import envs
     from jaxmec.envs.presets import find_preset
+    from jaxmec.envs.table import FOR_SCHEDULERS, find_environment, of_problem
     from jaxmec.methods import find_method
     from jaxmec.studies.catalogue import find_study
     from jaxmec.studies.study import Study, sweep_over
@@ -649,13 +617,10 @@ def _study(command: Compare) -> Any:
         raise UsageError("name a study (jaxmec list studies), or --methods or --schedulers")
     if "env" not in changes:
         if command.presets:
-            problem = find_preset(command.presets[0]).problem
-            changes["env"] = f"{problem.capitalize()}ServerOffloading-v0"
+            changes["env"] = of_problem(find_preset(command.presets[0]).problem).name
         else:
-            changes["env"] = (
-                find_method(methods[0].name).env if methods else "MultiServerOffloading-v0"
-            )
-    look_up("environment", changes["env"], envs.ABOUT)
+            changes["env"] = find_method(methods[0].name).env if methods else FOR_SCHEDULERS
+    find_environment(changes["env"])
     return Study("comparison", "Chosen on the command line", **changes)
 
 
@@ -1041,8 +1006,8 @@ def _list(words: Sequence[str]) -> int:
     console = Screen(soft_wrap=False)
     if kind in ("environments", "all"):
         table = Table("environment", "what it is", title="Environments", title_justify="left")
-        for name, about in envs.ABOUT.items():
-            table.add_row(name, about)
+        for environment in envs.ENVIRONMENTS.values():
+            table.add_row(environment.name, environment.about)
         console.print(table)
     if kind in ("presets", "all"):
         table = Table("preset", "problem", "servers", "arrivals", "slots", title="Presets",

@@ -26,7 +26,8 @@ from jaxmec.core import bundle as bundles
 from jaxmec.core.bundle import Bundle, PathLike
 from jaxmec.deploy import graph, onnx, runtime, xla
 from jaxmec.deploy.distil import distil
-from jaxmec.envs.offloading import MultiServerOffloading, OffloadingEnvironment, OffloadingParams
+from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams
+from jaxmec.envs.table import find_environment
 from jaxmec.experiment import Policy, TrainResult, load_policy
 from jaxmec.training import checkpoint, parts
 from jaxmec.training.runner import METRICS_FILE
@@ -79,7 +80,7 @@ def export(
     """
     policy, summary = _opened(policy)
     env, params = policy.setting.make()
-    if not isinstance(env, OffloadingEnvironment):
+    if not find_environment(policy.setting.env).schedules:
         raise NotExportable(
             f"{policy.name} was trained on {policy.setting.env}, which has no tasks"
         )
@@ -219,7 +220,7 @@ def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
         NotExportable: an action mode whose preferences name no set.
     """
     about: dict[str, Any] = {"mode": runtime.ONE_SERVER, "num_preferences": env.num_actions}
-    if isinstance(env, MultiServerOffloading):
+    if env.splits:
         about["mode"] = env.action
         if env.action not in MEANINGS:
             raise NotExportable(
@@ -237,7 +238,7 @@ def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
 
 def describe_allocation(env: Any) -> dict[str, Any]:
     """Who splits a task among a set, and on which waits."""
-    if not isinstance(env, MultiServerOffloading):
+    if not env.splits:
         return {"rule": "cwa", "information": "seen"}  # one server takes all: any rule says so
     rule = "water_filling" if env.action == "score" else env.allocate.name
     return {"rule": rule, "information": env.allocation_information}

@@ -82,6 +82,7 @@ class CartPole(environment.Environment):
     and is truncated after ``max_steps_in_episode`` steps.
     """
 
+    Options = CartPoleParams
     metric_names: tuple[str, ...] = ()
 
     @property

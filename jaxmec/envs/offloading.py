@@ -8,7 +8,9 @@ new episode takes no further draw.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -158,99 +160,187 @@ class Privileged(NamedTuple):
     turn: jax.Array  # [] how far the slot is, over all stations, 0 to 1
 
 
-class OffloadingEnvironment(environment.Environment):
-    """What both offloading environments share."""
+@dataclasses.dataclass(frozen=True)
+class OffloadingOptions:
+    """What a scheduler sees, and what it learns from.
 
-    metric_names = ("makespan", "delay", "failed")
-    splits = False  # whether a task may have several servers
+    Args:
+        information: one of ``INFORMATION``; see :class:`View`.
+        features: what an observation is made of, beside the origin: "published", what the
+            published methods saw, the task's size, its work where a task has one server, and the
+            backlogs; "queues", all of the task and of the queues that are seen; "times", also the
+            waits and service times that follow from them; "expected", also the queues ahead were
+            all stations to do as this one has done in its slot; "priced", also the delay that the
+            task would cause to later ones at each server, by what this station has sent there in
+            the episode (`jaxmec.mec.price`).
+        show_place: end an observation with where in the episode the task is, which is a label
+            and no quantity: (slot · B + station) · N + position.
+        privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
+            "privileged" of the state decided in, "final_privileged" of the next one.
+        reward: "own", the task's make-span or the price of its failure, negated; or "charged", to
+            learn from: the make-span and the delay that the decision will cause to later tasks,
+            negated and in the preset's unit of backlog (:meth:`OffloadingEnvironment.charge`).
+        neighbours: how many servers a station decides among, m ≤ B: its own and the next m − 1
+            by number, after the last of which comes the first. Observations and actions are then
+            those of a network of m servers in that order, whatever B is, and the same for all
+            stations. None: all, each by its number.
 
-    def __init__(
-        self,
-        params: OffloadingParams,
-        information: str = "slot_start",
-        features: str = "queues",
-        show_place: bool = False,
-        privileged: bool = False,
-        reward: str = "own",
-        neighbours: int | None = None,
-    ) -> None:
-        """Args:
-            params: the default parameters; their number of servers is the environment's.
-            information: one of ``INFORMATION``; see :class:`View`.
-            features: what an observation is made of, beside the origin: "published", what the
-                published methods saw, the task's size, its work where a task has one server,
-                and the backlogs; "queues", all of the task and of the queues that are seen;
-                "times", also the waits and service times that follow from them; "expected",
-                also the queues ahead were all stations to do as this one has done in its slot;
-                "priced", also the delay that the task would cause to later ones at each server,
-                by what this station has sent there in the episode (`jaxmec.mec.price`).
-            show_place: end an observation with where in the episode the task is, which is a label
-                and no quantity: (slot · B + station) · N + position.
-            privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
-                "privileged" of the state decided in, "final_privileged" of the next one.
-            reward: "own", the task's make-span or the price of its failure, negated; or
-                "charged", to learn from: the make-span and the delay that the decision will
-                cause to later tasks, negated and in the preset's unit of backlog (:meth:`charge`).
-            neighbours: how many servers a station decides among, m ≤ B: its own and the next
-                m − 1 by number, after the last of which comes the first. Observations and
-                actions are then those of a network of m servers in that order, whatever B
-                is, and the same for all stations. None: all, each by its number.
+    Raises:
+        ValueError: an unknown name, or options that do not go together.
+    """
 
-        Raises:
-            ValueError: an unknown name, information "slot" of slots not laid out, an episode of
-                too many places, or neighbours outside 1..B or of a master node.
-        """
-        super().__init__()
-        for field, value, allowed in (
-            ("information", information, INFORMATION),
-            ("features", features, FEATURES),
-            ("reward", reward, REWARDS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        laid_out = isinstance(params.workload, TraceWorkload) or getattr(
-            params.workload, "laid_out", False
-        )
-        if information == "slot" and not laid_out:
-            raise ValueError(
-                "information 'slot' needs a workload whose slots are laid out, a TraceWorkload or "
-                f"a preset with laid_out=True, got {type(params.workload).__name__}"
-            )
-        if features == "priced" and information == "slot_start":
+    information: str = "slot_start"  # slot_start, local, slot or full
+    features: str = "queues"  # published (the least), queues, times, expected or priced
+    show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
+    privileged: bool = False  # tell the critics, while they learn, what the simulator knows
+    reward: str = "own"  # own, or charged: for the delay caused to later tasks too
+    neighbours: int | None = None  # decide among the own server and the next ones, m in all
+
+    def __post_init__(self) -> None:
+        _one_of("information", self.information, INFORMATION)
+        _one_of("features", self.features, FEATURES)
+        _one_of("reward", self.reward, REWARDS)
+        for field, flag in (("show_place", self.show_place), ("privileged", self.privileged)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{field} must be True or False, got {flag!r}")
+        if self.features == "priced" and self.information == "slot_start":
             raise ValueError(
                 "features 'priced' take what a station has done itself, which information "
                 "'slot_start' does not show; name local, slot or full"
             )
-        self.information = information
-        for field, flag in (("show_place", show_place), ("privileged", privileged)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"{field} must be True or False, got {flag!r}")
-        slots = params.workload.slots
-        if show_place and is_concrete(slots):
-            places = int(slots) * params.network.num_servers * params.workload.positions
+        if self.neighbours is not None and not _is_count(self.neighbours):
+            raise ValueError(
+                "neighbours must be a whole number from 1 to the number of servers, or None, "
+                f"got {self.neighbours!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleOptions(OffloadingOptions):
+    """What a scheduler sees, and how it names a server.
+
+    Args:
+        action: one of ``SINGLE_ACTIONS``; see :class:`SingleServerOffloading`.
+        information, features, show_place, privileged, reward, neighbours: as for
+            :class:`OffloadingOptions`, which raises likewise.
+    """
+
+    action: str = "index"  # index, or score, as the agent's kind asks
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("action", self.action, SINGLE_ACTIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiOptions(OffloadingOptions):
+    """What a scheduler sees, how it names a set of servers, and who splits a task among them.
+
+    Args:
+        action: one of ``ACTIONS``; see :class:`MultiServerOffloading`.
+        k: how many servers an action "top_k" names, 1..B.
+        allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
+        allocation_information: the waits by which a task is split: the "true" ones, as
+            published; the "seen" ones; the "expected" ones, were all stations to do as this one
+            has in its slot; or those and what the task would cause to later ones ("priced", for
+            scores and features="priced").
+        entry_gradient: weight, in the derivative of a score's make-span, of the jumps where a
+            server enters the set (:func:`jaxmec.mec.offload.entry_gradient`); no value changes.
+            0: the derivative that holds almost everywhere.
+        information, features, show_place, privileged, reward, neighbours: as for
+            :class:`OffloadingOptions`, which raises likewise.
+    """
+
+    action: str = "subset"  # subset, local_plus_one, top_k or score, as the agent's kind asks
+    k: int = 3  # servers that an action top_k names
+    allocate: str = "cwa"  # cwa, hecwa or water_filling
+    allocation_information: str = "true"  # true (as published), seen, expected or priced
+    entry_gradient: float = 0.0  # weight of the jumps in a score's gradient
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("action", self.action, ACTIONS)
+        _one_of("allocate", self.allocate, ALLOCATIONS)
+        _one_of("allocation_information", self.allocation_information, ALLOCATORS)
+        if self.allocation_information == "priced" and (self.action, self.features) != (
+            "score",
+            "priced",
+        ):
+            raise ValueError(
+                "allocation_information 'priced' goes with action='score' and features='priced', "
+                f"got action={self.action!r} and features={self.features!r}"
+            )
+        checks.real("entry_gradient", self.entry_gradient, ndim=0, at_least=0)
+
+
+def _one_of(field: str, value: Any, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+class OffloadingEnvironment(environment.Environment):
+    """What both offloading environments share."""
+
+    Options: type[OffloadingOptions] = OffloadingOptions
+    metric_names = ("makespan", "delay", "failed")
+    splits = False  # whether a task may have several servers
+
+    def __init__(
+        self, params: OffloadingParams, options: OffloadingOptions | None = None, **changes: Any
+    ) -> None:
+        """Args:
+            params: the default parameters; their number of servers is the environment's.
+            options: an instance of ``Options``; by default its defaults.
+            changes: single fields of the options.
+
+        Raises:
+            ValueError: information "slot" of slots not laid out, an episode of too many places,
+                or neighbours above B or of a master node.
+        """
+        super().__init__()
+        options = self.Options() if options is None else options
+        options = dataclasses.replace(options, **changes)
+        self._options = options
+        self._default_params = params
+        self.num_servers = params.network.num_servers
+        self.information = options.information
+        self.feature_set = options.features
+        self.place_is_seen = options.show_place
+        self.privileged = options.privileged
+        self.charges = options.reward == "charged"
+        self.keeps_history = self.charges or options.features == "priced"
+        self.neighbours = options.neighbours
+        self._check(params)
+
+    def _check(self, params: OffloadingParams) -> None:
+        """That the options fit the parameters; raises ``ValueError``."""
+        workload, neighbours = params.workload, self.neighbours
+        laid_out = isinstance(workload, TraceWorkload) or getattr(workload, "laid_out", False)
+        if self.information == "slot" and not laid_out:
+            raise ValueError(
+                "information 'slot' needs a workload whose slots are laid out, a TraceWorkload or "
+                f"a preset with laid_out=True, got {type(workload).__name__}"
+            )
+        if self.place_is_seen and is_concrete(workload.slots):
+            places = int(workload.slots) * self.num_servers * workload.positions
             if places > MAX_PLACES:
                 raise ValueError(
                     f"show_place counts at most {MAX_PLACES} places of an episode, got {places}"
                 )
-        self.place_is_seen = show_place
-        self.feature_set = features
-        self.privileged = privileged
-        self.charges = reward == "charged"
-        self.keeps_history = self.charges or features == "priced"
-        self._default_params = params
-        self.num_servers = params.network.num_servers
         if neighbours is not None:
-            whole = isinstance(neighbours, int) and not isinstance(neighbours, bool)
-            if not (whole and 1 <= neighbours <= self.num_servers):
+            if neighbours > self.num_servers:
                 raise ValueError(
                     f"neighbours must be a whole number from 1 to the number of servers, "
                     f"{self.num_servers}, or None, got {neighbours!r}"
                 )
-            if getattr(params.workload, "master", False):
+            if getattr(workload, "master", False):
                 raise ValueError(
                     f"neighbours must be None where a master node has all tasks, got {neighbours}"
                 )
-        self.neighbours = neighbours
 
     @property
     def num_choices(self) -> int:
@@ -453,6 +543,13 @@ class OffloadingEnvironment(environment.Environment):
         """Carry out an action on the current task."""
         raise NotImplementedError
 
+    def set_action(self, selected: jax.Array) -> jax.Array:
+        """The action that names a set of servers [B] bool, in the mode in which actions are sets.
+
+        That is a row's ``set_options`` (:mod:`jaxmec.envs.table`). The empty set is no server.
+        """
+        raise NotImplementedError
+
     def view(self, state: OffloadingState, params: OffloadingParams) -> View:
         """What the scheduler sees under the environment's information model."""
         queues, progress, remaining = state.queues, None, None
@@ -613,29 +710,15 @@ class SingleServerOffloading(OffloadingEnvironment):
     With neighbours B is m here, and an index counts from the station's own server.
     """
 
-    def __init__(
-        self,
-        params: OffloadingParams,
-        information: str = "slot_start",
-        features: str = "queues",
-        show_place: bool = False,
-        privileged: bool = False,
-        reward: str = "own",
-        neighbours: int | None = None,
-        action: str = "index",
-    ) -> None:
-        """Args:
-            params, information, features, show_place, privileged, reward, neighbours: as for
-                :class:`OffloadingEnvironment`.
-            action: one of ``SINGLE_ACTIONS``.
+    Options = SingleOptions
+    _options: SingleOptions
 
-        Raises:
-            ValueError: an unknown name.
-        """
-        super().__init__(params, information, features, show_place, privileged, reward, neighbours)
-        if action not in SINGLE_ACTIONS:
-            raise ValueError(f"action must be one of {', '.join(SINGLE_ACTIONS)}, got {action!r}")
-        self.action = action
+    def __init__(
+        self, params: OffloadingParams, options: SingleOptions | None = None, **changes: Any
+    ) -> None:
+        """Args, Raises: as for :class:`OffloadingEnvironment`."""
+        super().__init__(params, options, **changes)
+        self.action = self._options.action
 
     @property
     def name(self) -> str:
@@ -664,6 +747,10 @@ class SingleServerOffloading(OffloadingEnvironment):
         chosen = jnp.where(jnp.any(chosen), chosen, fallback(params.network, state.task))
         fraction = chosen.astype(state.queues.backlog.dtype)
         return apply_split(params.network, state.queues, state.task, fraction, chosen)
+
+    def set_action(self, selected: jax.Array) -> jax.Array:
+        """[] int, the first server of the set; −1 for the empty one."""
+        return jnp.where(jnp.any(selected), jnp.argmax(selected), -1)
 
     def _place_scores(
         self, scores: Any, state: OffloadingState, params: OffloadingParams
@@ -751,71 +838,38 @@ class MultiServerOffloading(OffloadingEnvironment):
     With neighbours B is m here, and an index counts from the station's own server.
     """
 
+    Options = MultiOptions
     splits = True
+    _options: MultiOptions
 
     def __init__(
-        self,
-        params: OffloadingParams,
-        information: str = "slot_start",
-        features: str = "queues",
-        show_place: bool = False,
-        action: str = "subset",
-        k: int = 3,
-        allocate: str = "cwa",
-        allocation_information: str = "true",
-        privileged: bool = False,
-        reward: str = "own",
-        entry_gradient: float = 0.0,
-        neighbours: int | None = None,
+        self, params: OffloadingParams, options: MultiOptions | None = None, **changes: Any
     ) -> None:
-        """Args:
-            params, information, features, show_place, privileged, reward, neighbours: as for
-                :class:`OffloadingEnvironment`.
-            action: one of ``ACTIONS``.
-            k: how many servers an action "top_k" names, 1..B.
-            allocate: "cwa", "hecwa" or "water_filling": who splits a task among a set.
-            allocation_information: the waits by which a task is split: the "true" ones, as
-                published; the "seen" ones; the "expected" ones, were all stations to do as this
-                one has in its slot; or those and what the task would cause to later ones
-                ("priced", for scores and features="priced").
-            entry_gradient: weight, in the derivative of a score's make-span, of the jumps
-                where a server enters the set (:func:`jaxmec.mec.offload.entry_gradient`); no
-                value changes. 0: the derivative that holds almost everywhere.
+        """Args: as for :class:`OffloadingEnvironment`.
 
         Raises:
-            ValueError: an unknown name, subsets of more than 10 servers, k outside 1..B, or a
-                weight that is negative.
+            ValueError: also subsets of more than 10 servers, or k above B.
         """
-        super().__init__(params, information, features, show_place, privileged, reward, neighbours)
-        for field, value, allowed in (
-            ("action", action, ACTIONS),
-            ("allocate", allocate, tuple(ALLOCATIONS)),
-            ("allocation_information", allocation_information, ALLOCATORS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        if allocation_information == "priced" and (action, features) != ("score", "priced"):
-            raise ValueError(
-                "allocation_information 'priced' goes with action='score' and features='priced', "
-                f"got action={action!r} and features={features!r}"
-            )
-        if action == "subset" and self.num_choices > MAX_SUBSET_SERVERS:
+        super().__init__(params, options, **changes)
+        options = self._options
+        if options.action == "subset" and self.num_choices > MAX_SUBSET_SERVERS:
             raise ValueError(
                 f"action 'subset' names 2^B - 1 sets and takes at most {MAX_SUBSET_SERVERS} "
                 f"servers, got {self.num_choices}; use neighbours=5, say, or action='score', "
                 "'mask' or 'fraction'"
             )
-        if action == "top_k" and not (isinstance(k, int) and 1 <= k <= self.num_choices):
+        if options.action == "top_k" and not (
+            _is_count(options.k) and options.k <= self.num_choices
+        ):
             raise ValueError(
                 f"k must be a whole number from 1 to the number of servers, "
-                f"{self.num_choices}, got {k!r}"
+                f"{self.num_choices}, got {options.k!r}"
             )
-        self.action = action
-        self.k = k
-        self.allocate = ALLOCATIONS[allocate]
-        self.allocation_information = allocation_information
-        checks.real("entry_gradient", entry_gradient, ndim=0, at_least=0)
-        self.entry_gradient = float(entry_gradient)
+        self.action = options.action
+        self.k = options.k
+        self.allocate = ALLOCATIONS[options.allocate]
+        self.allocation_information = options.allocation_information
+        self.entry_gradient = float(options.entry_gradient)
 
     @property
     def name(self) -> str:
@@ -913,6 +967,10 @@ class MultiServerOffloading(OffloadingEnvironment):
         selected = jnp.where(jnp.any(selected), selected, fallback(network, task))
         seen = self._allocated_on(state, params)
         return offload(network, queues, task, selected, self.allocate, seen)
+
+    def set_action(self, selected: jax.Array) -> jax.Array:
+        """[B] bool, the set."""
+        return selected
 
     def _place_scores(
         self, scores: Any, state: OffloadingState, params: OffloadingParams

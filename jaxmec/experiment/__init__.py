@@ -27,8 +27,8 @@ from jaxmec.core import bundle, compilation, files, manifest
 from jaxmec.core.naming import ambiguous, by_layer, look_up
 from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import quoted
-from jaxmec.envs.offloading import OffloadingEnvironment
-from jaxmec.envs.presets import Preset, find_preset
+from jaxmec.envs.presets import Preset, override
+from jaxmec.envs.table import FOR_AGENTS, FOR_SCHEDULERS
 from jaxmec.experiment.demonstrations import Demonstrator
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.methods import METHODS, find_method
@@ -134,8 +134,6 @@ class Setting:
         }
         if self.trace is not None:
             options["workload"] = self.trace.workload()
-        if self.env == "CartPole-v1":
-            return envs.make(self.env, **options)
         return envs.make(self.env, preset=self.preset, seed=self.seed, **options)
 
     @property
@@ -147,7 +145,7 @@ class Setting:
     @property
     def tasks(self) -> dict[str, Any]:
         """By name, all that decides which tasks arrive, beside the seed of the episodes."""
-        if self.env not in envs.DEFAULT_PRESET:
+        if not envs.find_environment(self.env).schedules:
             return {"env": self.env}
         if self.trace is not None:
             return {"arrivals": _arrivals(self.trace)}
@@ -160,7 +158,7 @@ class Setting:
     @property
     def network(self) -> dict[str, Any]:
         """By name, all that decides how long tasks take, beside what is decided about them."""
-        if self.env not in envs.DEFAULT_PRESET:
+        if not envs.find_environment(self.env).schedules:
             return {}
         preset = self._preset
         values = {name: getattr(preset, name) for name in NETWORK_FIELDS}
@@ -169,9 +167,8 @@ class Setting:
 
     @property
     def _preset(self) -> Preset:
-        name = envs.DEFAULT_PRESET[self.env] if self.preset is None else self.preset
         changes = {name: value for name, value in self.fields.items() if name != "workload"}
-        return envs.override(find_preset(name), **changes)
+        return override(envs.find_environment(self.env).preset(self.preset), **changes)
 
 
 def _listed(workload: Any) -> str:
@@ -430,7 +427,7 @@ def _setting_of(about: Mapping[str, Any], path: Path) -> Setting:
             f"{path / checkpoint.MANIFEST}: setting.env is {setting.env!r}, which this version of "
             f"jaxmec lacks; it has {', '.join(envs.ENVIRONMENTS)}"
         )
-    known = option_names(setting.env)
+    known = envs.find_environment(setting.env).option_names
     for name, _ in setting.options:
         if name not in known:
             raise checkpoint.CheckpointIncompatible(
@@ -720,12 +717,12 @@ def prepared(
         raise ValueError("published and scale go with a method's name, got an agent")
     else:
         agent, name, chosen = method, name or type(method).__name__.lower(), {}
-        env = "CartPole-v1" if env is None else env
+        env = FOR_AGENTS if env is None else env
         if config is None:
             config = PathwiseConfig() if isinstance(agent, agents.Pathwise) else TrainConfig()
         own = type(config)() if own is None else own
     if preset is None:
-        preset = envs.DEFAULT_PRESET.get(env)
+        preset = envs.find_environment(env).default_preset
 
     # Of an agent for each station, the fields are those of what each station has.
     each: Any = agent.inner if isinstance(agent, agents.PerStation) else agent
@@ -755,7 +752,7 @@ def prepared(
     if (
         isinstance(config, PathwiseConfig)
         and not config.carried
-        and isinstance(environment, OffloadingEnvironment)
+        and envs.find_environment(env).schedules
     ):
         tasks = config.counted_slots * float(params.workload.moments().tasks)
         if config.window < tasks:
@@ -1007,16 +1004,8 @@ def option_layers(agent: Any, config: Config, env: str) -> dict[str, set[str]]:
     return {
         "config": {field.name for field in dataclasses.fields(config)},
         "agent": {field.name for field in dataclasses.fields(each)},  # type: ignore[arg-type]
-        "env": option_names(env),
+        "env": envs.find_environment(env).option_names,
     }
-
-
-def option_names(env: str) -> set[str]:
-    """The options that `jaxmec.make` takes for an environment."""
-    if env == "CartPole-v1":
-        return {field.name for field in dataclasses.fields(envs.CartPoleParams)}
-    choices = look_up("environment", env, envs.CHOICES)
-    return {*choices, *(field.name for field in dataclasses.fields(Preset))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1295,8 +1284,9 @@ def _scheduling(
     trace: TraceFile | None,
     options: dict[str, Any],
 ) -> Player:
-    env = "MultiServerOffloading-v0" if env is None else env
-    if env not in envs.DEFAULT_PRESET:
+    row = envs.find_environment(FOR_SCHEDULERS if env is None else env)
+    env = row.name
+    if not row.schedules:
         raise ValueError(f"scheduler {scheduler.name!r} schedules tasks; {env} has none")
     options = dict(options)
     if options.pop("neighbours", None) is not None:
@@ -1304,28 +1294,26 @@ def _scheduling(
             f"neighbours must be None for scheduler {scheduler.name!r}, which sees all servers"
         )
     options["information"] = scheduler.allowed_information(options.get("information"))
-    multi = env.startswith("Multi")
-    if multi:
+    options |= dict(row.set_options)
+    if row.problem == "multi":
         options = {
             "allocate": scheduler.allocate,
             "allocation_information": scheduler.allocation_information,
             **options,
-            "action": "mask",
         }
     elif scheduler.problem != "single":
         raise ValueError(f"scheduler {scheduler.name!r} selects sets of servers; {env} takes one")
     setting = Setting(
-        env, preset or envs.DEFAULT_PRESET[env], preset_seed, tuple(sorted(options.items())), trace
+        env, preset or row.default_preset, preset_seed, tuple(sorted(options.items())), trace
     )
     environment, params = setting.make()
-    assert isinstance(environment, OffloadingEnvironment)
 
     def decides(learner: tuple[()], params: Any) -> Decides:
         def rule(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
             del observation
             view = environment.view(state, params)
             selected, memory = scheduler.decide(params, view, memory, key)
-            return (selected if multi else jnp.argmax(selected)), memory
+            return environment.set_action(selected), memory
 
         return rule
 

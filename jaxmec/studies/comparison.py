@@ -25,6 +25,7 @@ from jaxmec.core.statistics import (
 )
 from jaxmec.core.tables import results_table
 from jaxmec.core.terminal import quoted
+from jaxmec.envs import find_environment
 from jaxmec.experiment import Report
 
 
@@ -109,7 +110,7 @@ class Comparison:
         samples = report.samples(self.metric)
         difference = report.difference(self.reference, self.metric)
         ratio = report.ratio(self.reference, self.metric)
-        multi = report.setting.env.startswith("Multi")
+        splits = find_environment(report.setting.env).problem == "multi"
         waits = dict(report.setting.options).get("allocation_information", "true")
         if report.information == "full":  # what is seen is true
             waits = "true"
@@ -118,7 +119,7 @@ class Comparison:
         return Row(
             name=report.name,
             information=report.information or "",
-            waits=waits if multi else "-",
+            waits=waits if splits else "-",
             seeds=report.num_seeds,
             episodes=report.values[self.metric].shape[1],
             mean=report.mean(self.metric),

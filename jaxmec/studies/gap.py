@@ -22,13 +22,12 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from jaxmec import envs
 from jaxmec.core import compilation, files
-from jaxmec.core.naming import look_up
 from jaxmec.core.statistics import Interval, t_interval
 from jaxmec.core.tables import results_table
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
-from jaxmec.envs.presets import find_preset
+from jaxmec.envs.presets import find_preset, override
+from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
 from jaxmec.experiment import (
     PathLike,
     Policy,
@@ -191,7 +190,8 @@ def measure(
         check_same_tasks(reports[-1].name, reports[-1].setting, "the plan", place, network=True)
         say(f"{reports[-1].name}: {reports[-1].mean('makespan'):.4f} s")
     recorded = record(environment, params, episodes, seed)
-    problem = "multi" if place.env.startswith("Multi") else "single"
+    problem = find_environment(place.env).problem
+    assert problem is not None  # common_setting refused an environment without tasks
     plans = plan_episodes(params.network, recorded, problem, effort, seed, say)
     planned, bound, exact = [], [], effort.exact_seconds > 0
     for arrivals, fraction in zip(recorded, plans, strict=True):
@@ -238,13 +238,14 @@ def common_setting(
 
     def here(own: Setting) -> Setting:
         where = own.env if env is None else env
-        if where not in envs.DEFAULT_PRESET:
+        row = find_environment(where)
+        if not row.schedules:
             raise ValueError(f"a gap is measured where tasks are scheduled; {where} has none")
         named = Setting(where, options=tuple(options.items())).fields
         kept = {k: v for k, v in own.fields.items() if trace is None or k != "workload"}
         return Setting(
             where,
-            preset or own.preset or envs.DEFAULT_PRESET[where],
+            preset or own.preset or row.default_preset,
             own.seed if preset_seed is None else preset_seed,
             tuple(sorted((kept | named).items())),
             trace or own.trace,
@@ -252,7 +253,7 @@ def common_setting(
 
     trained = [entry for entry in entries if isinstance(entry, Policy | TrainResult)]
     if not trained:
-        return here(Setting("MultiServerOffloading-v0"))
+        return here(Setting(FOR_SCHEDULERS))
     first = here(trained[0].setting)
     for other in trained[1:]:
         setting = here(other.setting)
@@ -262,7 +263,7 @@ def common_setting(
 
 def _recording(setting: Setting) -> tuple[Any, OffloadingParams]:
     """The environment with the setting's tasks and network, to be played by :func:`record`."""
-    action = {"action": "mask"} if setting.env.startswith("Multi") else {}
+    action = dict(find_environment(setting.env).set_options)
     options = tuple(sorted((setting.fields | action).items()))
     return dataclasses.replace(setting, options=options).make()
 
@@ -281,11 +282,11 @@ def best_known(
     Raises:
         ValueError: an environment without tasks.
     """
-    if setting.env not in envs.DEFAULT_PRESET:
+    problem = find_environment(setting.env).problem
+    if problem is None:
         raise ValueError(f"plans are made where tasks are scheduled; {setting.env} has none")
     environment, params = _recording(setting)
     traces = record(environment, params, episodes, seed)
-    problem = "multi" if setting.env.startswith("Multi") else "single"
     plans = plan_episodes(params.network, traces, problem, effort, seed, say)
     nothing = np.zeros(params.network.num_servers)
     return np.array(
@@ -307,13 +308,13 @@ def at_load(preset: str, target: float, **options: Any) -> dict[str, Any]:
     Raises:
         ValueError: arrivals that have no probability, or a load that no probability gives.
     """
-    setting = envs.override(find_preset(preset), **options)
+    setting = override(find_preset(preset), **options)
     if setting.arrivals != "bernoulli":
         raise ValueError(
             f"loads are reached by the probability of a task, which preset {preset!r} does not "
             "have; sweep positions instead"
         )
-    full = load(envs.override(setting, probability=1.0).params())
+    full = load(override(setting, probability=1.0).params())
     if not 0 < target <= full:
         raise ValueError(f"loads must be above 0 and at most {full:.3g}, got {target:g}")
     return {"probability": target / full}
@@ -348,9 +349,7 @@ def record(
     index = jnp.arange(episodes)
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys = fold(key_env, index)
-    nothing = jnp.full((), -1) if environment.name.startswith("Single") else jnp.zeros(
-        environment.num_servers, bool
-    )  # fmt: skip
+    nothing = environment.set_action(jnp.zeros(environment.num_servers, bool))
 
     def decide(state: OffloadingState, key: jax.Array, decision: jax.Array) -> Any:
         _, following, _, _, over, _ = environment.step(
@@ -568,7 +567,7 @@ def run(command: Command, say: Say = lambda text: None) -> list[Gap]:
         raise ValueError("what must name at least one scheduler, method or policy, got none")
     policies = [_entry(name) for name in command.what]
     if command.env is not None:
-        look_up("environment", command.env, envs.DEFAULT_PRESET)
+        find_environment(command.env)
     trace = None if command.trace is None else TraceFile.of(command.trace)
     trained = [entry for entry in policies if isinstance(entry, Policy)]
     trace = trace or (trained[0].setting.trace if trained else None)

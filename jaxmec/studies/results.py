@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmec import envs, plots
+from jaxmec import plots
 from jaxmec.core.files import write_whole
 from jaxmec.core.statistics import interquartile_interval, interquartile_mean
+from jaxmec.envs import find_environment
 from jaxmec.experiment import Setting, check_same_tasks
 from jaxmec.solvers import PlannerConfig
 from jaxmec.studies import gap
@@ -98,7 +99,7 @@ def planned_settings(study: Study) -> dict[Place, Setting]:
         ValueError: an environment without tasks, or an entry that meets other tasks, or on
             another network, than the reference.
     """
-    if study.env not in envs.DEFAULT_PRESET:
+    if not find_environment(study.env).schedules:
         raise ValueError(f"plans are made where tasks are scheduled; {study.env} has none")
     reference = {c.place: c.met for c in study.cells if c.entry.label == study.reference}
     for cell in study.cells:

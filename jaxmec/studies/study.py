@@ -34,11 +34,11 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxmec
-from jaxmec import envs
 from jaxmec.agents.base import Agent
 from jaxmec.core import files
 from jaxmec.core.naming import by_layer, suggestion
 from jaxmec.envs.presets import Preset, find_preset, override, scaled
+from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
 from jaxmec.experiment import (
     SHARED,
     PathLike,
@@ -48,7 +48,6 @@ from jaxmec.experiment import (
     evaluate,
     lesson_of,
     option_layers,
-    option_names,
     player_of,
     prepared,
     train,
@@ -137,8 +136,7 @@ def sweep_over(name: str, values: tuple[Any, ...], preset: str | None = None) ->
         ValueError: a name that is no field, with the nearest one.
     """
     if name == "servers":
-        base = find_preset(envs.DEFAULT_PRESET["MultiServerOffloading-v0"] if preset is None
-                           else preset)  # fmt: skip
+        base = find_environment(FOR_SCHEDULERS).preset(preset)
         networks = [(count, scaled(base, count)) for count in values]
         points = [
             Point(count, (("capacity", network.capacity), ("rate", network.rate)))
@@ -195,11 +193,11 @@ class Study:
                 f"reference {self.reference!r} is not one of {', '.join(labels)}"
                 f"{suggestion(self.reference, labels)}"
             )
-        if self.env == "CartPole-v1" and (
+        if not find_environment(self.env).schedules and (
             self.presets or self.sweep or self.schedulers or self.trace
         ):
             raise ValueError(
-                "CartPole-v1 has no presets, no schedulers, no preset to sweep and no trace"
+                f"{self.env} has no presets, no schedulers, no preset to sweep and no trace"
             )
 
     @property
@@ -210,14 +208,14 @@ class Study:
     @property
     def metric(self) -> str:
         """What the entries are compared by."""
-        return "return" if self.env == "CartPole-v1" else "makespan"
+        return find_environment(self.env).metric
 
     @property
     def places(self) -> tuple[Place, ...]:
         """The settings: presets x points of the sweep."""
         presets: tuple[str | None, ...] = self.presets
         if not presets:
-            presets = (envs.DEFAULT_PRESET.get(self.env),)
+            presets = (find_environment(self.env).default_preset,)
         points: tuple[Point | None, ...] = (None,) if self.sweep is None else self.sweep.points
         return tuple(
             Place(self.env, preset, self.preset_seed, self.sweep, point, self.trace)
@@ -538,7 +536,7 @@ def _cell(study: Study, place: Place, entry: Entry, learns: bool) -> Cell:
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         identity["x64"] = True
     config = None
-    layers = {"env": option_names(study.env)}
+    layers = {"env": find_environment(study.env).option_names}
     if learns:
         settings = find_method(entry.name).settings(entry.published)
         layers = option_layers(settings.agent(), settings.config, study.env)

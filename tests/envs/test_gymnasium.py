@@ -201,7 +201,7 @@ def test_importing_jaxmec_registers_the_environments_and_imports_nothing(code):
 
 
 def test_environments_are_made_by_name_with_preset_and_options():
-    assert registration.ENVIRONMENTS == ENVIRONMENTS
+    assert tuple(ENVIRONMENTS) == registration.ENVIRONMENTS
     env = gymnasium.make(
         "jaxmec/MultiServerOffloading-v0", preset="smcoedge", information="full", slots=2
     )

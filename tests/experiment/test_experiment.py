@@ -18,7 +18,7 @@ from jaxmec import envs, experiment, mec, traces
 from jaxmec.agents import Pathwise, ScoreTD3
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.core.naming import by_layer
-from jaxmec.experiment import SHARED, option_layers, option_names, player_of
+from jaxmec.experiment import SHARED, option_layers, player_of
 from jaxmec.experiment.episode import record
 from jaxmec.methods import METHODS, find_method
 from jaxmec.studies import gap
@@ -244,9 +244,9 @@ def test_no_layer_silently_takes_a_name_that_another_has():
 
 
 def test_where_schedulers_are_played_no_option_has_an_arguments_name():
-    for env in envs.ENVIRONMENTS:
+    for row in envs.ENVIRONMENTS.values():
         for call in (jaxmec.evaluate, record, gap.measure):
-            assert not option_names(env) & {*inspect.signature(call).parameters}
+            assert not row.option_names & {*inspect.signature(call).parameters}
 
 
 def stopped(monkeypatch):
