@@ -24,6 +24,7 @@ from jaxmec.training.loop import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 
 Options = tuple[tuple[str, Any], ...]
+Config = TrainConfig | PathwiseConfig | CloningConfig
 
 CARTPOLE = TrainConfig(
     steps=100_000,
@@ -124,7 +125,7 @@ class Settings:
 
     agent: Callable[[], Agent]
     options: Options = ()  # of `jaxmec.make`, beside the preset
-    config: TrainConfig | PathwiseConfig | CloningConfig = CARTPOLE
+    config: Config = CARTPOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Method:
         return self.tuned.options
 
     @property
-    def config(self) -> TrainConfig | PathwiseConfig | CloningConfig:
+    def config(self) -> Config:
         """Our sizes of the training."""
         return self.tuned.config
 

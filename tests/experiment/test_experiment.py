@@ -22,7 +22,7 @@ from jaxmec.experiment import SHARED, option_layers, player_of
 from jaxmec.experiment.episode import record
 from jaxmec.methods import METHODS, find_method
 from jaxmec.studies import gap
-from jaxmec.training import checkpoint
+from jaxmec.training import checkpoint, parts
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing
 from jaxmec.training.cloning import CloningConfig
 
@@ -129,7 +129,7 @@ def test_what_was_trained_to_see_a_master_nodes_work_many_times_is_refused(
     case = edge_policies.CASES[name]
     options = tuple((dict(case.options) | dict(options)).items())
     policy = dataclasses.replace(case, options=options).policy()
-    monkeypatch.setattr(experiment, "OBSERVATIONS", 1)
+    monkeypatch.setattr(experiment.policy, "OBSERVATIONS", 1)
     path = policy.save(tmp_path / "policy")
     monkeypatch.undo()
     if fits:
@@ -257,7 +257,7 @@ def stopped(monkeypatch):
         told.update(agent=agent, environment=environment, params=params, config=config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment.parts, "run", instead)
+    monkeypatch.setattr(parts, "run", instead)
     return told
 
 
@@ -516,7 +516,7 @@ def test_what_training_starts_from_is_shortened_as_the_method_is(name, share, mo
         raise KeyboardInterrupt
 
     teach, own = jaxmec.train, find_method(name).config
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(experiment.learning, "train", train)
     options = {"steps": round(share * own.steps), "progress": False}
     with pytest.raises(KeyboardInterrupt):
         teach(name, start="ddrl-amsa-cloned", slots=2, **options)
@@ -525,8 +525,8 @@ def test_what_training_starts_from_is_shortened_as_the_method_is(name, share, mo
 
 def test_what_training_starts_from_has_its_network_as_far_as_it_can():
     agent = Pathwise(network="servers", hidden=(8, 8), denoising_steps=2)
-    cloned = experiment._network_of(agent, Pathwise())
+    cloned = experiment.recipe._network_of(agent, Pathwise())
     assert cloned["network"] == "servers" and cloned["hidden"] == (8, 8)
-    scoring = experiment._network_of(agent, ScoreTD3())  # it has one network only
+    scoring = experiment.recipe._network_of(agent, ScoreTD3())  # it has one network only
     assert scoring["hidden"] == (8, 8) and scoring["denoising_steps"] == 2
     assert "network" not in scoring

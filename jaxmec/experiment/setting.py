@@ -1,0 +1,207 @@
+"""Where a policy is trained and played, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmec import envs, traces
+from jaxmec.core import manifest
+from jaxmec.envs.presets import Preset, override
+from jaxmec.mec.workload import TraceWorkload
+from jaxmec.traces import TraceError, TraceFile
+from jaxmec.training import runner
+
+PathLike = str | os.PathLike[str]
+TRACE = "trace.csv"  # in a run's directory, where its tasks were given in memory
+_PAIRS = manifest.listing(manifest.pair(manifest.text(), manifest.anything))
+SETTING_SCHEMA = manifest.record(
+    {"env": manifest.text(), "options": _PAIRS},
+    {
+        "preset": manifest.optional(manifest.text()),
+        "seed": manifest.whole(0, 2**63),
+        "trace": manifest.optional(
+            manifest.record(
+                {"file": manifest.text(), "sha256": manifest.text()},
+                {"slots": manifest.optional(manifest.whole(1, 2**40))},
+            )
+        ),
+    },
+)
+
+
+# Fields of a preset by what they decide; the others are of the reward and of what is seen.
+TASK_FIELDS = (
+    "arrivals", "positions", "probability", "laid_out", "slots", "size", "density", "step_work",
+    "quality", "result", "master",
+)  # fmt: skip
+NETWORK_FIELDS = (
+    "capacity", "rate", "slot_length", "uplink_contention", "uplink_cap", "max_wait",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Which environment, as data: what `jaxmec.make` is called with."""
+
+    env: str
+    preset: str | None = None
+    seed: int = 0  # of what a preset draws once
+    options: tuple[tuple[str, Any], ...] = ()
+    trace: TraceFile | None = None  # arrivals instead of the preset's
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Setting:
+        """What `dataclasses.asdict` made of one, and JSON of that."""
+        return cls(**cls.fields_of(document))
+
+    @staticmethod
+    def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields in such a document."""
+        fields = dict(document)
+        fields["options"] = tuple(
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in fields["options"]
+        )
+        if fields.get("trace") is not None:
+            fields["trace"] = TraceFile(**fields["trace"])
+        return fields
+
+    def make(self) -> tuple[Any, Any]:
+        """The environment and its parameters.
+
+        Raises:
+            jaxmec.traces.TraceError: the trace is gone, or is not what it was.
+        """
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in self.options
+        }
+        if self.trace is not None:
+            options["workload"] = self.trace.workload()
+        return envs.make(self.env, preset=self.preset, seed=self.seed, **options)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The options that are fields of the preset, or arrivals in its place."""
+        names = {"workload", *(field.name for field in dataclasses.fields(Preset))}
+        return {name: value for name, value in self.options if name in names}
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """By name, all that decides which tasks arrive, beside the seed of the episodes."""
+        if not envs.find_environment(self.env).schedules:
+            return {"env": self.env}
+        if self.trace is not None:
+            return {"arrivals": _arrivals(self.trace)}
+        if "workload" in self.fields:
+            return {"arrivals": _listed(self.fields["workload"])}
+        preset = self._preset
+        drawn = {name: getattr(preset, name) for name in TASK_FIELDS}
+        return {"preset_seed": self.seed, "stations": len(preset.capacity), **drawn}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """By name, all that decides how long tasks take, beside what is decided about them."""
+        if not envs.find_environment(self.env).schedules:
+            return {}
+        preset = self._preset
+        values = {name: getattr(preset, name) for name in NETWORK_FIELDS}
+        # Some are tied to another field, by its name.
+        return {k: getattr(preset, v) if isinstance(v, str) else v for k, v in values.items()}
+
+    @property
+    def _preset(self) -> Preset:
+        changes = {name: value for name, value in self.fields.items() if name != "workload"}
+        return override(envs.find_environment(self.env).preset(self.preset), **changes)
+
+
+def _listed(workload: Any) -> str:
+    """What tasks are listed, wherever: in memory, or in a file."""
+    if not isinstance(workload, TraceWorkload):
+        return runner.digest(workload)
+    columns = {name: getattr(workload, name) for name in traces.Rows._fields}
+    return runner.digest({"slots": workload.slots, **columns})
+
+
+@functools.lru_cache(maxsize=16)
+def _arrivals(trace: TraceFile) -> str:
+    try:
+        return _listed(trace.workload())
+    except TraceError:  # it is gone, or another: what was known of it
+        return f"{trace.sha256}, {trace.slots} slots"
+
+
+def check_same_tasks(
+    name: str, setting: Setting, other_name: str, other: Setting, network: bool = False
+) -> None:
+    """Whoever is set side by side meets the same tasks, and where asked on the same network.
+
+    Raises:
+        ValueError: they do not; names what differs.
+    """
+    parts = [(setting.tasks, other.tasks)]
+    if network:
+        parts.append((setting.network, other.network))
+    differences = [
+        f"{field} is {one.get(field, 'absent')} and {two.get(field, 'absent')}"
+        for one, two in parts
+        for field in {**one, **two}
+        if one.get(field, "absent") != two.get(field, "absent")
+    ]
+    if differences:
+        raise ValueError(
+            f"{name} and {other_name} cannot be set side by side, their tasks"
+            f"{' or networks' if network else ''} are not the same: {'; '.join(differences)}"
+        )
+
+
+def trace_file(trace: PathLike | TraceFile | None) -> TraceFile | None:
+    return trace if trace is None or isinstance(trace, TraceFile) else TraceFile.of(trace)
+
+
+def in_a_file(setting: Setting, file: Path) -> Setting:
+    """The setting, whose tasks lie in a file where they were in memory: what can be saved.
+
+    A file that is there already, of a run that goes on say, must hold the same tasks.
+
+    Raises:
+        ValueError: it holds others, or there is a deadline that no file holds.
+        TypeError: arrivals that are no list of tasks.
+    """
+    options = dict(setting.options)
+    workload = options.pop("workload", None)
+    if workload is None:
+        return setting
+    if not isinstance(workload, TraceWorkload):
+        raise TypeError(
+            f"workload is a {type(workload).__name__}, which cannot be saved; expected what "
+            "jaxmec.mec.trace_workload makes, a trace file (trace=), or fields of the preset"
+        )
+    columns: dict[str, Any] = {name: getattr(workload, name) for name in traces.Rows._fields}
+    columns = {name: np.asarray(column) for name, column in columns.items() if column is not None}
+    slots = int(workload.slots)
+    if not np.all(np.isfinite(columns.get("deadline", 0.0))):
+        raise ValueError("deadline must be finite for tasks that are to be saved, got an infinity")
+    if not file.exists():
+        traces.write(file, traces.Rows(**columns))
+    elif not _same_columns(columns, traces.read_rows(file).first(slots)._asdict()):
+        raise ValueError(
+            f"{file} holds other tasks than those in memory; save elsewhere, or move it away"
+        )
+    kept = tuple(sorted(options.items()))
+    return dataclasses.replace(setting, options=kept, trace=TraceFile.of(file, slots))
+
+
+def _same_columns(columns: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> bool:
+    """Whether tasks are those of a file, as near as it is written."""
+    kept = {name: column for name, column in kept.items() if column is not None}
+    return columns.keys() == kept.keys() and all(
+        column.shape == kept[name].shape and np.allclose(column, kept[name], rtol=1e-8, atol=0)
+        for name, column in columns.items()
+    )
