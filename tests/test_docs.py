@@ -19,6 +19,7 @@ import tyro
 
 import jaxmec
 from jaxmec import cli
+from jaxmec.cli import programs
 from jaxmec.schedulers import Scheduler
 from jaxmec.training.loop import TrainConfig
 
@@ -137,7 +138,7 @@ def parsing(monkeypatch):
         real(stub, *args, **kwargs)
 
     monkeypatch.setattr(tyro, "cli", parse)
-    monkeypatch.setattr(cli, "_keep_programs", lambda: None)
+    monkeypatch.setattr(programs, "keep", lambda: None)
     monkeypatch.setattr("jaxmec.training.devices.connect", lambda *_: None)
 
 

@@ -16,9 +16,9 @@ MOVED = {
     "cluster": "studies.cluster",
     "comparison": "studies.comparison",
     "compilation": "core.compilation",
-    "completion": "cli.completion",
+    "completion": "cli.commands.completion",
     "demonstrations": "experiment.demonstrations",
-    "doctor": "cli.doctor",
+    "doctor": "cli.commands.doctor",
     "episode": "experiment.episode",
     "files": "core.files",
     "gap": "studies.gap",
@@ -34,7 +34,7 @@ MOVED = {
     "study": "studies.study",
     "tables": "core.tables",
     "terminal": "core.terminal",
-    "watch": "cli.watch",
+    "watch": "cli.commands.watch",
 }
 
 

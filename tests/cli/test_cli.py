@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 import jaxmec
 from jaxmec import cli
 from jaxmec.agents import PerStation
-from jaxmec.cli import doctor
+from jaxmec.cli import commands, programs
+from jaxmec.cli.commands import doctor, trace
+from jaxmec.cli.errors import EXIT_PIPE
 from jaxmec.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -47,10 +49,10 @@ def test_without_a_home_no_programs_are_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("pwd.getpwuid", nobody)
     for relative in ("", "cache"):
         monkeypatch.setenv("XDG_CACHE_HOME", relative)
-        assert cli._programs() is None
+        assert programs.directory() is None
     assert "no home" in doctor.examine(None).programs.says
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cli._programs().parents[1] == tmp_path / "jaxmec"
+    assert programs.directory().parents[1] == tmp_path / "jaxmec"
 
 
 def test_list_names_everything(capsys):
@@ -163,8 +165,8 @@ def not_plain(shown, default, where):
     [
         *(["train", name] for name in METHODS),
         ["train", "dqn", "--env", "SingleServerOffloading-v0"],
-        *(["trace", action] for action in cli.TRACE_ACTIONS),
-        *([name] for name in cli.COMMANDS if name not in ("train", "trace")),
+        *(["trace", action] for action in trace.ACTIONS),
+        *([name] for name in commands.names() if name not in ("train", "trace")),
     ],
     ids=" ".join,
 )
@@ -261,7 +263,7 @@ def test_a_reader_that_leaves_early_is_no_error(words):
     command = [sys.executable, "-m", "jaxmec", *words]
     pipe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     pipe.stdout.close()  # as `| head -0` does
-    assert (pipe.stderr.read(), pipe.wait()) == ("", cli.EXIT_PIPE)
+    assert (pipe.stderr.read(), pipe.wait()) == ("", EXIT_PIPE)
 
 
 JOB = Path(__file__).parents[2] / "train" / "ddrl_amsa.py"

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from jaxmec import cli
-from jaxmec.cli.completion import SHELLS, Words, script
+from jaxmec.cli.commands import names
+from jaxmec.cli.commands.completion import SHELLS, Words, script
 from jaxmec.methods import METHODS
 
 
@@ -37,7 +38,7 @@ def bash(tmp_path_factory):
 
 def test_bash_completes_commands_names_and_flags(bash):
     assert bash("jaxmec", "tr") == ["train", "trace"]
-    assert set(bash("jaxmec", "")) == {*cli.COMMANDS, "--help", "--version"}
+    assert set(bash("jaxmec", "")) == {*names(), "--help", "--version"}
     assert bash("jaxmec", "train", "ddrl-at") == [n for n in METHODS if n.startswith("ddrl-at")]
     assert bash("jaxmec", "train", "dsac", "--agent.disc") == ["--agent.discount"]
     assert "--agent.denoising-steps" in bash("jaxmec", "train", "x", "--agent.d")  # of dsac only

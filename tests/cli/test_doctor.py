@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jaxmec import cli
-from jaxmec.cli import doctor
+from jaxmec.cli.commands import doctor
 
 
 def findings(report):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from jaxmec import cli
-from jaxmec.cli import watch
+from jaxmec.cli.commands import watch
 
 
 def line(step, seconds, makespan, loss=None):
@@ -78,9 +78,11 @@ def test_a_running_run_is_followed_until_it_ends(home):
         stream.write('{"env_steps": 4000, "sec')  # a line that is still being written
         stream.flush()
         assert watch.Standing.of(home).steps[-1] == 3000
-        watch.run(watch.Command(home, once=True), screen)
+        watch.follow(watch.Command(home, once=True), screen)
         assert "running" in screen.file.getvalue()
-        thread = threading.Thread(target=watch.run, args=(watch.Command(home, every=0.01), screen))
+        thread = threading.Thread(
+            target=watch.follow, args=(watch.Command(home, every=0.01), screen)
+        )
         thread.start()
         time.sleep(0.05)
         assert thread.is_alive()
@@ -102,7 +104,7 @@ def test_ctrl_c_only_stops_watching(home, monkeypatch):
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
     with (home / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        watch.run(watch.Command(home), screen)
+        watch.follow(watch.Command(home), screen)
     assert "30 %" in screen.file.getvalue()
 
 

@@ -8,25 +8,25 @@ import pytest
 from edge_policies import MULTI, SINGLE, Case
 
 from jaxmec.agents import DSAC, SAC, Pathwise, PerStation, ScoreTD3
-from jaxmec.cli import MultiChoices, SingleChoices
 from jaxmec.deploy import distil
 from jaxmec.deploy.distil import DistilConfig
+from jaxmec.envs import ENVIRONMENTS
 from jaxmec.experiment import Policy
 
 
-def options_of(choices):
-    """The options that the command line writes into a run's setting: all, the usual ones too."""
-    return tuple(dataclasses.asdict(choices).items())
+def options_of(env):
+    """All options of an environment, the usual ones too, as the settings of older runs have."""
+    return tuple(dataclasses.asdict(ENVIRONMENTS[env].options()).items())
 
 
 @pytest.mark.parametrize(
     ("env", "options", "chooses"),
     [
         (SINGLE, (), True),
-        (SINGLE, options_of(SingleChoices()), True),
+        (SINGLE, options_of(SINGLE), True),
         (SINGLE, (("action", "score"),), False),
         (MULTI, (), True),
-        (MULTI, options_of(MultiChoices()), True),
+        (MULTI, options_of(MULTI), True),
         (MULTI, (("action", "local_plus_one"),), True),
         (MULTI, (("action", "top_k"),), True),
         (MULTI, (("action", "score"),), False),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxmec import cli
-from jaxmec.cli import watch
+from jaxmec.cli.commands import watch
 from jaxmec.deploy.export import training_summary
 from jaxmec.training import checkpoint, memory, parts, runner
 from jaxmec.training.devices import Placement

@@ -1,4 +1,7 @@
-"""``jaxmec watch``: a run that goes on or has ended, from what it writes as it goes."""
+"""Follow a run, or show one that has ended: curve, losses, time left.
+
+All is read from what the run writes as it goes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from jaxmec.cli.errors import EXIT_OK, UsageError
 from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import Screen, quoted
 from jaxmec.training import parts
@@ -39,6 +43,14 @@ class Command:
             raise ValueError(f"every must be a positive number of seconds, got {self.every!r}")
         if self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width!r}")
+
+
+def run(words: Sequence[str]) -> int:
+    command = tyro.cli(Command, args=list(words), prog="jaxmec watch")
+    if not command.run.is_dir():
+        raise UsageError(f"there is no run at {command.run}")
+    follow(command)
+    return EXIT_OK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +241,7 @@ def sparkline(values: Sequence[float] | np.ndarray, width: int) -> str:
     return f"{curve}  {low:.4g} to {high:.4g}"
 
 
-def run(command: Command, console: Console | None = None) -> None:
+def follow(command: Command, console: Console | None = None) -> None:
     """Show a run, and follow it while it goes on.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What jaxmec stands on here: versions, devices, kept programs, extras; and what is broken.
+"""What is installed here, and what to do about what is broken.
 
 Imports nothing that might be missing or broken before it is tried, JAX least of all.
 """
@@ -11,11 +11,30 @@ import importlib.metadata
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import tyro
+
+from jaxmec.cli import programs
+from jaxmec.cli.errors import EXIT_FAILED, EXIT_OK
+from jaxmec.core.terminal import quoted
 
 # Where the name to import is not the distribution's.
 MODULES = {"orbax-checkpoint": "orbax.checkpoint"}
 PYTHONS = ((3, 11), (3, 14))  # from, and up to but without
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """What jaxmec stands on here; where something required is broken, what to do, and exit 1."""
+
+
+def run(words: Sequence[str]) -> int:
+    tyro.cli(Doctor, args=list(words), prog="jaxmec doctor")
+    report = examine(programs.directory())
+    print("\n".join(map(quoted, str(report).split("\n"))))
+    return EXIT_FAILED if report.broken else EXIT_OK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +72,11 @@ class Report:
         return "\n".join(lines)
 
 
-def examine(programs: Path | None) -> Report:
+def examine(kept: Path | None) -> Report:
     """Look at everything; raises nothing.
 
     Args:
-        programs: the directory of compiled programs; None where none are kept.
+        kept: the directory of compiled programs; None where none are kept.
     """
     try:
         texts = importlib.metadata.requires("jaxmec") or []
@@ -75,7 +94,7 @@ def examine(programs: Path | None) -> Report:
     return Report(
         required=(_python(), own, *map(_required, required)),
         devices=_devices(),
-        programs=_programs(programs),
+        programs=_programs(kept),
         extras=tuple(
             Finding(name, "installed" if not (missing := _missing(name, extras, set()))
                     else f"pip install 'jaxmec[{name}]'  (not here: {', '.join(missing)})")

@@ -1,11 +1,89 @@
-"""Scripts by which a shell completes the command line."""
+"""Print a script by which bash, zsh or fish completes this command line."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import tyro
+
+from jaxmec.cli import commands
+from jaxmec.cli.commands import list as listing
+from jaxmec.cli.commands import trace
+from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print a script that completes commands, names and flags.
+
+    bash: eval "$(jaxmec completion bash)", or the output in
+    ~/.local/share/bash-completion/completions/jaxmec, which is quicker; zsh: in a directory of
+    fpath, as _jaxmec; fish: in ~/.config/fish/completions/jaxmec.fish.
+    """
+
+    shell: tyro.conf.Positional[str]  # bash, zsh or fish
+
+
+def run(words: Sequence[str]) -> int:
+    from jaxmec.methods import METHODS
+    from jaxmec.schedulers import SCHEDULERS
+    from jaxmec.studies.catalogue import STUDIES
+
+    shell = tyro.cli(Completion, args=list(words), prog="jaxmec completion").shell
+    look_up("shell", shell, SHELLS)
+    by_kind: dict[Any, str] = {}  # the flags of a method are those of its agent and environment
+    for row in METHODS.values():
+        by_kind |= {type(row.settings(False).agent()): row.name}
+        by_kind.setdefault(row.env, row.name)
+    lines = {name: [[name]] for name in commands.names()}  # whose --help has the flags of a command
+    lines["train"] = [["train", name] for name in dict.fromkeys(by_kind.values())]
+    lines["trace"] = [["trace", action] for action in trace.ACTIONS]
+    names: dict[str, Sequence[str]] = {
+        "train": list(METHODS),
+        "evaluate": list(SCHEDULERS),
+        "show": list(SCHEDULERS),
+        "compare": list(STUDIES),
+        "gap": [*SCHEDULERS, *METHODS],
+        "trace": trace.ACTIONS,
+        "list": listing.KINDS,
+        "completion": list(SHELLS),
+    }
+    completed = {
+        name: Words(
+            commands.about(name),
+            names.get(name, ()),
+            sorted({f for line in lines[name] for f in _flags(line)}),
+        )
+        for name in commands.names()
+    }
+    print(script(shell, completed))
+    return EXIT_OK
+
+
+def _flags(words: list[str]) -> set[str]:
+    """The flags that a command's own help names, so that both are the same."""
+    text = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"  # no flag is broken in two
+    try:
+        with (
+            contextlib.redirect_stdout(text),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.suppress(SystemExit),
+        ):
+            commands.run(words[0], [*words[1:], "--help"])
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text.getvalue()))
 
 
 @dataclasses.dataclass(frozen=True)

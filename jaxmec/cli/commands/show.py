@@ -1,0 +1,96 @@
+"""Pictures of what a policy or a scheduler does: timeline, map, denoising, film."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jaxmec.cli import programs
+from jaxmec.cli.errors import EXIT_OK, UsageError
+from jaxmec.cli.scenario import trace_file
+from jaxmec.core.naming import look_up
+from jaxmec.core.terminal import quoted
+
+PICTURES = ("timeline", "map", "denoising", "policy", "animation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Pictures of what a saved policy (a path) or a scheduler (a name) does in one episode.
+
+    Without --pictures, all that there are of it: a scheduler has no denoising, and CartPole
+    has denoising and an animation.
+    """
+
+    what: tyro.conf.Positional[str]
+    """a scheduler's name, or else the path of a policy, a run or a bundle: ./local is a path"""
+    to: Path  # folder that they are written to
+    pictures: tuple[str, ...] = ()  # some of timeline, map, denoising, policy, animation
+    env: str | None = None  # environment id; by default the policy's own
+    preset: str | None = None  # published setting; by default the policy's own
+    preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
+    trace: Path | None = None  # file of tasks; by default what the policy was trained on
+    trace_slots: int | None = None  # play only its first so many slots
+    information: str | None = None  # for a scheduler; by default the least that it needs
+    seed: int = 1  # of the episode: the first that `jaxmec evaluate` plays with that seed
+    slots: tuple[int, int] | None = None  # first and last of timeline and animation; else one
+    decision: int = 0  # number of the one whose denoising is shown
+    chains: int = 8  # draws of its noise
+    formats: tuple[str, ...] = ("png", "svg")  # png, svg or pdf
+    film: str = "gif"  # gif, or mp4 where ffmpeg is
+
+
+def run(words: Sequence[str]) -> int:
+    command = tyro.cli(Show, args=list(words), prog="jaxmec show")
+    for name in command.pictures:
+        look_up("picture", name, dict.fromkeys(PICTURES))
+    look_up("film", command.film, dict.fromkeys(("gif", "mp4")))
+    programs.keep()
+    from jaxmec import plots
+    from jaxmec.experiment import Policy, opened
+    from jaxmec.experiment.episode import CartPoleEpisode, record
+
+    policy: Any = opened(command.what)
+    where: dict[str, Any] = {
+        "env": command.env,
+        "preset": command.preset,
+        "preset_seed": command.preset_seed,
+        "trace": trace_file(command.trace, command.trace_slots),
+        **({} if command.information is None else {"information": command.information}),
+    }
+    episode: Any = record(policy, seed=command.seed, **where)
+    cartpole = isinstance(episode, CartPoleEpisode)
+    possible = {"denoising", "animation"} if cartpole else set(PICTURES)
+    if not isinstance(policy, Policy) or not policy.denoises:
+        possible -= {"denoising"}
+    for name in command.pictures:
+        if name not in possible:
+            raise UsageError(
+                f"there is no {name} picture of {episode.name} in {episode.setting.env}; "
+                f"there are {', '.join(p for p in PICTURES if p in possible)}"
+            )
+    for name in PICTURES:
+        if name not in (command.pictures or possible):
+            continue
+        file = command.to / name
+        if name == "animation":
+            film = file.with_name(f"{name}.{command.film}")
+            if cartpole:
+                print(quoted(plots.animate_cartpole(episode, film)))
+            else:
+                print(quoted(plots.animate_episode(episode, film, command.slots)))
+            continue
+        if name == "timeline":
+            figure = plots.timeline(episode, command.slots)
+        elif name == "map":
+            figure = plots.network_map(episode)
+        elif name == "denoising":
+            figure = plots.denoising(policy, episode, command.decision, chains=command.chains)
+        else:
+            figure = plots.policy_map(policy, **where)
+        print("\n".join(map(quoted, plots.save(figure, file, command.formats))))
+    return EXIT_OK
