@@ -20,7 +20,7 @@ from measuring import RESULTS, begin, exponent, ratio, turns, write
 from numpy_loop import Loop
 
 import jaxmec
-from jaxmec.agents import ScoreTD3
+from jaxmec.agents import Pathwise
 from jaxmec.core import compilation
 from jaxmec.envs.presets import PRESETS
 from jaxmec.mec import water_filling
@@ -160,7 +160,8 @@ def deciding(neighbours: int | None) -> Callable[[int, int], Callable[[], Any]]:
 
     def make(servers: int, batch: int) -> Callable[[], Any]:
         env, params = _network(servers, neighbours)
-        agent, spec = ScoreTD3(), make_spec(env, params)
+        agent = Pathwise(network="servers", hidden=(32, 32), denoising_steps=3)
+        spec = make_spec(env, params)
         learner = agent.acting(agent.init(jax.random.key(0), spec))
         observations = jax.random.uniform(jax.random.key(1), (batch, spec.observation_size))
 

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, ScoreTD3, TopKDQN
+from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.core.naming import look_up
 from jaxmec.training.cloning import CloningConfig
@@ -61,9 +61,6 @@ AMCOEDGE = TrainConfig(
     updates_per_step=4,
     eval_every=10_000,
     eval_episodes=4,
-)
-AMCOEDGE_SCORE = dataclasses.replace(
-    AMCOEDGE, steps=300_000, prefill=4_000, buffer_size=40_000, eval_every=20_000
 )
 LAD_TS = TrainConfig(
     steps=400_000,
@@ -435,17 +432,6 @@ METHODS = {
             action="subset",
             allocate="water_filling",
         ),
-        Method(
-            name="ddrl-amsa-score",
-            about="a diffusion actor scores every server, water-filling on the scores splits the "
-            "task: for any number of servers",
-            source=DDRL,
-            env="MultiServerOffloading-v0",
-            preset="amcoedge",
-            tuned=Settings(
-                ScoreTD3, (("action", "score"), ("privileged", True), *FAIR), AMCOEDGE_SCORE
-            ),
-        ),
         _multi(
             name="amcoedge",
             about="DQN over all sets of servers",
@@ -566,6 +552,19 @@ METHODS = {
 }
 
 
+# Methods of earlier versions, and what to use instead.
+GONE = {
+    "ddrl-amsa-score": "it learned for hours what ddrl-amsa-pathwise does better in minutes; train "
+    "that one, with network='servers' where the number of servers is to vary",
+}
+
+
 def find_method(name: str) -> Method:
-    """The method of that name, or a ``ValueError`` that suggests the nearest one."""
+    """The method of that name.
+
+    Raises:
+        ValueError: there is none; the message suggests the nearest, or what stands in for it.
+    """
+    if name in GONE:
+        raise ValueError(f"method {name!r} is gone: {GONE[name]}")
     return look_up("method", name, METHODS)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
-from jaxmec.agents.score import ScoreTD3
 from jaxmec.deploy.runtime import Queues, Task
 from jaxmec.experiment import Policy, Setting
 from jaxmec.training.rollout import make_spec
@@ -94,7 +93,7 @@ CASES = {
         (("information", "local"), ("features", "times"), ("neighbours", 3)),
     ),
     "neighbours_score": Case(
-        ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
+        Pathwise(network="servers", hidden=SMALL, denoising_steps=2, bound=2.0),
         MULTI,
         "amcoedge",
         (("action", "score"), ("features", "times"), ("information", "local"), ("neighbours", 3)),
@@ -106,7 +105,7 @@ CASES = {
         (("information", "full"), ("features", "priced"), ("neighbours", 20)),
     ),
     "score": Case(
-        ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
+        Pathwise(network="servers", hidden=SMALL, denoising_steps=2, bound=2.0),
         MULTI,
         "amcoedge",
         (
@@ -117,7 +116,7 @@ CASES = {
         ),
     ),
     "score_priced": Case(
-        ScoreTD3(hidden=SMALL, initial_scale=1.0, denoising_steps=2),
+        Pathwise(network="servers", hidden=SMALL, denoising_steps=2, bound=2.0),
         MULTI,
         "amcoedge",
         (

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmec
-from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, ScoreTD3, TopKDQN
+from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
 from jaxmec.mec import cwa, hecwa, water_filling
 from jaxmec.solvers import PlannerConfig
 from jaxmec.studies import gap
@@ -102,9 +102,6 @@ PARTS = {
     "top-k": lambda: trained(TopKDQN(**SMALL), **AMCOEDGE, action="top_k"),
     "sac": lambda: trained(SAC(**SMALL), **CARTPOLE),
     "dsac": lambda: trained(DSAC(**CHAIN, judged_chains=2), **LAD_TS, **LOCAL),
-    "score": lambda: trained(
-        ScoreTD3(**CHAIN, critic_hidden=(4,)), **AMCOEDGE, **LOCAL, action="score"
-    ),
     "pathwise": lambda: trained(
         Pathwise(**CHAIN), PATHWISE, **AMCOEDGE, action="score", entry_gradient=2.0
     ),

@@ -21,7 +21,7 @@ MODES = {
 }
 # Each family as usual, and of the other modes what is quickest to compile; the rest is slow.
 FEW = {
-    "as usual": "dqn per-station top-k dsac score pathwise cloning rules plan allocation".split(),
+    "as usual": "dqn per-station top-k dsac pathwise cloning rules plan allocation".split(),
     "debug_nans": ["dqn-multi", "pathwise", "allocation"],
     "enable_x64": ["dqn-multi", "allocation"],
     "disable_jit": ["allocation"],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxmec
+from jaxmec import methods
 from jaxmec.agents import PerStation
 from jaxmec.methods import METHODS, find_method
 from jaxmec.training import rollout
@@ -75,27 +76,6 @@ def test_it_decides_and_learns_on_its_environment(method, published):
         assert space.contains(choice)
 
 
-@pytest.mark.parametrize("told", [True, False])
-@pytest.mark.parametrize(
-    "name", [name for name, m in METHODS.items() if dict(m.options).get("privileged")]
-)
-def test_critics_learn_from_what_the_simulator_tells_and_without_it(name, told):
-    method = METHODS[name]
-    env, params = made(method, method.tuned, privileged=told)
-    agent = small(method.agent())
-    keys = jax.random.split(jax.random.key(0), 3)
-    learner = jax.jit(lambda key: agent.init(key, make_spec(env, params)))(keys[0])
-    batch = jax.jit(lambda: transitions(agent, learner, env, params, *keys[1:]))()
-    assert (batch.privileged != ()) == (batch.next_privileged != ()) == told
-    assert batch.extras == ()
-    update = jax.jit(lambda batch: agent.update(learner, batch, jax.random.key(1))[1])
-    loss = float(update(batch)["critic_loss"])
-    assert np.isfinite(loss)
-    for field in ("privileged", "next_privileged") if told else ():
-        other = jax.tree.map(lambda x: x + 1, getattr(batch, field))
-        assert float(update(batch._replace(**{field: other}))["critic_loss"]) != loss
-
-
 @pytest.mark.parametrize(
     "name", [name for name, m in METHODS.items() if m.preset and not m.env.startswith("Cart")]
 )
@@ -148,6 +128,12 @@ def test_a_method_without_published_settings_says_so():
         jaxmec.train(jaxmec.SAC(), published=True)
     with pytest.raises(ValueError, match="did you mean 'smcoedge'"):
         find_method("smcoedg")
+
+
+def test_a_method_that_is_gone_says_what_to_use_instead():
+    with pytest.raises(ValueError, match=r"'ddrl-amsa-score' is gone: .*ddrl-amsa-pathwise"):
+        jaxmec.train("ddrl-amsa-score")
+    assert not methods.GONE.keys() & METHODS.keys()
 
 
 def test_options_reach_the_agent_of_every_station(tmp_path):

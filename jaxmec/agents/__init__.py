@@ -9,10 +9,9 @@ from jaxmec.agents.dsac import DSAC
 from jaxmec.agents.pathwise import Pathwise
 from jaxmec.agents.per_station import PerStation
 from jaxmec.agents.sac import SAC
-from jaxmec.agents.score import ScoreTD3
 from jaxmec.agents.topk_dqn import TopKDQN
 
-AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC, ScoreTD3, Pathwise)
+AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC, Pathwise)
 
 __all__ = [
     "AGENTS",
@@ -22,7 +21,6 @@ __all__ = [
     "Agent",
     "Pathwise",
     "PerStation",
-    "ScoreTD3",
     "Spec",
     "TopKDQN",
     "Transition",

@@ -39,8 +39,6 @@ class Transition(NamedTuple):
     next_observation: jax.Array  # [observation_size] the final one where an episode ended
     terminated: jax.Array  # [] bool; a time limit is not a termination
     extras: Any = ()  # what `act` returned beside the action
-    privileged: Any = ()  # what the simulator alone knows of the state, where it tells
-    next_privileged: Any = ()  # and of the next one
     ended: Any = ()  # [] bool: the episode ended; in a buffer that looks several steps ahead
     steps: Any = ()  # [] int32: how many steps these are; () is one
 

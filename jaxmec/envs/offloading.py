@@ -153,13 +153,6 @@ class View(NamedTuple):
     slot: jax.Array | None = None  # [] int32, which slot of the episode it is
 
 
-class Privileged(NamedTuple):
-    """What the simulator knows beyond the scheduler's view, for critics while they learn."""
-
-    wait: jax.Array  # [B] true waits of the current task, in the preset's unit of time
-    turn: jax.Array  # [] how far the slot is, over all stations, 0 to 1
-
-
 @dataclasses.dataclass(frozen=True)
 class OffloadingOptions:
     """What a scheduler sees, and what it learns from.
@@ -175,8 +168,6 @@ class OffloadingOptions:
             the episode (`jaxmec.mec.price`).
         show_place: end an observation with where in the episode the task is, which is a label
             and no quantity: (slot · B + station) · N + position.
-        privileged: whether ``info`` has :class:`Privileged`, which no policy is given:
-            "privileged" of the state decided in, "final_privileged" of the next one.
         reward: "own", the task's make-span or the price of its failure, negated; or "charged", to
             learn from: the make-span and the delay that the decision will cause to later tasks,
             negated and in the preset's unit of backlog (:meth:`OffloadingEnvironment.charge`).
@@ -192,7 +183,6 @@ class OffloadingOptions:
     information: str = "slot_start"  # slot_start, local, slot or full
     features: str = "queues"  # published (the least), queues, times, expected or priced
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
-    privileged: bool = False  # tell the critics, while they learn, what the simulator knows
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
     neighbours: int | None = None  # decide among the own server and the next ones, m in all
 
@@ -200,9 +190,8 @@ class OffloadingOptions:
         _one_of("information", self.information, INFORMATION)
         _one_of("features", self.features, FEATURES)
         _one_of("reward", self.reward, REWARDS)
-        for field, flag in (("show_place", self.show_place), ("privileged", self.privileged)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"{field} must be True or False, got {flag!r}")
+        if not isinstance(self.show_place, bool):
+            raise ValueError(f"show_place must be True or False, got {self.show_place!r}")
         if self.features == "priced" and self.information == "slot_start":
             raise ValueError(
                 "features 'priced' take what a station has done itself, which information "
@@ -221,7 +210,7 @@ class SingleOptions(OffloadingOptions):
 
     Args:
         action: one of ``SINGLE_ACTIONS``; see :class:`SingleServerOffloading`.
-        information, features, show_place, privileged, reward, neighbours: as for
+        information, features, show_place, reward, neighbours: as for
             :class:`OffloadingOptions`, which raises likewise.
     """
 
@@ -247,7 +236,7 @@ class MultiOptions(OffloadingOptions):
         entry_gradient: weight, in the derivative of a score's make-span, of the jumps where a
             server enters the set (:func:`jaxmec.mec.offload.entry_gradient`); no value changes.
             0: the derivative that holds almost everywhere.
-        information, features, show_place, privileged, reward, neighbours: as for
+        information, features, show_place, reward, neighbours: as for
             :class:`OffloadingOptions`, which raises likewise.
     """
 
@@ -310,7 +299,6 @@ class OffloadingEnvironment(environment.Environment):
         self.information = options.information
         self.feature_set = options.features
         self.place_is_seen = options.show_place
-        self.privileged = options.privileged
         self.charges = options.reward == "charged"
         self.keeps_history = self.charges or options.features == "priced"
         self.neighbours = options.neighbours
@@ -440,9 +428,6 @@ class OffloadingEnvironment(environment.Environment):
             "slot": state.cursor.slot,
             "final_observation": self.observe_state(going_on, params),
         }
-        if self.privileged:
-            info["privileged"] = self.reveal(state, params)
-            info["final_privileged"] = self.reveal(going_on, params)
         observation = self.observe_state(next_state, params)
         return observation, next_state, reward, jnp.zeros_like(truncated), truncated, info
 
@@ -570,12 +555,6 @@ class OffloadingEnvironment(environment.Environment):
             remaining = params.workload.remaining(state.cursor)
         slot = None if self.information == "slot_start" else state.cursor.slot
         return View(state.task, queues, progress, remaining, slot)
-
-    def reveal(self, state: OffloadingState, params: OffloadingParams) -> Privileged:
-        """What the simulator knows of a state, whatever the information model."""
-        wait = waiting_time(params.network, state.queues, state.task) / params.scales.slot
-        wait = self._near(wait, state.task)
-        return Privileged(wait, self._turn(state.cursor, params).astype(wait.dtype))
 
     def _turn(self, cursor: Cursor, params: OffloadingParams) -> jax.Array:
         """[] how far the slot is, over all stations, 0 to 1."""

@@ -27,6 +27,12 @@ OBSERVATIONS = 2
 # Fields of agents that saved policies have and that agents have no longer; none of them says how
 # a policy decides.
 RETIRED = {"Pathwise": ("decay_updates",)}
+# Options that environments have no longer: what is saved may name them as long as they are off.
+RETIRED_OPTIONS = {"privileged": False}
+# Agents of earlier versions, and what to do instead of loading them.
+GONE = {
+    "ScoreTD3": "train 'ddrl-amsa-pathwise', or go on with the version of jaxmec that saved it",
+}
 _SIZE = manifest.whole(1, 2**20)
 POLICY_SCHEMA = manifest.record(
     {
@@ -114,7 +120,7 @@ class Policy:
             kind = type(getattr(self.agent, "inner", self.agent)).__name__
             raise ValueError(
                 f"{self.name} has no denoising to show: its agent, {kind}, has no "
-                "diffusion actor (DSAC and ScoreTD3 have one, Pathwise with denoising_steps > 0)"
+                "diffusion actor (DSAC has one, Pathwise with denoising_steps > 0)"
             )
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"number must be a positive whole number of chains, got {number!r}")
@@ -259,8 +265,10 @@ def setting_of(about: Mapping[str, Any], path: Path) -> Setting:
             f"{path / checkpoint.MANIFEST}: setting.env is {setting.env!r}, which this version of "
             f"jaxmec lacks; it has {', '.join(envs.ENVIRONMENTS)}"
         )
+    options = tuple(pair for pair in setting.options if pair not in RETIRED_OPTIONS.items())
+    setting = dataclasses.replace(setting, options=options)
     known = envs.find_environment(setting.env).option_names
-    for name, _ in setting.options:
+    for name, _ in options:
         if name not in known:
             raise checkpoint.CheckpointIncompatible(
                 f"{path / checkpoint.MANIFEST}: setting.options has {name!r}, which this version "
@@ -284,6 +292,10 @@ def described(agent: Any) -> dict[str, Any]:
 def _agent_of(about: dict[str, Any], path: Path) -> Agent:
     """The agent that :func:`described` wrote into the policy at ``path``."""
     kinds: dict[str, Any] = {kind.__name__: kind for kind in agents.AGENTS}
+    if about["class"] in GONE:
+        raise checkpoint.CheckpointIncompatible(
+            f"{path} was trained by {about['class']}, an agent that is gone: {GONE[about['class']]}"
+        )
     if about["class"] not in kinds:
         raise checkpoint.CheckpointIncompatible(
             f"{path} was trained by an agent that is not known here, {about['class']!r}"

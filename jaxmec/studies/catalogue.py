@@ -61,9 +61,7 @@ AMCOEDGE_METHODS = Study(
     env="MultiServerOffloading-v0",
     presets=("amcoedge",),
     methods=(
-        *_ours(
-            *MULTI, "ddrl-amsa-score", "ddrl-amsa-pathwise", "ddrl-amsa-cloned", "ddrl-amsa-taught"
-        ),
+        *_ours(*MULTI, "ddrl-amsa-pathwise", "ddrl-amsa-cloned", "ddrl-amsa-taught"),
         Entry("ddrl-amsa", (("allocate", "cwa"),), "ddrl-amsa, CWA"),
         Entry("ddrl-amsa", (("allocate", "hecwa"),), "ddrl-amsa, HECWA"),
         *_as_published(*MULTI),
@@ -167,13 +165,7 @@ SHORT_AMCOEDGE: dict[str, Any] = {"seeds": 3, "steps_scale": 0.25, "episodes": 2
 STUDIES: dict[str, dict[str, Study]] = {
     "amcoedge-methods": {
         "full": AMCOEDGE_METHODS,
-        # Without the critics over scores, which take longer than all the others together.
-        "short": dataclasses.replace(
-            AMCOEDGE_METHODS,
-            methods=tuple(e for e in AMCOEDGE_METHODS.methods if e.name != "ddrl-amsa-score"),
-            seeds=5,
-            episodes=20,
-        ),
+        "short": dataclasses.replace(AMCOEDGE_METHODS, seeds=5, episodes=20),
     },
     "lad-ts-methods": {
         "full": LAD_TS_METHODS,

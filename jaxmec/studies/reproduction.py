@@ -161,7 +161,7 @@ CLAIMS: tuple[Claim, ...] = (
             f"{label}: below Optimal with what a station can know",
             "ours", "amcoedge-methods", label, "optimal", "makespan", "less",
         )
-        for label in ("ddrl-amsa-score", "ddrl-amsa-pathwise", "ddrl-amsa-taught")
+        for label in ("ddrl-amsa-pathwise", "ddrl-amsa-taught")
     ),
     Claim(
         "ddrl-amsa-taught: less delay than ddrl-amsa-pathwise, which nobody teaches",

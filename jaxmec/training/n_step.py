@@ -17,7 +17,7 @@ from jaxmec.agents.base import Transition
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 
 # What the last of several steps says of them.
-LAST = ("next_observation", "terminated", "next_privileged")
+LAST = ("next_observation", "terminated")
 
 
 def stored(transition: Transition, n: int) -> Transition:

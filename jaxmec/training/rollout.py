@@ -89,8 +89,7 @@ def step(
     """One decision and one step in each environment; the transition's leaves lead with [E].
 
     ``next_observation`` is the one before the automatic reset, and ``terminated`` leaves
-    time limits out, so that a truncated episode is bootstrapped. What an environment tells
-    as ``info["privileged"]`` reaches the transition and no policy.
+    time limits out, so that a truncated episode is bootstrapped.
     """
 
     def one(key: jax.Array, state: RolloutState) -> tuple[RolloutState, Transition, jax.Array]:
@@ -107,8 +106,6 @@ def step(
             next_observation=info["final_observation"],
             terminated=terminated,
             extras=extras,
-            privileged=info.get("privileged", ()),
-            next_privileged=info.get("final_privileged", ()),
             ended=terminated | truncated,
         )
         state = RolloutState(

@@ -601,8 +601,8 @@ def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) 
                 raise ValueError(
                     f"cannot resume {home}: config.steps was {was} and is {is_now} now; it may grow"
                 )
-        elif name not in saved and (is_now is False or is_now is None):
-            continue  # what the version that saved it did not have, and what is off
+        elif "absent" in (was, is_now) and any(x is False or x is None for x in (was, is_now)):
+            continue  # what one of the versions does not have, and what is off in the other
         elif "absent" in (was, is_now) and name.startswith(("agent.", "config.")):
             raise ValueError(
                 f"cannot resume {home}: {name} was {was} and is {is_now} now; the run was begun "

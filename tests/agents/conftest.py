@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from jaxmec.agents import DQN, DSAC, SAC, ScoreTD3, Spec, Transition
+from jaxmec.agents import DQN, DSAC, SAC, Spec, Transition
 
 # Next to no temperature, and a fixed one, so that soft values are values.
 FAST = {
@@ -24,18 +23,6 @@ SMALL = {
     "dqn": DQN(hidden=(16,), activation="tanh", discount=0.5, tau=0.1, learning_rate=1e-2),
     "sac": SAC(**FAST),
     "dsac": DSAC(**FAST, denoising_steps=3),
-    "score": ScoreTD3(
-        hidden=(16,),
-        critic_hidden=(16,),
-        activation="tanh",
-        discount=0.5,
-        tau=0.1,
-        actor_learning_rate=1e-2,
-        critic_learning_rate=1e-2,
-        reward_scale=1.0,
-        centring_rate=0.0,
-        denoising_steps=3,
-    ),
 }
 
 
@@ -46,11 +33,8 @@ def agent(request):
 
 
 @pytest.fixture
-def spec(request):
-    """Four actions; for the agent of scores, two servers and their times."""
-    with_agent = "agent" in request.fixturenames
-    if with_agent and isinstance(request.getfixturevalue("agent"), ScoreTD3):
-        return Spec(7, 4, (("size", 1), ("wait", 2), ("serve", 2), ("compute", 2)))
+def spec():
+    """Four actions."""
     return Spec(observation_size=3, num_actions=4)
 
 
@@ -59,13 +43,9 @@ def batch(spec):
     """32 random transitions, half of them terminated."""
     keys = jax.random.split(jax.random.key(7), 5)
     observation, next_observation = jax.random.normal(keys[0], (2, 32, spec.observation_size))
-    action = jax.random.randint(keys[1], (32,), 0, spec.num_actions)
-    if spec.layout:  # times are positive, and an action is a vector
-        observation, next_observation = jnp.abs(observation), jnp.abs(next_observation)
-        action = jax.random.normal(keys[1], (32, spec.num_actions))
     return Transition(
         observation=observation,
-        action=action,
+        action=jax.random.randint(keys[1], (32,), 0, spec.num_actions),
         reward=jax.random.normal(keys[2], (32,)),
         next_observation=next_observation,
         terminated=jax.random.bernoulli(keys[4], 0.5, (32,)),

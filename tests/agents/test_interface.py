@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmec.agents import DQN, DSAC, SAC, ScoreTD3
+from jaxmec.agents import DQN, DSAC, SAC
 
 
 def largest_gap(one, other):
@@ -119,9 +119,6 @@ def test_judged_it_takes_what_it_prefers_whatever_the_key(agent, learner, spec):
     again, _ = decide(observations, jax.random.split(jax.random.key(1), 50))
     assert preferences.shape == (50, spec.num_actions)
     np.testing.assert_array_equal(action, again)
-    if isinstance(agent, ScoreTD3):  # an action is a vector, what it prefers
-        np.testing.assert_array_equal(action, preferences)
-        return
     assert action.dtype == jnp.int32
     np.testing.assert_array_equal(action, jnp.argmax(preferences, axis=-1))
 
@@ -133,10 +130,6 @@ def test_exploring_it_tries_every_action(agent, learner, spec):
         return agent.act(learner, (), jnp.zeros(spec.observation_size), key, True)[0]
 
     action = explore(jax.random.split(jax.random.key(0), 4000))
-    if isinstance(agent, ScoreTD3):
-        assert action.shape == (4000, spec.num_actions)
-        assert np.all(np.asarray(action).std(axis=0) > 0.1)
-        return
     assert action.dtype == jnp.int32
     share = np.bincount(np.asarray(action), minlength=spec.num_actions) / 4000
     assert share.shape == (spec.num_actions,)
@@ -183,7 +176,7 @@ def test_numbers_are_traced_and_sizes_are_not(agent, learner, batch):
     assert len(traces) == 2
 
 
-@pytest.mark.parametrize("make", [DQN, SAC, DSAC, ScoreTD3])
+@pytest.mark.parametrize("make", [DQN, SAC, DSAC])
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
@@ -231,20 +224,6 @@ def test_wrong_field_is_refused(make, field, value, expected):
         (DSAC, "embedding_size", 7, "even"),
         (DSAC, "embedding_size", 0, "at least 2"),
         (DSAC, "bound", 0.0, "above 0"),
-        (ScoreTD3, "reward_scale", 0.0, "above 0"),
-        (ScoreTD3, "centring_rate", 1.5, "at most 1"),
-        (ScoreTD3, "exploration", -0.1, "at least 0"),
-        (ScoreTD3, "smoothing", 0.0, "above 0"),
-        (ScoreTD3, "penalty", -1, "at least 0"),
-        (ScoreTD3, "initial_scale", float("nan"), "finite"),
-        (ScoreTD3, "max_gradient_norm", 0.0, "above 0"),
-        (ScoreTD3, "max_critic_gradient_norm", 0.0, "above 0"),
-        (ScoreTD3, "critic_hidden", (), "at least one layer"),
-        (ScoreTD3, "candidates", 3, "even"),
-        (ScoreTD3, "candidates", -2, "at least 0"),
-        (ScoreTD3, "denoising_steps", 0, "at least 1"),
-        (ScoreTD3, "clip", "tanh", "one of soft, hard, none"),
-        (ScoreTD3, "embedding_size", 7, "even"),
     ],
 )
 def test_wrong_field_of_one_agent_is_refused(make, field, value, expected):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmec.agents import DSAC, ScoreTD3, Spec, Transition
-from jaxmec.networks.pooled import sparse_split
+from jaxmec.agents import DSAC, Spec, Transition
 
 MINIBATCH = 32
 
@@ -57,30 +56,6 @@ def reward_by_both(key):
     return batch._replace(reward=batch.reward * (2.0 * batch.action - 1))
 
 
-# For the agent of scores an action is a server of two, which its speed tells apart.
-SCORED = Spec(7, 4, (("size", 1), ("wait", 2), ("serve", 2), ("compute", 2)))
-
-
-def scored_observation(observation):
-    """[..., 7] the observation [..., 1] beside waits of 0, services of 1 and two speeds."""
-    of_servers = jnp.array([0.0, 0.0, 1.0, 1.0, 0.1, 0.9])
-    shape = (*observation.shape[:-1], 6)
-    return jnp.concatenate([observation, jnp.broadcast_to(of_servers, shape)], axis=-1)
-
-
-def fitted(agent, batch):
-    """The minibatch as the agent takes it: for scores, those that give one server all."""
-    if not isinstance(agent, ScoreTD3):
-        return batch
-    chosen = jax.nn.one_hot(batch.action, 2)
-    scores = jnp.concatenate([2 - 4 * chosen, jnp.zeros_like(chosen)], axis=-1)
-    return batch._replace(
-        observation=scored_observation(batch.observation),
-        next_observation=scored_observation(batch.next_observation),
-        action=scores,
-    )
-
-
 def train(agent, task, updates=500):
     """The learner after so many updates on fresh minibatches of the task."""
 
@@ -90,10 +65,10 @@ def train(agent, task, updates=500):
 
         def step(learner, key):
             key_batch, key_update = jax.random.split(key)
-            learner, metrics = agent.update(learner, fitted(agent, task(key_batch)), key_update)
+            learner, metrics = agent.update(learner, task(key_batch), key_update)
             return learner, metrics
 
-        spec = SCORED if isinstance(agent, ScoreTD3) else Spec(observation_size=1, num_actions=2)
+        spec = Spec(observation_size=1, num_actions=2)
         learner = agent.init(key_init, spec)
         return jax.lax.scan(step, learner, jax.random.split(key_updates, updates))
 
@@ -108,19 +83,14 @@ def values(agent, learner, observations):
     def q(observation):
         batch = constant_reward(jax.random.key(0))
         batch = batch._replace(observation=jnp.full((MINIBATCH, 1), observation))
-        return agent.update(learner, fitted(agent, batch), jax.random.key(0))[1]["q"]
+        return agent.update(learner, batch, jax.random.key(0))[1]["q"]
 
     return q(jnp.asarray(observations))
 
 
 def greedy(agent, learner, observations):
     def act(observation):
-        seen = observation[None]
-        if not isinstance(agent, ScoreTD3):
-            return agent.act(learner, (), seen, jax.random.key(0), False)[0]
-        seen = scored_observation(seen)
-        offset, factor = jnp.split(agent.act(learner, (), seen, jax.random.key(0), False)[0], 2)
-        return jnp.argmax(sparse_split(offset, jnp.exp(factor)))
+        return agent.act(learner, (), observation[None], jax.random.key(0), False)[0]
 
     return jax.jit(jax.vmap(act))(jnp.asarray(observations))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from edge_policies import MULTI, SINGLE, Case
 
-from jaxmec.agents import DSAC, SAC, Pathwise, PerStation, ScoreTD3
+from jaxmec.agents import DSAC, SAC, Pathwise, PerStation
 from jaxmec.deploy import distil
 from jaxmec.deploy.distil import DistilConfig
 from jaxmec.envs import ENVIRONMENTS
@@ -50,10 +50,13 @@ TAUGHT = {
         (("show_place", True),),
     ),
     "a policy for each station": Case(PerStation(DSAC(**CHAIN)), MULTI, "amcoedge"),
-    "ScoreTD3": Case(
-        ScoreTD3(**CHAIN), MULTI, "amcoedge", (("action", "score"), ("features", "times"))
-    ),
     "Pathwise": Case(Pathwise(**CHAIN), MULTI, "amcoedge", (("action", "score"),)),
+    "Pathwise, over servers": Case(
+        Pathwise(**CHAIN, network="servers"),
+        MULTI,
+        "amcoedge",
+        (("action", "score"), ("features", "times")),
+    ),
 }
 
 

@@ -1152,7 +1152,7 @@ def test_a_trace_of_a_master_node_has_one_station():
         env, params = make(SINGLE, **MASTER_NODE)
         recorded = episode(env, params, np.arange(200) % 3)
         trace = as_trace(recorded, slots=4)
-        options = {**MASTER_NODE, "features": "priced", "show_place": True, "privileged": True}
+        options = {**MASTER_NODE, "features": "priced", "show_place": True}
         env, params = make(SINGLE, workload=trace, **options)
         assert params.stations == 1
         rows = episode(env, params, np.arange(200) % 3)
@@ -1168,7 +1168,6 @@ def test_a_trace_of_a_master_node_has_one_station():
         seen = dict(zip(names, rows.observation[row], strict=True))
         position = row - np.searchsorted(slots, record.slot)
         assert seen["place"] == record.slot * 3 * most + position
-        assert rows.info["privileged"].turn[row] == pytest.approx(position / most)
         queued = oracle.alike(record.before, record.sent, stations=1)
         price = oracle.prices(
             network,
@@ -1183,7 +1182,6 @@ def test_a_trace_of_a_master_node_has_one_station():
         for i in range(3):
             charge = record.task.work * price[i] / float(params.scales.backlog)
             assert seen[f"charge[{i}]"] == pytest.approx(charge, rel=1e-6)
-    assert rows.info["privileged"].turn.max() > 0.5
     with pytest.raises(ValueError, match="neighbours must be None where a master node"):
         make(SINGLE, workload=trace, **MASTER_NODE, neighbours=2)
 
@@ -1309,7 +1307,7 @@ def near_and_far(origin, m=3, **options):
 
 @pytest.mark.parametrize("origin", [0, 3, 5])
 def test_neighbours_are_seen_in_their_order_and_nobody_else(origin):
-    near, far, params, state = near_and_far(origin, privileged=True)
+    near, far, params, state = near_and_far(origin)
     order = [(origin + i) % 6 for i in range(3)]
     all_of_them = far.features(state, params)
     ours = near.features(state, params)
@@ -1320,9 +1318,6 @@ def test_neighbours_are_seen_in_their_order_and_nobody_else(origin):
             value, expected[jnp.array(order)] if expected.ndim else expected
         )
     assert dict(near.feature_layout(params))["wait"] == 3
-    np.testing.assert_array_equal(
-        near.reveal(state, params).wait, far.reveal(state, params).wait[jnp.array(order)]
-    )
 
 
 @pytest.mark.parametrize("origin", [0, 3, 5])

@@ -15,7 +15,7 @@ import pytest
 
 import jaxmec
 from jaxmec import envs, experiment, mec, traces
-from jaxmec.agents import Pathwise, ScoreTD3
+from jaxmec.agents import Pathwise
 from jaxmec.agents.pathwise import OF_NETWORK
 from jaxmec.core.naming import by_layer
 from jaxmec.experiment import SHARED, option_layers, player_of
@@ -265,10 +265,8 @@ def stopped(monkeypatch):
     ("method", "options", "agent", "env"),
     [
         ("lad-ts", {"agent.start": "noise"}, {"start": "noise"}, {}),
-        ("ddrl-amsa-score", {"agent.penalty": 0.5, "env.penalty": 3.0}, {"penalty": 0.5},
-         {"penalty": 3.0}),
-        ("ddrl-amsa-score", {"env_options": {"penalty": 3.0}}, {"penalty": 1e-3},
-         {"penalty": 3.0}),
+        ("ddrl-amsa", {"agent.tau": 0.5, "env.penalty": 3.0}, {"tau": 0.5}, {"penalty": 3.0}),
+        ("ddrl-amsa", {"env_options": {"penalty": 3.0}}, {"tau": 0.02}, {"penalty": 3.0}),
         ("drlcoedge", {"discount": 0.5}, {"discount": 0.5}, {}),
     ],
 )  # fmt: skip
@@ -335,6 +333,21 @@ def test_fields_that_this_version_lacks_are_named_with_the_file(cartpole, tmp_pa
     with pytest.raises(CheckpointIncompatible, match=field) as caught:
         jaxmec.load_policy(other)
     assert str(other / "manifest.json") in str(caught.value)
+
+
+def test_what_has_gone_since_is_left_out_where_it_was_off_and_else_refused(cartpole, tmp_path):
+    about = checkpoint.read_manifest(cartpole.save(tmp_path / "policy")).metadata
+    about["setting"]["options"] = [["privileged", False]]
+    off = checkpoint.save_policy(tmp_path / "off", cartpole.policy.learner, about)
+    assert jaxmec.load_policy(off).setting == cartpole.policy.setting
+    about["setting"]["options"] = [["privileged", True]]
+    on = checkpoint.save_policy(tmp_path / "on", cartpole.policy.learner, about)
+    with pytest.raises(CheckpointIncompatible, match="privileged"):
+        jaxmec.load_policy(on)
+    about["agent"] = {"class": "ScoreTD3", "fields": {"tau": 0.01}}
+    gone = checkpoint.save_policy(tmp_path / "gone", cartpole.policy.learner, about)
+    with pytest.raises(CheckpointIncompatible, match=r"ScoreTD3.*train 'ddrl-amsa-pathwise'"):
+        jaxmec.load_policy(gone)
 
 
 @pytest.mark.parametrize(
@@ -527,6 +540,3 @@ def test_what_training_starts_from_has_its_network_as_far_as_it_can():
     agent = Pathwise(network="servers", hidden=(8, 8), denoising_steps=2)
     cloned = experiment.recipe._network_of(agent, Pathwise())
     assert cloned["network"] == "servers" and cloned["hidden"] == (8, 8)
-    scoring = experiment.recipe._network_of(agent, ScoreTD3())  # it has one network only
-    assert scoring["hidden"] == (8, 8) and scoring["denoising_steps"] == 2
-    assert "network" not in scoring

@@ -35,8 +35,6 @@ def history(seed, steps, envs):
         next_observation=observation + np.float32([0.5, 0]),  # of the step alone
         terminated=terminated,
         extras={"e": step.astype(np.int32)},
-        privileged=step.astype(np.float32),
-        next_privileged=step.astype(np.float32) + 0.5,
         ended=terminated | (rng.random((steps, envs)) < 0.15),
     )
 
@@ -89,10 +87,9 @@ def test_they_are_those_that_followed(seed, sizes):
         np.testing.assert_array_equal(
             batch.next_observation[index], whole.next_observation[last, env]
         )
-        assert batch.next_privileged[index] == last + 0.5
         # And of the first step:
         assert batch.action[index] == whole.action[step, env]
-        assert batch.extras["e"][index] == step and batch.privileged[index] == step
+        assert batch.extras["e"][index] == step
     assert batch.ended == ()
 
 

@@ -308,6 +308,15 @@ def test_another_run_is_not_resumed(
     run(directory=tmp_path, resume=True, env=switched(walk, on=False))
 
 
+def test_a_run_goes_on_without_a_switch_that_was_off(run: Any, tmp_path: Path, walk: Any) -> None:
+    """As those of earlier versions do, whose environments had options that have gone since."""
+    run(directory=tmp_path / "off", env=switched(walk, on=False))
+    run(directory=tmp_path / "off", resume=True)
+    run(directory=tmp_path / "on", env=switched(walk, on=True))
+    with pytest.raises(ValueError, match=r"env\.switch was True and is absent now"):
+        run(directory=tmp_path / "on", resume=True)
+
+
 def switched(walk: Any, *, on: bool) -> Any:
     env = type(walk)()
     env.switch = on
