@@ -17,13 +17,15 @@ Memory = Any  # what a policy carries from decision to decision; () for most
 Metrics = dict[str, jax.Array]  # scalars, the same keys at every update
 
 
+Layout = tuple[tuple[str, int], ...]  # (name, length) of an observation's parts, in their order
+
+
 class Spec(NamedTuple):
     """What an agent must know of an environment to size its networks."""
 
     observation_size: int
     num_actions: int  # A; of a vector action, its length
-    layout: tuple[tuple[str, int], ...] = ()
-    """The parts of the observation in their order, (name, length); () where they have no names."""
+    layout: Layout = ()  # of the observation; () where its parts have no names
 
 
 class Transition(NamedTuple):

@@ -9,28 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents import checks
-from jaxmec.agents.base import Spec
+from jaxmec.agents.base import Layout, Spec
+from jaxmec.agents.chain import DiffusionPolicy
+from jaxmec.agents.latent import Latent, fresh_answers
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
-from jaxmec.networks.chain import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
-from jaxmec.networks.servers import EquivariantDiffusionActor, StackedServerValues
+from jaxmec.networks.chain import ReverseChainActor
+from jaxmec.networks.mlp import Params
+from jaxmec.networks.servers import StackedServerValues
 from jaxmec.struct import pytree, static
 
 STARTS = ("noise", "last")
-NETWORKS = ("flat", "servers")
-PLACE = "place"  # the name of the feature that says where in an episode a task is
 
 
 @pytree
-class Latent:
-    """What a learner keeps beside its parameters."""
-
-    answers: Any = ()  # [places, A] the last probabilities of each place; () for start "noise"
-    layout: tuple[tuple[str, int], ...] = static(default=())  # of observations, for "servers"
-    num_actions: int = static(default=0)  # A
-
-
-@pytree
-class DSAC(SoftActorCritic):
+class DSAC(DiffusionPolicy, SoftActorCritic):
     """Soft actor-critic whose policy is softmax(x_0) of a reverse chain from noise x_K.
 
     A decision while exploring draws the chain's noise and then the action. Judged, it takes
@@ -60,31 +52,16 @@ class DSAC(SoftActorCritic):
         ValueError: a field outside what its comment allows.
     """
 
-    denoising_steps: int = static(default=5)  # K, denoising steps, >= 1
-    schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
-    predict: str = static(default="x0")  # what the network predicts: x0, or the noise
-    clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
     judged_chains: int = static(default=8)  # averaged over when judged; 0: one without noise
-    embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
     start: str = static(default="noise")  # what x_K is: noise, or the last probabilities ("last")
     places: int = static(default=0)  # of "last": answers kept, slots x stations x positions
-    network: str = static(default="flat")  # of actor and critics: flat, or shared over "servers"
-    bound: float = 10.0  # c, within which clip keeps x_0's estimate and so the logits, > 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole("denoising_steps", self.denoising_steps, least=1)
+        self.check_chain(least_steps=1)
         checks.whole("judged_chains", self.judged_chains, least=0)
-        checks.choice("schedule", self.schedule, SCHEDULES)
-        checks.choice("predict", self.predict, PREDICTIONS)
-        checks.choice("clip", self.clip, CLIPS)
-        checks.whole("embedding_size", self.embedding_size, least=2)
-        if self.embedding_size % 2:
-            raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
-        checks.choice("network", self.network, NETWORKS)
         checks.choice("start", self.start, STARTS)
         checks.whole("places", self.places, least=1 if self.start == "last" else 0)
-        checks.number("bound", self.bound, least=0, above=True)
 
     @classmethod
     def published(cls, **changes: Any) -> DSAC:
@@ -106,30 +83,34 @@ class DSAC(SoftActorCritic):
         }
         return cls(**(fields | changes))
 
-    def init_actor(self, key: jax.Array, spec: Spec) -> Any:
+    def init_actor(self, key: jax.Array, spec: Spec) -> Params:
         """Fresh parameters of the noise network."""
         size = self.inputs(jnp.zeros(spec.observation_size)).shape[-1]
         return self._actor(self.init_latent(spec)).init(key, size)
 
     def draw(
-        self, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array
+        self, latent: Latent, observation: jax.Array, num_actions: int, key: jax.Array
     ) -> jax.Array:
         """[K, ..., A] the noise of one chain for each observation [..., S], x_K first."""
         shape = (self.denoising_steps, *observation.shape[:-1], num_actions)
         if self.start == "noise":
             return jax.random.normal(key, shape)
-        return self._from_last(
-            latent, observation, jax.random.normal(key, (shape[0] - 1, *shape[1:]))
-        )
+        rest = jax.random.normal(key, (shape[0] - 1, *shape[1:]))
+        return jnp.concatenate([latent.last(observation)[None], rest])
 
     def logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, noise: Any
+        self,
+        actor: Params,
+        latent: Latent,
+        observation: jax.Array,
+        num_actions: int,
+        noise: jax.Array,
     ) -> jax.Array:
         """[..., A] x_0 of the chain from noise [K, ..., A] at observations [..., S]."""
         return self._actor(latent).logits(actor, self.inputs(observation), noise)
 
     def greedy_logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
+        self, actor: Params, latent: Latent, observation: jax.Array, num_actions: int
     ) -> jax.Array:
         """[..., A] log of the probabilities averaged over the judged chains, or x_0 without noise.
 
@@ -146,7 +127,7 @@ class DSAC(SoftActorCritic):
             middle = noise.reshape(noise.shape[0], *(1,) * len(batch), num_actions)
             noise = jnp.broadcast_to(middle, (noise.shape[0], *batch, num_actions))
             if self.start == "last":
-                noise = self._from_last(latent, observation, noise[1:])
+                noise = jnp.concatenate([latent.last(observation)[None], noise[1:]])
             return self.logits(actor, latent, observation, num_actions, noise)
 
         if self.judged_chains == 0:
@@ -161,7 +142,7 @@ class DSAC(SoftActorCritic):
         latent = learner.latent
         actor = self._actor(latent)
         state = jnp.broadcast_to(observation, (number, *observation.shape))
-        noise = self.draw(latent, state, actor.num_actions, key)
+        noise = self.draw(latent, state, latent.num_actions, key)
         path = actor.path(learner.judged_actor, self.inputs(state), noise)
         return jnp.moveaxis(path, 0, 1)
 
@@ -172,22 +153,15 @@ class DSAC(SoftActorCritic):
             ValueError: observations that do not say where in the episode they are, or
                 nothing of each server, where that is needed.
         """
-        answers: Any = ()
-        if self.start == "last":
-            if spec.layout[-1:] != ((PLACE, 1),):
+        answers = fresh_answers(spec, self.places) if self.start == "last" else ()
+        layout: Layout = ()
+        if self.network == "servers":
+            layout = spec.layout[:-1] if self.start == "last" else spec.layout
+            if not any(length == spec.num_actions for _, length in layout):
                 raise ValueError(
-                    "start 'last' needs observations that end with their place in the episode; "
-                    "make the environment with show_place=True"
+                    f"network 'servers' needs observations with a part of length "
+                    f"{spec.num_actions}, one number a server, got {layout!r}"
                 )
-            answers = jnp.full((self.places, spec.num_actions), 1 / spec.num_actions)
-        layout = spec.layout if self.network == "servers" else ()
-        if self.start == "last":
-            layout = layout[:-1]
-        if self.network == "servers" and not any(n == spec.num_actions for _, n in layout):
-            raise ValueError(
-                f"network 'servers' needs observations with a part of length {spec.num_actions}, "
-                f"one number a server, got {layout!r}"
-            )
         return Latent(answers, layout, spec.num_actions)
 
     def remember(
@@ -196,8 +170,7 @@ class DSAC(SoftActorCritic):
         """The answers [places, A] with those at observations [M, S] renewed."""
         if self.start == "noise":
             return latent
-        answers = latent.answers.at[self._place(observation)].set(jnp.exp(log_probability))
-        return latent.replace(answers=answers)  # type: ignore[attr-defined]
+        return latent.renewed(observation, log_probability)
 
     def inputs(self, observation: jax.Array) -> jax.Array:
         """[..., S'] observations without the place, which is a label and no quantity."""
@@ -209,37 +182,14 @@ class DSAC(SoftActorCritic):
             return super().critics(num_actions, latent)
         return StackedServerValues(self.hidden, latent.layout, num_actions, self.activation)
 
-    def _from_last(self, latent: Latent, observation: jax.Array, rest: jax.Array) -> jax.Array:
-        """[K, ..., A] the noise [K − 1, ..., A] of all steps but the first after the last answers.
-
-        The answers are read here alone. The barrier keeps the compiler from reading them again
-        where they are used: read after :meth:`remember`, the whole table would be copied first.
-        """
-        answers = jax.lax.optimization_barrier(latent.answers[self._place(observation)])
-        answers = jax.lax.stop_gradient(answers)
-        return jnp.concatenate([answers[None], rest])
-
-    def _place(self, observation: jax.Array) -> jax.Array:
-        """[...] int32, which answer belongs to observations [..., S]. Beyond ``places`` they
-        are counted from 0 again, and share."""
-        return observation[..., -1].astype(jnp.int32) % self.places
-
     def _num_actions(self, learner: SoftLearner) -> int:
         return learner.latent.num_actions
 
-    def _actor(self, latent: Latent) -> DiffusionActor | EquivariantDiffusionActor:
-        fields: dict[str, Any] = {
-            "hidden": self.hidden,
-            "activation": self.activation,
-            "steps": self.denoising_steps,
-            "schedule": self.schedule,
-            "predict": self.predict,
-            "clip": self.clip,
-            "embedding_size": self.embedding_size,
-            "bound": self.bound,
-        }
-        if self.network == "flat":
-            return DiffusionActor(num_actions=latent.num_actions, **fields)
-        return EquivariantDiffusionActor(
-            num_servers=latent.num_actions, layout=latent.layout, outputs=1, **fields
+    def _actor(self, latent: Latent) -> ReverseChainActor:
+        return self.chain_actor(
+            latent.num_actions,
+            latent.layout,
+            outputs=1,
+            hidden=self.hidden,
+            activation=self.activation,
         )

@@ -16,18 +16,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxmec.agents import checks
-from jaxmec.agents.base import Metrics, Spec, Transition
-from jaxmec.networks.chain import CLIPS, PREDICTIONS, SCHEDULES, DiffusionActor
+from jaxmec.agents.base import Layout, Metrics, Spec, Transition
+from jaxmec.agents.chain import DiffusionPolicy
+from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import ACTIVATIONS
-from jaxmec.networks.servers import EquivariantDiffusionActor
 from jaxmec.struct import pytree, static
-
-NETWORKS = ("flat", "servers")
-# The fields that say what the actor's network is; two agents alike in them share parameters.
-OF_NETWORK = (
-    "network", "hidden", "activation", "denoising_steps", "schedule", "predict", "clip",
-    "embedding_size", "bound",
-)  # fmt: skip
 
 
 @pytree
@@ -36,7 +29,7 @@ class Sizes:
 
     observation_size: int = static()
     num_actions: int = static()  # A
-    layout: tuple[tuple[str, int], ...] = static()  # (name, length) of an observation's parts
+    layout: Layout = static()  # (name, length) of an observation's parts
 
     @property
     def num_servers(self) -> int:
@@ -59,7 +52,7 @@ class PathwiseLearner(NamedTuple):
 
 
 @pytree
-class Pathwise:
+class Pathwise(DiffusionPolicy):
     """A diffusion actor, or a plain network, that descends the gradient of its own cost.
 
     An action is A real numbers. The denoising chain's noise is drawn anew at each decision
@@ -93,14 +86,8 @@ class Pathwise:
     max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
     gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0
     tolerance: float = 0.03  # how much worse than the best it may become, as a share, >= 0
-    network: str = static(default="flat")  # flat, or servers: shared over them, any B
     hidden: tuple[int, ...] = static(default=(64, 64))  # widths of the hidden layers
     activation: str = static(default="relu")  # relu, tanh, silu, mish or gelu
-    denoising_steps: int = static(default=5)  # K, denoising steps; 0: a plain network
-    schedule: str = static(default="vp")  # noise schedule: vp, linear or cosine
-    predict: str = static(default="x0")  # what the network predicts: x0, or the noise
-    clip: str = static(default="soft")  # how x_0's estimate is bounded: soft, hard or none
-    embedding_size: int = static(default=16)  # of the step's sinusoidal embedding, even
     bound: float = 5.0  # c, within which clip keeps the scores, > 0
 
     def __post_init__(self) -> None:
@@ -113,17 +100,9 @@ class Pathwise:
         checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
         checks.number("gradient_limit", self.gradient_limit, least=0, above=True)
         checks.number("tolerance", self.tolerance, least=0)
-        checks.choice("network", self.network, NETWORKS)
+        self.check_chain(least_steps=0)
         checks.widths("hidden", self.hidden)
         checks.choice("activation", self.activation, ACTIVATIONS)
-        checks.whole("denoising_steps", self.denoising_steps, least=0)
-        checks.choice("schedule", self.schedule, SCHEDULES)
-        checks.choice("predict", self.predict, PREDICTIONS)
-        checks.choice("clip", self.clip, CLIPS)
-        checks.whole("embedding_size", self.embedding_size, least=2)
-        if self.embedding_size % 2:
-            raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
-        checks.number("bound", self.bound, least=0, above=True)
 
     def init(self, key: jax.Array, spec: Spec) -> PathwiseLearner:
         """Fresh parameters; the best policy so far is the one it starts with."""
@@ -327,19 +306,11 @@ class Pathwise:
             optax.scale_by_adam(b2=self.squared_decay),
         )
 
-    def _actor(self, sizes: Sizes) -> Any:
-        fields: dict[str, Any] = {
-            "hidden": self.hidden,
-            "activation": self.activation,
-            "steps": self.denoising_steps,
-            "schedule": self.schedule,
-            "predict": self.predict,
-            "clip": self.clip,
-            "embedding_size": self.embedding_size,
-            "bound": self.bound,
-        }
-        if self.network == "flat":
-            return DiffusionActor(num_actions=sizes.num_actions, **fields)
-        servers = sizes.num_servers
-        outputs = sizes.num_actions // servers
-        return EquivariantDiffusionActor(servers, sizes.layout, outputs=outputs, **fields)
+    def _actor(self, sizes: Sizes) -> ReverseChainActor:
+        return self.chain_actor(
+            sizes.num_actions,
+            sizes.layout,
+            outputs=sizes.num_actions // sizes.num_servers,
+            hidden=self.hidden,
+            activation=self.activation,
+        )

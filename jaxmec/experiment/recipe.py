@@ -13,7 +13,7 @@ import jax
 
 from jaxmec import agents, envs
 from jaxmec.agents.base import Agent
-from jaxmec.agents.pathwise import OF_NETWORK
+from jaxmec.agents.chain import OF_NETWORK
 from jaxmec.core.naming import ambiguous, by_layer
 from jaxmec.envs.table import FOR_AGENTS
 from jaxmec.experiment.demonstrations import Demonstrator

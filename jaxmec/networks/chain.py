@@ -7,19 +7,23 @@ k = 1..K; index k − 1 of an array of length K belongs to step k.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.networks.mlp import MLP
+from jaxmec.networks.mlp import MLP, Params
 from jaxmec.struct import pytree, static
 
 SCHEDULES = ("vp", "linear", "cosine")
 PREDICTIONS = ("x0", "noise")
 CLIPS = ("soft", "hard", "none")
+
+# (x_k, k) -> what the network says of x_k [..., A]; k in 1..K, a number or an array [].
+Denoiser = Callable[[jax.Array, int | jax.Array], jax.Array]
 
 
 class NoiseSchedule(NamedTuple):
@@ -73,7 +77,7 @@ def step_embedding(steps: int, size: int) -> np.ndarray:
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
-def clip_prediction(x0: jax.Array, clip: str, bound: Any) -> jax.Array:
+def clip_prediction(x0: jax.Array, clip: str, bound: float) -> jax.Array:
     """x̂_0 held within ±``bound`` c: ``"soft"`` by x/√(1 + (x/c)²), ``"hard"``, or ``"none"``.
 
     The soft bound has a gradient everywhere, which falls as (c/x)³. The hard one has none
@@ -89,13 +93,13 @@ def clip_prediction(x0: jax.Array, clip: str, bound: Any) -> jax.Array:
 
 
 def reverse_chain(
-    denoise: Callable[[jax.Array, int], jax.Array],
+    denoise: Denoiser,
     noise: jax.Array,
     schedule: NoiseSchedule,
     *,
     predict: str = "x0",
     clip: str = "soft",
-    bound: Any = 10.0,
+    bound: float = 10.0,
 ) -> jax.Array:
     """[..., A] x_0, the end of the reverse chain (docs/model.md: "The diffusion actor").
 
@@ -109,25 +113,25 @@ def reverse_chain(
 
 
 def reverse_path(
-    denoise: Callable[[jax.Array, int], jax.Array],
+    denoise: Denoiser,
     noise: jax.Array,
     schedule: NoiseSchedule,
     *,
     predict: str = "x0",
     clip: str = "soft",
-    bound: Any = 10.0,
+    bound: float = 10.0,
 ) -> jax.Array:
     """[K + 1, ..., A] all that :func:`reverse_chain` goes through: x_K, x_{K−1}, ..., x_0."""
     return jnp.stack(list(_chain(denoise, noise, schedule, predict, clip, bound)))
 
 
 def _chain(
-    denoise: Callable[[jax.Array, int], jax.Array],
+    denoise: Denoiser,
     noise: jax.Array,
     schedule: NoiseSchedule,
     predict: str,
     clip: str,
-    bound: Any,
+    bound: float,
 ) -> Iterator[jax.Array]:
     """x_K, x_{K−1}, ..., x_0, each [..., A]."""
     beta, alpha, alpha_bar, variance = schedule
@@ -152,14 +156,14 @@ def _chain(
 
 
 def denoising_loss(
-    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    denoise: Denoiser,
     target: jax.Array,
     key: jax.Array,
     schedule: NoiseSchedule,
     *,
     predict: str = "x0",
     clip: str = "soft",
-    bound: Any = 10.0,
+    bound: float = 10.0,
 ) -> jax.Array:
     """[] how badly noise is told from a ``target`` x_0 [A] at one step of the forward process.
 
@@ -177,28 +181,36 @@ def denoising_loss(
     return jnp.mean(jnp.square(clip_prediction(output, clip, bound) - target))
 
 
+@pytree
 class ReverseChainActor:
-    """What an actor does with a reverse chain, whatever the network in it.
+    """An actor whose logits are x_0 of a reverse chain, whatever the network in it.
 
-    A dataclass that inherits it has the fields named here, and :meth:`_denoiser`.
+    It holds no parameters: ``init`` makes them, ``logits`` uses them. A subclass says what the
+    network is, by ``init``, ``_size`` and ``_denoiser``. Fields are checked by their owner.
     """
 
-    num_actions: Any  # A
-    steps: Any  # K; 0: no chain, the network's output at x = 0, bounded
-    schedule: Any  # a name in SCHEDULES
-    predict: Any  # what the network predicts, a name in PREDICTIONS
-    clip: Any  # how x̂_0 is bounded, a name in CLIPS
-    bound: Any  # c, the bound of x̂_0, thus of the logits
+    hidden: tuple[int, ...] = static(default=(128, 128), kw_only=True)  # at least one layer
+    activation: str = static(default="relu", kw_only=True)  # a name in ACTIVATIONS
+    steps: int = static(default=5, kw_only=True)  # K; 0: no chain, the output at x = 0, bounded
+    schedule: str = static(default="vp", kw_only=True)  # a name in SCHEDULES
+    predict: str = static(default="x0", kw_only=True)  # what the network says, in PREDICTIONS
+    clip: str = static(default="soft", kw_only=True)  # how x̂_0 is bounded, a name in CLIPS
+    embedding_size: int = static(default=16, kw_only=True)  # of the step's embedding, even
+    bound: float = dataclasses.field(default=10.0, kw_only=True)  # c, the bound of x̂_0
+
+    def init(self, key: jax.Array, observation_size: int) -> Params:
+        """Fresh parameters."""
+        raise NotImplementedError
 
     def sample_noise(self, key: jax.Array, *batch: int) -> jax.Array:
         """[K, *batch, A] the standard normal noise that one chain of each example takes."""
-        return jax.random.normal(key, (self.steps, *batch, self.num_actions))
+        return jax.random.normal(key, (self.steps, *batch, self._size()))
 
-    def logits(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
+    def logits(self, params: Params, state: jax.Array, noise: jax.Array) -> jax.Array:
         """[..., A] x_0 for states [..., S], from ``noise`` [K, ..., A]."""
         denoise = self._denoiser(params, state)
         if self.steps == 0:
-            zeros = jnp.zeros((*state.shape[:-1], self.num_actions), state.dtype)
+            zeros = jnp.zeros((*state.shape[:-1], self._size()), state.dtype)
             return clip_prediction(denoise(zeros, 1), self.clip, self.bound)
         return reverse_chain(
             denoise,
@@ -209,7 +221,7 @@ class ReverseChainActor:
             bound=self.bound,
         )
 
-    def path(self, params: Any, state: jax.Array, noise: jax.Array) -> jax.Array:
+    def path(self, params: Params, state: jax.Array, noise: jax.Array) -> jax.Array:
         """[K + 1, ..., A] the whole chain that ends in :meth:`logits`; K >= 1."""
         return reverse_path(
             self._denoiser(params, state),
@@ -220,13 +232,13 @@ class ReverseChainActor:
             bound=self.bound,
         )
 
-    def greedy_logits(self, params: Any, state: jax.Array) -> jax.Array:
+    def greedy_logits(self, params: Params, state: jax.Array) -> jax.Array:
         """[..., A] x_0 of the chain without noise: x_K = 0 and z = 0."""
-        shape = (self.steps, *state.shape[:-1], self.num_actions)
+        shape = (self.steps, *state.shape[:-1], self._size())
         return self.logits(params, state, jnp.zeros(shape, state.dtype))
 
     def imitation_loss(
-        self, params: Any, state: jax.Array, target: jax.Array, key: jax.Array
+        self, params: Params, state: jax.Array, target: jax.Array, key: jax.Array
     ) -> jax.Array:
         """[] how far the actor is from giving ``target`` [A] at a state [S].
 
@@ -244,8 +256,12 @@ class ReverseChainActor:
             bound=self.bound,
         )
 
-    def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
-        """(x_k, k) -> what the network says of x_k, for states [..., S]."""
+    def _size(self) -> int:
+        """A, how many logits there are."""
+        raise NotImplementedError
+
+    def _denoiser(self, params: Params, state: jax.Array) -> Denoiser:
+        """What the network says of x_k, for states [..., S]."""
         raise NotImplementedError
 
 
@@ -253,31 +269,25 @@ class ReverseChainActor:
 class DiffusionActor(ReverseChainActor):
     """A policy over A actions whose logits are x_0 of a reverse chain, given a state s.
 
-    The network is an MLP on [x_k, embedding of k, s]. It has no state and no parameters of
-    its own: ``init`` makes them, ``logits`` uses them. Fields are checked by their owner.
+    The network is an MLP on [x_k, embedding of k, s].
     """
 
     num_actions: int = static()  # A
-    hidden: tuple[int, ...] = static(default=(128, 128))  # at least one layer
-    activation: str = static(default="relu")
-    steps: int = static(default=5)  # K; 0: no chain, the network's output at x = 0, bounded
-    schedule: str = static(default="vp")  # a name in SCHEDULES
-    predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
-    clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
-    embedding_size: int = static(default=16)  # of the step's embedding, even
-    bound: Any = 10.0  # c, the bound of x̂_0, thus of the logits
 
     @property
     def network(self) -> MLP:
         """The MLP on [x_k, embedding of k, s]; its parameters are the actor's."""
         return MLP(self.hidden, self.num_actions, self.activation)
 
-    def init(self, key: jax.Array, observation_size: int) -> Any:
+    def init(self, key: jax.Array, observation_size: int) -> Params:
         """Fresh parameters."""
         size = self.num_actions + self.embedding_size + observation_size
         return self.network.init(key, jnp.zeros(size))
 
-    def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
+    def _size(self) -> int:
+        return self.num_actions
+
+    def _denoiser(self, params: Params, state: jax.Array) -> Denoiser:
         """(x_k, k) -> what the network says of x_k, for states [..., S].
 
         The first layer's product with [x_k, embedding, s] is the sum of three, of which only
@@ -290,9 +300,9 @@ class DiffusionActor(ReverseChainActor):
         of_steps = jnp.asarray(embedding, of_step.dtype) @ of_step + first["bias"]  # [K, H]
         of_states = state @ of_state  # [..., H]
 
-        def denoise(x: jax.Array, k: Any) -> jax.Array:
+        def denoise(x: jax.Array, k: int | jax.Array) -> jax.Array:
             sums = x @ of_x + of_states + of_steps[k - 1]
-            output: Any = self.network.apply(params, sums, method="after_first")
+            output: jax.Array = self.network.apply(params, sums, method="after_first")
             return output
 
         return denoise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,9 @@ def mish(x: jax.Array) -> jax.Array:
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
 
+
+# A network's parameters: a tree of arrays as flax names them, or of copies stacked on an axis.
+Params = Any
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,

@@ -9,16 +9,15 @@ servers, here their mean and their maximum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.networks.chain import ReverseChainActor, step_embedding
-from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT
+from jaxmec.networks.chain import Denoiser, ReverseChainActor, step_embedding
+from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT, Params
 from jaxmec.struct import pytree, static
 
 
@@ -125,9 +124,8 @@ class EquivariantDiffusionActor(ReverseChainActor):
     network which server is which: their speed must be among the parts, as in
     ``features="times"``.
 
-    Like :class:`jaxmec.networks.chain.DiffusionActor` it holds no parameters, and has
-    its methods. With ``steps`` 0 there is no chain and no noise: the network's output at
-    x = 0, bounded, is the action.
+    With ``steps`` 0 there is no chain and no noise: the network's output at x = 0, bounded, is
+    the action.
 
     Raises:
         ValueError: a layout that is empty or names no server's part.
@@ -136,14 +134,7 @@ class EquivariantDiffusionActor(ReverseChainActor):
     num_servers: int = static()  # B
     layout: tuple[tuple[str, int], ...] = static()  # (name, length) of an observation's parts
     outputs: int = static(default=2)  # numbers a server
-    hidden: tuple[int, ...] = static(default=(32, 32))  # at least one layer
-    activation: str = static(default="relu")
-    steps: int = static(default=5)  # K, or 0 for no chain
-    schedule: str = static(default="vp")  # a name in SCHEDULES
-    predict: str = static(default="x0")  # what the network predicts, a name in PREDICTIONS
-    clip: str = static(default="soft")  # how x̂_0 is bounded, a name in CLIPS
-    embedding_size: int = static(default=16)  # of the step's embedding, even
-    bound: Any = 10.0  # c, the bound of x̂_0, thus of the scores
+    hidden: tuple[int, ...] = static(default=(32, 32), kw_only=True)  # at least one layer
 
     def __post_init__(self) -> None:
         if not any(length == self.num_servers for _, length in self.layout):
@@ -162,7 +153,7 @@ class EquivariantDiffusionActor(ReverseChainActor):
         """The network shared over the servers; its parameters are the actor's."""
         return ServerMLP(self.hidden, self.outputs, self.activation)
 
-    def init(self, key: jax.Array, observation_size: int) -> Any:
+    def init(self, key: jax.Array, observation_size: int) -> Params:
         """Fresh parameters.
 
         Raises:
@@ -175,7 +166,10 @@ class EquivariantDiffusionActor(ReverseChainActor):
         shared = self._with_step(shared, np.zeros(self.embedding_size))
         return self.network.init(key, servers, shared, jnp.zeros((self.num_servers, self.outputs)))
 
-    def _denoiser(self, params: Any, state: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
+    def _size(self) -> int:
+        return self.num_actions
+
+    def _denoiser(self, params: Params, state: jax.Array) -> Denoiser:
         """(x_k, k) -> what the network says of x_k, for observations [..., S].
 
         What the observation adds to the first layer is the same at every step and computed
@@ -186,12 +180,12 @@ class EquivariantDiffusionActor(ReverseChainActor):
         of_steps = params["params"]["of_shared"]["kernel"][-self.embedding_size :]
         shifts = jnp.asarray(embedding, of_steps.dtype) @ of_steps  # [K, H]
         shared = self._with_step(shared, np.zeros(self.embedding_size))
-        fixed: Any = network.apply(params, servers, shared, method="first")  # [..., B, H]
+        fixed: jax.Array = network.apply(params, servers, shared, method="first")  # [..., B, H]
 
-        def denoise(x: jax.Array, k: Any) -> jax.Array:
+        def denoise(x: jax.Array, k: int | jax.Array) -> jax.Array:
             noisy = jnp.moveaxis(x.reshape(*x.shape[:-1], self.outputs, -1), -2, -1)
-            sums: Any = fixed + network.apply(params, noisy, method="of_x") + shifts[k - 1]
-            output: Any = network.apply(params, sums, method="after_first")  # [..., B, outputs]
+            sums: jax.Array = fixed + network.apply(params, noisy, method="of_x") + shifts[k - 1]
+            output: jax.Array = network.apply(params, sums, method="after_first")
             return jnp.moveaxis(output, -1, -2).reshape(x.shape)
 
         return denoise

@@ -16,7 +16,7 @@ import pytest
 import jaxmec
 from jaxmec import envs, experiment, mec, traces
 from jaxmec.agents import Pathwise
-from jaxmec.agents.pathwise import OF_NETWORK
+from jaxmec.agents.chain import OF_NETWORK
 from jaxmec.core.naming import by_layer
 from jaxmec.experiment import SHARED, option_layers, player_of
 from jaxmec.experiment.episode import record
