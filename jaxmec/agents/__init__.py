@@ -11,7 +11,11 @@ from jaxmec.agents.per_station import PerStation
 from jaxmec.agents.sac import SAC
 from jaxmec.agents.topk_dqn import TopKDQN
 
-AGENTS = (PerStation, DQN, TopKDQN, SAC, DSAC, Pathwise)
+# The agents whose saved policies can be loaded, by the name of their class. One of your own is
+# added where it is defined: ``AGENTS["Mine"] = Mine``.
+AGENTS: dict[str, type] = {
+    kind.__name__: kind for kind in (PerStation, DQN, TopKDQN, SAC, DSAC, Pathwise)
+}
 
 __all__ = [
     "AGENTS",

@@ -291,14 +291,15 @@ def described(agent: Any) -> dict[str, Any]:
 
 def _agent_of(about: dict[str, Any], path: Path) -> Agent:
     """The agent that :func:`described` wrote into the policy at ``path``."""
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in agents.AGENTS}
-    if about["class"] in GONE:
+    name = about["class"]
+    if name in GONE:
         raise checkpoint.CheckpointIncompatible(
-            f"{path} was trained by {about['class']}, an agent that is gone: {GONE[about['class']]}"
+            f"{path} was trained by {name}, an agent that is gone: {GONE[name]}"
         )
-    if about["class"] not in kinds:
+    if name not in agents.AGENTS:
         raise checkpoint.CheckpointIncompatible(
-            f"{path} was trained by an agent that is not known here, {about['class']!r}"
+            f"{path} was trained by an agent that is not known here, {name!r}; if it is your own, "
+            f"import its class and add it first: jaxmec.agents.AGENTS[{name!r}] = {name}"
         )
 
     def whole(value: Any) -> Any:
@@ -306,7 +307,7 @@ def _agent_of(about: dict[str, Any], path: Path) -> Agent:
             return _agent_of(value, path)
         return tuple(value) if isinstance(value, list) else value
 
-    retired = RETIRED.get(about["class"], ())
+    retired = RETIRED.get(name, ())
     fields = {k: whole(value) for k, value in about["fields"].items() if k not in retired}
-    agent: Agent = _rebuilt(kinds[about["class"]], fields, f"agent {about['class']}", path)
+    agent: Agent = _rebuilt(agents.AGENTS[name], fields, f"agent {name}", path)
     return agent
