@@ -21,7 +21,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from jaxmec.cli import guarded
 from jaxmec.core import compilation
 from jaxmec.core.naming import look_up
-from jaxmec.studies import reproduction, results, study
+from jaxmec.studies import page, results, study
 from jaxmec.studies.catalogue import APART, SIZES, STUDIES, find_study
 
 ASKS = "next\n"  # a worker's line when it has no cell
@@ -139,7 +139,7 @@ def main(options: Options) -> None:
         outcome = study.run(plan, options.out, progress=options.progress)
         results.write(outcome, options.out / options.size / plan.name)
     command = f"python train/reproduction.py --size {options.size} --jobs {options.jobs}"
-    print("written:", reproduction.write(options.size, options.out, options.page, command))
+    print("written:", page.write(options.size, options.out, options.page, command))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ MOVED = {
     "networks.diffusion": "networks.chain",
     "networks.equivariant": "networks.servers",
     "registration": "core.registration",
-    "reproduction": "studies.reproduction",
+    "reproduction": "studies.page",
     "results": "studies.results",
     "selection": "mec.selection",
     "statistics": "core.statistics",

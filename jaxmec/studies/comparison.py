@@ -1,19 +1,15 @@
-"""Several policies and schedulers on the same arrivals, as one table."""
+"""Several policies and schedulers on the same arrivals, set against one of them."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
-from rich.text import Text
 
 from jaxmec.core import files
 from jaxmec.core.statistics import (
@@ -23,10 +19,17 @@ from jaxmec.core.statistics import (
     interquartile_mean,
     t_interval,
 )
-from jaxmec.core.tables import results_table
-from jaxmec.core.terminal import quoted
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Report
+from jaxmec.studies.columns import (
+    ABSENT,
+    Column,
+    half_width,
+    interval,
+    markdown_table,
+    number,
+    terminal_table,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Row:
 
     name: str
     information: str  # what the policy sees
-    waits: str  # what whoever allocates sees: "true" or "seen"
+    waits: str  # what the allocation rule sees: "true", "seen"; "-" where nothing is allocated
     seeds: int  # S, training seeds; 1 for what does not learn
     episodes: int
     mean: float  # over seeds and episodes
@@ -87,9 +90,8 @@ class Comparison:
     reports: Sequence[Report]
     reference: Report
     metric: str = "makespan"
-    best_known: np.ndarray | None = (
-        None  # [n] s, the best plan's make-spans in the first n episodes
-    )
+    best_known: np.ndarray | None = None
+    """[n] s, the best plan's make-spans in the first n episodes."""
 
     def __post_init__(self) -> None:
         for report in self.reports:
@@ -150,90 +152,59 @@ class Comparison:
             return makespan.mean(axis=1) / self.best_known.mean() - 1
         return makespan[0] / self.best_known - 1
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headers and lines, as text that fits a terminal."""
-        metric = METRICS[self.metric]
-        headers = ["method", "sees", "waits", "seeds", metric.title.removeprefix("mean "), "± 95 %",
-                   f"/ {self.reference.name}", "over plan", "failed"]  # fmt: skip
-        lines = [
-            [
-                row.name,
-                row.information,
-                row.waits,
-                str(row.seeds),
-                f"{row.mean:.{metric.decimals}f}",
-                f"{(row.interval[1] - row.interval[0]) / 2:.{metric.decimals}f}",
-                f"{row.ratio:.3f}",
-                "-" if np.isnan(row.gap) else f"{100 * row.gap:.1f} %",
-                "-" if np.isnan(row.failed) else f"{100 * row.failed:.2f} %",
-            ]
-            for row in self.rows
+    @property
+    def columns(self) -> list[Column[Row]]:
+        """What is shown of the rows: to a terminal the figures, to a document their intervals too.
+
+        Without plans there is no column of gaps.
+        """
+        metric, reference = METRICS[self.metric], self.reference.name
+        of_plans: list[Column[Row]] = [
+            Column("over plan", lambda row: number(row.gap, 1, percent=True, unit=" %")),
+            Column(
+                "95 % (t)",
+                lambda row: interval(row.gap_interval, 1, percent=True),
+                terminal=False,
+            ),
         ]
-        return headers, lines
+        return [
+            Column("method", lambda row: row.name, left=True),
+            Column("sees", lambda row: row.information or ABSENT, left=True),
+            Column("waits", lambda row: row.waits, left=True),
+            Column("seeds", lambda row: str(row.seeds)),
+            *_mean_columns(metric),
+            Column(
+                "interquartile mean", lambda row: number(row.iqm, metric.decimals), terminal=False
+            ),
+            Column("95 %", lambda row: interval(row.iqm_interval, metric.decimals), terminal=False),
+            Column(
+                f"− {reference}",
+                lambda row: number(row.difference, metric.decimals, sign="+"),
+                terminal=False,
+            ),
+            Column(
+                "95 %, paired",
+                lambda row: interval(row.difference_interval, metric.decimals, sign="+"),
+                terminal=False,
+            ),
+            Column(f"/ {reference}", lambda row: number(row.ratio, 3)),
+            *(of_plans if self.best_known is not None else ()),
+            Column("failed", lambda row: number(row.failed, 2, percent=True, unit=" %")),
+            Column(
+                "95 %", lambda row: interval(row.failed_interval, 2, percent=True), terminal=False
+            ),
+        ]
 
     def table(self, title: str) -> Table:
         """For a terminal."""
-        headers, lines = self.cells()
-        empty = [
-            index
-            for index, header in enumerate(headers)
-            # Where a task has one server nobody allocates; where nothing is planned, no gap.
-            if header in ("waits", "over plan") and all(line[index] == "-" for line in lines)
-        ]
-        headers, *lines = (
-            [cell for index, cell in enumerate(cells) if index not in empty]
-            for cells in (headers, *lines)
-        )
-        table = results_table(title)
-        for index, header in enumerate(headers):
-            left = header in ("method", "sees", "waits")
-            justify: Any = "left" if left else "right"
-            # Where a terminal is narrow a long name is broken, at its spaces, and no number;
-            # headers are where the cells below are narrower.
-            width = max((len(line[index]) for line in lines), default=0)
-            wrapped = textwrap.wrap(
-                quoted(header), max(width, 5), break_long_words=False, break_on_hyphens=False
-            )
-            table.add_column(
-                Text("\n".join(wrapped)), justify=justify, overflow="fold", no_wrap=index > 0
-            )
-        for line in lines:
-            table.add_row(*line)
-        return table
+        rows = self.rows
+        allocated = any(row.waits != ABSENT for row in rows)  # not where a task has one server
+        columns = [column for column in self.columns if allocated or column.header != "waits"]
+        return terminal_table(title, columns, rows)
 
     def markdown(self) -> str:
-        """For a document: what :meth:`cells` has, and each figure's interval."""
-        metric = METRICS[self.metric]
-        headers = ["method", "sees", "waits", "seeds", metric.title, "95 % (t)",
-                   "interquartile mean", "95 %", f"− {self.reference.name}", "95 %, paired",
-                   f"/ {self.reference.name}", "over plan", "95 % (t)",
-                   "failed", "95 %"]  # fmt: skip
-        lines = []
-        for row in self.rows:
-            fails = not np.isnan(row.failed)
-            lines.append(
-                [
-                    row.name,
-                    row.information or "-",
-                    row.waits,
-                    str(row.seeds),
-                    f"{row.mean:.{metric.decimals}f}",
-                    interval_text(row.interval, metric.decimals),
-                    f"{row.iqm:.{metric.decimals}f}",
-                    interval_text(row.iqm_interval, metric.decimals),
-                    f"{row.difference:+.{metric.decimals}f}",
-                    interval_text(row.difference_interval, metric.decimals, sign="+"),
-                    f"{row.ratio:.3f}",
-                    "-" if np.isnan(row.gap) else f"{100 * row.gap:.1f} %",
-                    interval_text(row.gap_interval, 1, factor=100),
-                    f"{100 * row.failed:.2f} %" if fails else "-",
-                    interval_text(row.failed_interval, 2, factor=100) if fails else "-",
-                ]
-            )
-        if self.best_known is None:
-            first = headers.index("over plan")
-            headers, *lines = (cells[:first] + cells[first + 2 :] for cells in (headers, *lines))
-        return markdown_table(headers, lines, left=3)
+        """For a document."""
+        return markdown_table(self.columns, self.rows)
 
     def save(self, path: Path, **about: Any) -> None:
         """Write every seed's and episode's figures, and the rows, as JSON."""
@@ -252,17 +223,6 @@ class Comparison:
         files.write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
-def row_record(row: Row) -> dict[str, Any]:
-    """A row as one line of a CSV file: an interval becomes two columns, ..._low and ..._high."""
-    record: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(row).items():
-        if isinstance(value, tuple):
-            record[f"{name}_low"], record[f"{name}_high"] = value
-        else:
-            record[name] = value
-    return record
-
-
 def value_records(report: Report) -> list[dict[str, Any]]:
     """Every seed's and episode's figures, one line each."""
     metrics = list(report.values)
@@ -278,30 +238,16 @@ def value_records(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def write_csv(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as a CSV file whose columns are the first record's keys.
+def _mean_columns(metric: Metric) -> list[Column[Row]]:
+    """The mean and its interval, which a terminal has as a half-width."""
+    short = metric.title.removeprefix("mean ")
 
-    Raises:
-        ValueError: no records, or one with a key that the first has not.
-    """
-    records = list(records)
-    if not records:
-        raise ValueError(f"there are no records to write to {path}")
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, fieldnames=list(records[0]))
-    writer.writeheader()
-    writer.writerows(records)
-    files.write_whole(path, stream.getvalue())
+    def mean(row: Row) -> str:
+        return number(row.mean, metric.decimals)
 
-
-def interval_text(interval: Interval, decimals: int, factor: float = 1.0, sign: str = "") -> str:
-    """ "low to high", or "-" where there is none."""
-    if np.isnan(interval).any():
-        return "-"
-    return " to ".join(f"{factor * end:{sign}.{decimals}f}" for end in interval)
-
-
-def markdown_table(headers: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose first columns, ``left`` of them, are texts, and the others numbers."""
-    rule = ["---"] * left + ["---:"] * (len(headers) - left)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rule, *lines))
+    return [
+        Column(short, mean, document=False),
+        Column("± 95 %", lambda row: half_width(row.interval, metric.decimals), document=False),
+        Column(metric.title, mean, terminal=False),
+        Column("95 % (t)", lambda row: interval(row.interval, metric.decimals), terminal=False),
+    ]

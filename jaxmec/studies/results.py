@@ -13,20 +13,20 @@ import numpy as np
 
 from jaxmec import plots
 from jaxmec.core.files import write_whole
-from jaxmec.core.statistics import interquartile_interval, interquartile_mean
+from jaxmec.core.statistics import Interval, interquartile_interval, interquartile_mean
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Setting, check_same_tasks
 from jaxmec.solvers import PlannerConfig
 from jaxmec.studies import gap
-from jaxmec.studies.comparison import (
-    METRICS,
-    Comparison,
-    interval_text,
+from jaxmec.studies.columns import (
+    Column,
+    csv_record,
+    interval,
     markdown_table,
-    row_record,
-    value_records,
+    number,
     write_csv,
 )
+from jaxmec.studies.comparison import METRICS, Comparison, value_records
 from jaxmec.studies.study import Outcome, Place, Result, Study
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def write(outcome: Outcome, directory: Path) -> list[Path]:
     rows, values = [], []
     for place, table in tables.items():
         where = _where(place)
-        rows += [{**where, **row_record(row)} for row in table.rows]
+        rows += [{**where, **csv_record(row)} for row in table.rows]
         for report in table.reports:
             values += [{**where, **record} for record in value_records(report)]
     files = [directory / name for name in ("results.csv", "values.csv", "results.md")]
@@ -188,28 +188,34 @@ def aggregate(outcome: Outcome) -> str:
 
     The interquartile mean is over seeds and places, its interval by the stratified bootstrap.
     """
-    metric = METRICS[outcome.study.metric]
-    headers = ["method", "settings", f"/ {outcome.study.reference}: interquartile mean", "95 %",
-               "mean"]  # fmt: skip
-    lines = []
+    metric, reference = METRICS[outcome.study.metric], outcome.study.reference
+    rows = []
     for label, ratios in _ratios(outcome).items():
         seeds = np.stack([ratio.mean(axis=1) for ratio in ratios], axis=1)  # [S, places]
         if seeds.shape[0] == 1:  # nothing learns: over episodes
             seeds = np.stack([ratio[0] for ratio in ratios], axis=1)
-        lines.append(
-            (
-                interquartile_mean(seeds),
-                [
-                    label,
-                    str(len(ratios)),
-                    f"{interquartile_mean(seeds):.3f}",
-                    interval_text(interquartile_interval(seeds), 3),
-                    f"{seeds.mean():.3f}",
-                ],
-            )
-        )
-    lines.sort(key=lambda line: line[0], reverse=not metric.smaller_is_better)
-    return markdown_table(headers, [line for _, line in lines])
+        iqm, ends = interquartile_mean(seeds), interquartile_interval(seeds)
+        rows.append(_Overall(label, len(ratios), iqm, ends, float(seeds.mean())))
+    rows.sort(key=lambda row: row.iqm, reverse=not metric.smaller_is_better)
+    columns = [
+        Column[_Overall]("method", lambda row: row.name, left=True),
+        Column[_Overall]("settings", lambda row: str(row.settings)),
+        Column[_Overall](f"/ {reference}: interquartile mean", lambda row: number(row.iqm, 3)),
+        Column[_Overall]("95 %", lambda row: interval(row.iqm_interval, 3)),
+        Column[_Overall]("mean", lambda row: number(row.mean, 3)),
+    ]
+    return markdown_table(columns, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Overall:
+    """An entry over several settings: ratios to the reference."""
+
+    name: str
+    settings: int
+    iqm: float
+    iqm_interval: Interval
+    mean: float
 
 
 def _ratios(outcome: Outcome) -> dict[str, list[np.ndarray]]:

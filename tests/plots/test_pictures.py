@@ -6,8 +6,8 @@ import functools
 import numpy as np
 import pytest
 from edge_policies import CASES
+from legible import assert_legible
 from PIL import Image
-from test_plots import assert_legible
 
 import jaxmec
 from jaxmec import cli, plots

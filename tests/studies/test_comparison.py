@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from jaxmec.experiment import Report, Setting
-from jaxmec.studies.comparison import Comparison, row_record, value_records, write_csv
+from jaxmec.studies.columns import csv_record, write_csv
+from jaxmec.studies.comparison import Comparison, value_records
 
 SETTING = Setting("MultiServerOffloading-v0", "amcoedge")
 
@@ -146,7 +147,7 @@ def test_returns_are_compared_best_first():
 
 
 def test_csv_has_every_row_and_value(comparison, tmp_path):
-    write_csv(tmp_path / "rows.csv", map(row_record, comparison.rows))
+    write_csv(tmp_path / "rows.csv", map(csv_record, comparison.rows))
     with (tmp_path / "rows.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == ["optimal", "learned", "rule"]

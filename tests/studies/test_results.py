@@ -7,12 +7,12 @@ import errno
 import measured
 import numpy as np
 import pytest
-from test_plots import assert_legible
+from legible import assert_legible
 
 from jaxmec.core import files
 from jaxmec.studies import results
 from jaxmec.studies.catalogue import find_study
-from jaxmec.studies.comparison import write_csv
+from jaxmec.studies.columns import write_csv
 from jaxmec.studies.study import Entry
 
 LEVELS = {"ddrl-amsa": 0.21, "drlcoedge": 0.28, "smcoedge": 0.26, "optimal": 0.2,

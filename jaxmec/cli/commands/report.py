@@ -23,12 +23,12 @@ class WriteReport:
 
 
 def run(words: Sequence[str]) -> int:
-    from jaxmec.studies import reproduction
+    from jaxmec.studies import page
     from jaxmec.studies.catalogue import SIZES
 
     command = tyro.cli(WriteReport, args=list(words), prog="jaxmec report")
     look_up("size", command.size, dict.fromkeys(SIZES))
     again = f"jaxmec report --size {command.size}"
-    page = reproduction.write(command.size, command.out, command.page, again)
-    print(f"written: {quoted(page)}")
+    written = page.write(command.size, command.out, command.page, again)
+    print(f"written: {quoted(written)}")
     return EXIT_OK
