@@ -17,7 +17,7 @@ import optax
 
 from jaxmec.agents import checks, losses
 from jaxmec.agents.base import Metrics, Spec, Transition
-from jaxmec.networks.mlp import ACTIVATIONS, StackedMLP
+from jaxmec.networks.mlp import ACTIVATIONS, Params, StackedMLP
 from jaxmec.struct import pytree, static
 
 
@@ -184,42 +184,16 @@ class SoftActorCritic:
         So the actor's loss takes Q(s, ·) from the critics' own forward pass.
         """
         num_actions = self._num_actions(learner)
-        critics = self.critics(num_actions, learner.latent)
         temperature = jnp.exp(learner.log_temperature)
         # One draw for both: random numbers are a large part of a small update.
         both = jnp.stack([batch.next_observation, batch.observation])
         noise = self.draw(learner.latent, both, num_actions, key)
         noise_next, noise_now = (jax.tree.map(lambda x: x[:, i], noise) for i in range(2))  # noqa: B023
-
-        next_seen, seen = self.inputs(batch.next_observation), self.inputs(batch.observation)
-        target_q: Any = critics.apply(learner.target_critics, next_seen)  # [2, M, A]
-        next_logits = self.logits(
-            learner.actor, learner.latent, batch.next_observation, num_actions, noise_next
+        target = self._target(learner, batch, noise_next, temperature)
+        (critic_loss, q), critic_gradient = self._critic_gradient(learner, batch, target)
+        (actor_loss, log_probability), actor_gradient = self._actor_gradient(
+            learner, batch.observation, noise_now, q, temperature
         )
-        next_value = losses.soft_value(jax.nn.log_softmax(next_logits), target_q, temperature)
-        target = losses.td_target(
-            batch.reward, batch.terminated, next_value, self.discount, batch.steps
-        )
-
-        def critic_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            q: Any = critics.apply(params, seen)  # [2, M, A]
-            error = losses.squared_error(losses.chosen(q, batch.action), target)
-            return jnp.sum(jnp.mean(error, axis=-1)), q  # each critic learns on its own
-
-        (critic_loss, q), critic_gradient = jax.value_and_grad(critic_loss_of, has_aux=True)(
-            learner.critics
-        )
-
-        def actor_loss_of(params: Any) -> tuple[jax.Array, jax.Array]:
-            logits = self.logits(params, learner.latent, batch.observation, num_actions, noise_now)
-            log_probability = jax.nn.log_softmax(logits)
-            loss = -jnp.mean(losses.soft_value(log_probability, q, temperature))
-            return loss, log_probability
-
-        (actor_loss, log_probability), actor_gradient = jax.value_and_grad(
-            actor_loss_of, has_aux=True
-        )(learner.actor)
-
         entropy = jnp.mean(losses.entropy(log_probability))
         wanted = self.target_entropy
         if wanted is None:
@@ -262,6 +236,52 @@ class SoftActorCritic:
             latent=self.remember(learner.latent, batch.observation, log_probability),
         )
         return learner, metrics
+
+    def _target(
+        self, learner: SoftLearner, batch: Transition, noise: Any, temperature: jax.Array
+    ) -> jax.Array:
+        """[M] what the critics are drawn to, by the policy with ``noise`` at the next states."""
+        num_actions = self._num_actions(learner)
+        critics = self.critics(num_actions, learner.latent)
+        seen = self.inputs(batch.next_observation)
+        q: jax.Array = critics.apply(learner.target_critics, seen)  # [2, M, A]
+        logits = self.logits(
+            learner.actor, learner.latent, batch.next_observation, num_actions, noise
+        )
+        value = losses.soft_value(jax.nn.log_softmax(logits), q, temperature)
+        return losses.td_target(batch.reward, batch.terminated, value, self.discount, batch.steps)
+
+    def _critic_gradient(
+        self, learner: SoftLearner, batch: Transition, target: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], Params]:
+        """The critics' loss [], their values [2, M, A] and the loss's gradient."""
+        critics = self.critics(self._num_actions(learner), learner.latent)
+        seen = self.inputs(batch.observation)
+
+        def loss_of(params: Params) -> tuple[jax.Array, jax.Array]:
+            q: jax.Array = critics.apply(params, seen)
+            error = losses.squared_error(losses.chosen(q, batch.action), target)
+            return jnp.sum(jnp.mean(error, axis=-1)), q  # each critic learns on its own
+
+        return jax.value_and_grad(loss_of, has_aux=True)(learner.critics)
+
+    def _actor_gradient(
+        self,
+        learner: SoftLearner,
+        observation: jax.Array,
+        noise: Any,
+        q: jax.Array,
+        temperature: jax.Array,
+    ) -> tuple[tuple[jax.Array, jax.Array], Params]:
+        """The actor's loss [], its log-probabilities [M, A] and the loss's gradient."""
+        num_actions = self._num_actions(learner)
+
+        def loss_of(params: Params) -> tuple[jax.Array, jax.Array]:
+            logits = self.logits(params, learner.latent, observation, num_actions, noise)
+            log_probability = jax.nn.log_softmax(logits)
+            return -jnp.mean(losses.soft_value(log_probability, q, temperature)), log_probability
+
+        return jax.value_and_grad(loss_of, has_aux=True)(learner.actor)
 
     def _num_actions(self, learner: SoftLearner) -> int:
         """A, which the last layer of the actor that it is judged by knows."""
