@@ -8,9 +8,11 @@ learner that ``init`` makes and ``update`` returns.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+
+from jaxmec.networks.mlp import Params
 
 Learner = Any  # the agent's own NamedTuple: parameters, targets, optimiser state, counters
 Memory = Any  # what a policy carries from decision to decision; () for most
@@ -148,4 +150,38 @@ class PathwiseAgent(Protocol):
 
     def judge(self, learner: Learner, cost: jax.Array) -> Learner:
         """Take note of what the trained policy costs [] where it is not trained."""
+        ...
+
+
+@runtime_checkable
+class StartingAgent(Protocol):
+    """An agent whose training can begin with the actor of another policy."""
+
+    def judged_actor(self, learner: Learner) -> Params:
+        """The parameters of the actor by which the policy is judged."""
+        ...
+
+    def started(self, learner: Learner, actor: Params) -> Learner:
+        """A fresh learner, with the parameters of another policy's actor in place of its own."""
+        ...
+
+
+@runtime_checkable
+class DenoisingAgent(Protocol):
+    """An agent whose actor makes its logits from noise, by a chain of denoising steps."""
+
+    @property
+    def denoising_steps(self) -> int:
+        """K; 0: this one has no chain."""
+        ...
+
+    @property
+    def judged_chains(self) -> int:
+        """How many chains the judged policy averages over; 0: it follows one without noise."""
+        ...
+
+    def chains(
+        self, learner: Learner, observation: jax.Array, key: jax.Array, number: int
+    ) -> jax.Array:
+        """[number, K + 1, A] chains x_K, ..., x_0 of the judged actor at one observation [S]."""
         ...

@@ -77,6 +77,8 @@ class Pathwise(DiffusionPolicy):
 
     trainer: ClassVar[str] = "pathwise"  # in jaxmec.training: it learns from no transitions
 
+    judged_chains: ClassVar[int] = 0  # judged, its chain has no noise
+
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
     learning_rate: float = 3e-3  # of Adam at the start, > 0
     final_learning_rate: float = 5e-5  # where training ends, > 0; from the trials on a cosine

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Agent, Metrics, Spec, Transition
+from jaxmec.agents.base import Agent, DenoisingAgent, Metrics, Spec, Transition
 from jaxmec.struct import pytree
 
 ORIGIN = "origin"  # the feature that says, one-hot, at which station a task arrived
@@ -93,10 +93,15 @@ class PerStation:
     def chains(
         self, learner: StationsLearner, observation: jax.Array, key: jax.Array, number: int
     ) -> jax.Array:
-        """[number, K + 1, A] of the learner of the observation's station, if its kind has them."""
-        inner: Any = self.inner
+        """[number, K + 1, A] of the learner of the observation's station.
+
+        Raises:
+            TypeError: its kind has no chains.
+        """
+        if not isinstance(self.inner, DenoisingAgent):
+            raise TypeError(f"{type(self.inner).__name__} has no chains of denoising steps")
         own = self._own(learner, observation)
-        return inner.chains(own, _without(learner, observation), key, number)
+        return self.inner.chains(own, _without(learner, observation), key, number)
 
     def update(
         self, learner: StationsLearner, batch: Transition, key: jax.Array
@@ -133,6 +138,11 @@ class PerStation:
     def _own(self, learner: StationsLearner, observation: jax.Array) -> Any:
         station = jnp.argmax(observation @ learner.origin)
         return jax.tree.map(lambda leaf: leaf[station], learner.stations)
+
+
+def of_station(agent: Agent) -> Agent:
+    """What each station has of a :class:`PerStation`; of any other agent, the agent itself."""
+    return agent.inner if isinstance(agent, PerStation) else agent
 
 
 def _without(learner: StationsLearner, observation: jax.Array) -> jax.Array:

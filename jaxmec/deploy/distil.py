@@ -19,6 +19,8 @@ import numpy as np
 import optax
 from gymnax.environments import spaces
 
+from jaxmec.agents.base import Agent, DenoisingAgent
+from jaxmec.agents.per_station import PerStation, of_station
 from jaxmec.envs.offloading import Ranking
 from jaxmec.experiment import Policy, evaluate
 from jaxmec.training import rollout
@@ -69,8 +71,7 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
         ValueError: a policy that has no chain, or one of a single step without noise.
     """
     config = config or DistilConfig()
-    teacher: Any = getattr(policy.agent, "inner", policy.agent)
-    agent = one_step(policy.agent)
+    agent, teacher = one_step(policy.agent), _denoising(policy.agent)
     student = Policy(agent, policy.learner, policy.spec, policy.setting, policy.name)
 
     # Each of these is compiled once; all sets of observations have one size for that.
@@ -91,8 +92,8 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
     metric = "makespan" if "makespan" in reports[0].values else "return"
     before, after = (report.mean(metric) for report in reports)
     return student, Distilled(
-        denoising_steps=int(teacher.denoising_steps),
-        judged_chains=int(getattr(teacher, "judged_chains", 0)),
+        denoising_steps=teacher.denoising_steps,
+        judged_chains=teacher.judged_chains,
         metric=metric,
         teacher=before,
         student=after,
@@ -104,17 +105,23 @@ def distil(policy: Policy, config: DistilConfig | None = None) -> tuple[Policy, 
 
 def one_step(agent: Any) -> Any:
     """The same agent with one denoising step and no noise; raises as :func:`distil` does."""
-    fields = {field.name for field in dataclasses.fields(agent)}
-    if "inner" in fields:
+    if isinstance(agent, PerStation):
         return dataclasses.replace(agent, inner=one_step(agent.inner))
-    if "denoising_steps" not in fields:
-        raise ValueError(
-            f"{type(agent).__name__} has no chain of denoising steps: it decides in one already"
-        )
-    if agent.denoising_steps == 1 and not getattr(agent, "judged_chains", 0):
+    teacher = _denoising(agent)
+    if teacher.denoising_steps == 1 and not teacher.judged_chains:
         raise ValueError("the policy decides in one step without noise already")
-    changes = {"denoising_steps": 1, **({"judged_chains": 0} if "judged_chains" in fields else {})}
+    changes = {"denoising_steps": 1, **({"judged_chains": 0} if teacher.judged_chains else {})}
     return dataclasses.replace(agent, **changes)
+
+
+def _denoising(agent: Agent) -> DenoisingAgent:
+    """What each station has, if it has a chain."""
+    each = of_station(agent)
+    if not isinstance(each, DenoisingAgent):
+        raise ValueError(
+            f"{type(each).__name__} has no chain of denoising steps: it decides in one already"
+        )
+    return each
 
 
 def observer(policy: Policy, config: DistilConfig) -> Callable[[Any, jax.Array], jax.Array]:

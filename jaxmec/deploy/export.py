@@ -22,6 +22,8 @@ import numpy as np
 from jax import export as jax_export
 
 import jaxmec
+from jaxmec.agents.base import Agent, DenoisingAgent
+from jaxmec.agents.per_station import of_station
 from jaxmec.core import bundle as bundles
 from jaxmec.core.bundle import Bundle, PathLike
 from jaxmec.deploy import graph, onnx, runtime, xla
@@ -244,12 +246,12 @@ def describe_allocation(env: Any) -> dict[str, Any]:
     return {"rule": rule, "information": env.allocation_information}
 
 
-def describe_noise(agent: Any) -> str:
+def describe_noise(agent: Agent) -> str:
     """Where the noise of a diffusion actor comes from once it is exported."""
-    agent = getattr(agent, "inner", agent)
-    if not hasattr(agent, "denoising_steps"):
+    agent = of_station(agent)
+    if not isinstance(agent, DenoisingAgent):
         return "none: the policy has no chain"
-    if chains := getattr(agent, "judged_chains", 0):
+    if chains := agent.judged_chains:
         return f"fixed: the same {chains} chains at every decision, their noise part of the graph"
     return "none: x_K = 0 and nothing is added at any step"
 

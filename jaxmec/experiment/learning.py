@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Agent
+from jaxmec.agents.base import Agent, StartingAgent
 from jaxmec.core.naming import look_up
 from jaxmec.experiment.policy import (
     OBSERVATIONS,
@@ -264,7 +264,7 @@ def _starting(
     if not isinstance(start, Policy | TrainResult):
         start = load_policy(start)
     for owner in (agent, start.agent):
-        if not hasattr(owner, "judged_actor"):
+        if not isinstance(owner, StartingAgent):
             raise TypeError(f"start goes with agents over scores, got {type(owner).__name__}")
     if isinstance(start, TrainResult):
         policies = start.policies

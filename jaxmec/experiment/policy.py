@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec import agents, envs
-from jaxmec.agents.base import Agent, Learner, Spec
+from jaxmec.agents.base import Agent, DenoisingAgent, Learner, Spec
+from jaxmec.agents.per_station import of_station
 from jaxmec.core import bundle, files, manifest
 from jaxmec.experiment.setting import SETTING_SCHEMA, PathLike, Setting, in_a_file
 from jaxmec.traces import TraceError, TraceFile
@@ -95,8 +96,8 @@ class Policy:
     @property
     def denoises(self) -> bool:
         """Whether its decisions are made from noise, by a diffusion actor."""
-        agent: Any = getattr(self.agent, "inner", self.agent)
-        return hasattr(agent, "chains") and agent.denoising_steps > 0
+        agent = of_station(self.agent)
+        return isinstance(agent, DenoisingAgent) and agent.denoising_steps > 0
 
     @functools.cached_property
     def _draw(self) -> Any:
@@ -117,7 +118,7 @@ class Policy:
                 not [observation_size].
         """
         if not self.denoises:
-            kind = type(getattr(self.agent, "inner", self.agent)).__name__
+            kind = type(of_station(self.agent)).__name__
             raise ValueError(
                 f"{self.name} has no denoising to show: its agent, {kind}, has no "
                 "diffusion actor (DSAC has one, Pathwise with denoising_steps > 0)"
