@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -176,7 +177,7 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
         """[..., S'] observations without the place, which is a label and no quantity."""
         return observation if self.start == "noise" else observation[..., :-1]
 
-    def critics(self, num_actions: int, latent: Latent) -> Any:
+    def critics(self, num_actions: int, latent: Latent) -> nn.Module:
         """The twin critics, of the network's kind."""
         if self.network == "flat":
             return super().critics(num_actions, latent)

@@ -19,7 +19,11 @@ def chosen(values: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def td_target(
-    reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: Any, steps: Any = ()
+    reward: jax.Array,
+    terminated: jax.Array,
+    next_value: jax.Array,
+    discount: float,
+    steps: Any = (),
 ) -> jax.Array:
     """[M] R + γ^n (1 − terminated) V(s'), R being the discounted rewards of n ``steps`` [M].
 
@@ -29,14 +33,6 @@ def td_target(
     if not isinstance(steps, tuple):
         discount = discount**steps
     return reward + discount * jnp.where(terminated, 0.0, next_value)
-
-
-def rewards_counted(discount: Any, steps: Any) -> Any:
-    """[M] Σ_{k<n} γ^k: how many rewards the sum of n discounted ones is worth; 1 for steps ()."""
-    if isinstance(steps, tuple):
-        return 1.0
-    geometric = (1 - discount**steps) / jnp.where(discount == 1, 1.0, 1.0 - discount)
-    return jnp.where(discount == 1, steps, geometric)
 
 
 def double_q_value(target_q: jax.Array, online_q: jax.Array) -> jax.Array:
@@ -58,7 +54,9 @@ def entropy(log_probability: jax.Array) -> jax.Array:
     return -expected_value(jnp.exp(log_probability), log_probability)
 
 
-def soft_value(log_probability: jax.Array, q: jax.Array, temperature: Any) -> jax.Array:
+def soft_value(
+    log_probability: jax.Array, q: jax.Array, temperature: float | jax.Array
+) -> jax.Array:
     """[M] V(s) = Σ_a π(a|s) (min_j Q_j(s, a) − α log π(a|s)) (Christodoulou 2019, eq. 10).
 
     ``log_probability`` is [M, A] and ``q`` [C, M, A]. The actor's loss is −V(s).
@@ -79,7 +77,9 @@ def huber_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return 0.5 * inner**2 + (error - inner)
 
 
-def temperature_loss(log_temperature: jax.Array, mean_entropy: Any, target: Any) -> jax.Array:
+def temperature_loss(
+    log_temperature: jax.Array, mean_entropy: jax.Array, target: float
+) -> jax.Array:
     """[] log α · (H − H̄): its descent raises α where the entropy is below the target.
 
     Of log α and not of α, so that the rate of change does not die with α.

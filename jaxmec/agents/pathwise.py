@@ -19,7 +19,7 @@ from jaxmec.agents import checks
 from jaxmec.agents.base import Layout, Metrics, Spec, Transition
 from jaxmec.agents.chain import DiffusionPolicy
 from jaxmec.networks.chain import ReverseChainActor
-from jaxmec.networks.mlp import ACTIVATIONS
+from jaxmec.networks.mlp import ACTIVATIONS, Params
 from jaxmec.struct import pytree, static
 
 
@@ -40,10 +40,10 @@ class Sizes:
 class PathwiseLearner(NamedTuple):
     """What learning changes."""
 
-    actor: Any  # parameters of the best policy so far, by which it is judged
+    actor: Params  # of the best policy so far, by which it is judged
     sizes: Sizes
-    candidate: Any  # the parameters that are being trained
-    optimiser: Any  # optax state
+    candidate: Params  # those that are being trained
+    optimiser: optax.OptState
     cost: jax.Array  # [] of the best policy on the validation windows; infinite before any
     updates: jax.Array  # [] int32
     rate: jax.Array  # [] what the learning rate has been scaled by, halved at each fall
@@ -176,14 +176,14 @@ class Pathwise(DiffusionPolicy):
 
     # What the trainer asks for.
 
-    def parameters(self, learner: PathwiseLearner) -> Any:
+    def parameters(self, learner: PathwiseLearner) -> Params:
         """What the gradient is taken with respect to."""
         return learner.candidate
 
     def decide(
         self,
         learner: PathwiseLearner,
-        parameters: Any,
+        parameters: Params,
         observation: jax.Array,
         key: jax.Array | None,
     ) -> jax.Array:
@@ -194,7 +194,7 @@ class Pathwise(DiffusionPolicy):
         return actor.logits(parameters, observation, actor.sample_noise(key))
 
     def improve(
-        self, learner: PathwiseLearner, gradient: Any, total_updates: int
+        self, learner: PathwiseLearner, gradient: Params, total_updates: int
     ) -> tuple[PathwiseLearner, Metrics]:
         """One step of Adam along the gradient, of so many; none where it is not finite."""
         norm = optax.tree.norm(gradient)
@@ -228,7 +228,7 @@ class Pathwise(DiffusionPolicy):
         Along the gradient of the actor's diffusion loss (:meth:`imitation_loss`), nothing else.
         """
 
-        def loss(parameters: Any) -> jax.Array:
+        def loss(parameters: Params) -> jax.Array:
             moved = learner._replace(candidate=parameters)
             return jnp.mean(self.imitation_loss(moved, observations, actions, key))
 
@@ -244,11 +244,11 @@ class Pathwise(DiffusionPolicy):
         each = jax.vmap(self._actor(learner.sizes).imitation_loss, in_axes=(None, 0, 0, 0))
         return each(learner.candidate, observations, actions, keys)
 
-    def judged_actor(self, learner: PathwiseLearner) -> Any:
+    def judged_actor(self, learner: PathwiseLearner) -> Params:
         """The parameters of the actor by which the policy is judged."""
         return learner.actor
 
-    def started(self, learner: PathwiseLearner, actor: Any) -> PathwiseLearner:
+    def started(self, learner: PathwiseLearner, actor: Params) -> PathwiseLearner:
         """A fresh learner, with the parameters of another policy's actor in place of its own.
 
         Raises:
@@ -302,7 +302,7 @@ class Pathwise(DiffusionPolicy):
         cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
         return self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
 
-    def _optimiser(self) -> Any:
+    def _optimiser(self) -> optax.GradientTransformation:
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm),
             optax.scale_by_adam(b2=self.squared_decay),

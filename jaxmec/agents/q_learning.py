@@ -7,7 +7,7 @@ were taken, and the values of the next ones.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ import optax
 
 from jaxmec.agents import checks, losses
 from jaxmec.agents.base import Metrics, Spec, Transition
-from jaxmec.networks.mlp import ACTIVATIONS, MLP
+from jaxmec.networks.mlp import ACTIVATIONS, MLP, Params
 from jaxmec.struct import pytree, static
 
 
 class ValueLearner(NamedTuple):
     """What learning changes."""
 
-    critic: Any  # parameters of Q
-    target_critic: Any  # their moving average, Q̂
-    optimiser: Any  # optax state
+    critic: Params  # of Q
+    target_critic: Params  # their moving average, Q̂
+    optimiser: optax.OptState
     updates: jax.Array  # [] int32, gradient updates made; epsilon follows it
 
 
@@ -159,7 +159,7 @@ class QLearning:
         target = losses.td_target(reward, terminated, next_value, self.discount, steps)
         error = losses.huber_error if self.loss == "huber" else losses.squared_error
 
-        def loss_of(critic: Any) -> tuple[jax.Array, jax.Array]:
+        def loss_of(critic: Params) -> tuple[jax.Array, jax.Array]:
             q = self.taken(self._q(critic, batch.observation), batch.action)
             return jnp.mean(error(q, target)), jnp.mean(q)
 
@@ -185,10 +185,10 @@ class QLearning:
     def _network(self, num_actions: int) -> MLP:
         return MLP(self.hidden, num_actions, self.activation, self.layer_norm)
 
-    def _q(self, critic: Any, observation: jax.Array) -> jax.Array:
+    def _q(self, critic: Params, observation: jax.Array) -> jax.Array:
         """[..., A] of observations [..., S]; the number of actions is that of the parameters."""
         num_actions = critic["params"][f"layers_{len(self.hidden)}"]["bias"].shape[-1]
-        q: Any = self._network(num_actions).apply(critic, observation)
+        q: jax.Array = self._network(num_actions).apply(critic, observation)
         return q
 
     def _optimiser(self) -> optax.GradientTransformation:

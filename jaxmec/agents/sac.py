@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmec.agents.base import Spec
 from jaxmec.agents.soft import SoftActorCritic
-from jaxmec.networks.mlp import MLP
+from jaxmec.networks.mlp import MLP, Params
 from jaxmec.struct import pytree
 
 
@@ -20,21 +20,21 @@ class SAC(SoftActorCritic):
     All fields are :class:`~jaxmec.agents.soft.SoftActorCritic`'s.
     """
 
-    def init_actor(self, key: jax.Array, spec: Spec) -> Any:
+    def init_actor(self, key: jax.Array, spec: Spec) -> Params:
         """Fresh parameters of the actor."""
         return self._actor(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
 
     def logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, noise: Any
+        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int, noise: Any
     ) -> jax.Array:
         """[..., A] the policy's logits, which are not random."""
         return self.greedy_logits(actor, latent, observation, num_actions)
 
     def greedy_logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
+        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int
     ) -> jax.Array:
         """[..., A] the policy's logits."""
-        logits: Any = self._actor(num_actions).apply(actor, observation)
+        logits: jax.Array = self._actor(num_actions).apply(actor, observation)
         return logits
 
     def _actor(self, num_actions: int) -> MLP:

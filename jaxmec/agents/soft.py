@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -24,14 +25,14 @@ from jaxmec.struct import pytree, static
 class SoftLearner(NamedTuple):
     """What learning changes."""
 
-    actor: Any  # parameters of the policy
-    critics: Any  # [2] parameters of the twin critics, stacked
-    target_critics: Any  # [2] their moving average
+    actor: Params  # of the policy
+    critics: Params  # [2] of the twin critics, stacked
+    target_critics: Params  # [2] their moving average
     log_temperature: jax.Array  # [] log α
-    actor_optimiser: Any  # optax states
-    critic_optimiser: Any
-    temperature_optimiser: Any
-    judged_actor: Any  # the actor's moving average, which the policy is judged by
+    actor_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    temperature_optimiser: optax.OptState
+    judged_actor: Params  # the actor's moving average, which the policy is judged by
     latent: Any = ()  # what the actor keeps of its answers; () for most
 
 
@@ -80,18 +81,18 @@ class SoftActorCritic:
 
     # What a subclass says.
 
-    def init_actor(self, key: jax.Array, spec: Spec) -> Any:
+    def init_actor(self, key: jax.Array, spec: Spec) -> Params:
         """Fresh parameters of the actor."""
         raise NotImplementedError
 
     def logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int, noise: Any
+        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int, noise: Any
     ) -> jax.Array:
         """[..., A] of the policy at observations [..., S], with what :meth:`draw` drew for them."""
         raise NotImplementedError
 
     def greedy_logits(
-        self, actor: Any, latent: Any, observation: jax.Array, num_actions: int
+        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int
     ) -> jax.Array:
         """[..., A] of what the policy is judged by at observations [..., S]."""
         raise NotImplementedError
@@ -114,7 +115,7 @@ class SoftActorCritic:
         """[..., S'] the part of observations [..., S] that the networks see."""
         return observation
 
-    def critics(self, num_actions: int, latent: Any) -> Any:
+    def critics(self, num_actions: int, latent: Any) -> nn.Module:
         """The twin critics: a module from observations [..., S'] to values [2, ..., A]."""
         return StackedMLP(self.hidden, num_actions, self.activation, self.layer_norm)
 
@@ -292,7 +293,9 @@ class SoftActorCritic:
         raise ValueError("the learner's actor has another number of hidden layers than the agent")
 
 
-def _step(learning_rate: Any, params: Any, gradient: Any, state: Any) -> tuple[Any, Any]:
+def _step(
+    learning_rate: float, params: Params, gradient: Params, state: optax.OptState
+) -> tuple[Params, optax.OptState]:
     """One step of Adam: the new parameters and the optimiser's new state."""
     step, state = optax.adam(learning_rate).update(gradient, state)
     return optax.apply_updates(params, step), state

@@ -175,5 +175,3 @@ def test_a_value_looks_as_far_ahead_as_it_is_told():
         jnp.ones(3), jnp.array([False, False, True]), jnp.full(3, 8.0), 0.5, steps
     )
     np.testing.assert_allclose(target, [1 + 4, 1 + 2, 1])
-    np.testing.assert_allclose(losses.rewards_counted(0.5, steps), [1, 1.5, 1.75])
-    np.testing.assert_allclose(losses.rewards_counted(1.0, steps), [1, 2, 3])
