@@ -21,7 +21,7 @@ from gymnax.environments import spaces
 
 from jaxmec.agents.base import Agent, DenoisingAgent
 from jaxmec.agents.per_station import PerStation, of_station
-from jaxmec.envs.offloading import Ranking
+from jaxmec.envs.spaces import Ranking
 from jaxmec.experiment import Policy, evaluate
 from jaxmec.training import rollout
 

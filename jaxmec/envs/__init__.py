@@ -10,13 +10,10 @@ import gymnax
 
 from jaxmec.envs.cartpole import CartPole, CartPoleParams
 from jaxmec.envs.gymnasium import GymnasiumAdapter, to_gymnasium
-from jaxmec.envs.offloading import (
-    MultiServerOffloading,
-    OffloadingParams,
-    SingleServerOffloading,
-    View,
-)
+from jaxmec.envs.multi import MultiServerOffloading
 from jaxmec.envs.presets import PRESETS, Preset
+from jaxmec.envs.single import SingleServerOffloading
+from jaxmec.envs.state import OffloadingParams, View
 from jaxmec.envs.table import ENVIRONMENTS, Environment, find_environment, make
 
 

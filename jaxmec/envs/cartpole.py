@@ -150,6 +150,20 @@ class CartPole(environment.Environment):
         """[2] what each action is."""
         return ("push left", "push right")
 
+    def draw(self, axes: Any, state: CartPoleState, params: CartPoleParams) -> None:
+        """The cart and its pole, into the axes of a figure."""
+        pole, limit = 2 * float(params.half_length), float(params.position_limit)
+        x, angle = float(state.x), float(state.theta)
+        axes.plot([x - 0.25, x + 0.25], [0, 0], lw=12, color="#0072B2", solid_capstyle="butt")
+        tip = x + pole * math.sin(angle), pole * math.cos(angle)
+        axes.plot([x, tip[0]], [0, tip[1]], lw=5, color="#D55E00")
+        axes.set(
+            xlim=(-limit - 0.4, limit + 0.4),
+            ylim=(-0.4, pole + 0.35),
+            aspect="equal",
+            xlabel="position of the cart [m]",
+        )
+
     def observation_space(self, params: CartPoleParams) -> spaces.Box:
         """Twice the limits, so that the observation that ends an episode is within."""
         dtype = jnp.result_type(float)

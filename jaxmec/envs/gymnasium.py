@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import jax
@@ -11,9 +11,6 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnax.environments import environment
 from gymnax.environments.spaces import gymnax_space_to_gym_space
-
-from jaxmec.envs.cartpole import CartPoleParams
-from jaxmec.envs.offloading import OffloadingParams
 
 PROCESS = os.getpid()  # where JAX started: importing gymnax starts it
 
@@ -31,6 +28,14 @@ def refuse_after_fork() -> None:
             'make_vec, vectorization_mode="async" and vector_kwargs={"context": "spawn"}; with '
             'multiprocessing, get_context("spawn")'
         )
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """An environment that can be drawn."""
+
+    def draw(self, axes: Any, state: Any, params: Any) -> None:
+        """Draw a state, of NumPy arrays, into the axes of a figure."""
 
 
 class _Spec(EnvSpec):
@@ -67,7 +72,7 @@ class GymnasiumAdapter(gymnasium.Env):
         refuse_after_fork()
         params = env.default_params if params is None else params
         # Gymnasium's vector environments write into it, so each has its own.
-        modes = self.metadata["render_modes"] if _can_be_drawn(params) else []
+        modes = self.metadata["render_modes"] if isinstance(env, Drawn) else []
         self.metadata = {**self.metadata, "render_modes": modes}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(
@@ -195,7 +200,7 @@ class GymnasiumAdapter(gymnasium.Env):
             return None
         if self._shown is None:
             raise gymnasium.error.ResetNeeded("render needs an episode: call reset first")
-        return _picture(jax.device_get(self._shown), self._params)
+        return _picture(self._env, jax.device_get(self._shown), self._params)
 
     def _observation(self, observation: Any) -> np.ndarray:
         return np.asarray(observation, self.observation_space.dtype)
@@ -219,15 +224,11 @@ def to_gymnasium(
         render_mode: "rgb_array", for pictures of our own environments; or None.
 
     Raises:
-        ValueError: another render_mode, or one for an environment that is not ours.
+        ValueError: another render_mode, or one for an environment that has no ``draw``.
         ModuleNotFoundError: a render_mode without matplotlib.
         RuntimeError: in a process that was forked after JAX had started.
     """
     return GymnasiumAdapter(env, params, seed, render_mode)
-
-
-def _can_be_drawn(params: Any) -> bool:
-    return isinstance(params, CartPoleParams | OffloadingParams)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -245,31 +246,9 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _picture(state: Any, params: Any) -> np.ndarray:
+def _picture(env: Drawn, state: Any, params: Any) -> np.ndarray:
     """[height, width, 3] uint8 of a state."""
     figure = _figure(6.4, 3.2)
-    axes = figure.add_subplot()
-    if isinstance(params, CartPoleParams):
-        pole, limit = 2 * float(params.half_length), float(params.position_limit)
-        x, angle = float(state.x), float(state.theta)
-        axes.plot([x - 0.25, x + 0.25], [0, 0], lw=12, color="#0072B2", solid_capstyle="butt")
-        axes.plot([x, x + pole * np.sin(angle)], [0, pole * np.cos(angle)], lw=5, color="#D55E00")
-        axes.set(
-            xlim=(-limit - 0.4, limit + 0.4),
-            ylim=(-0.4, pole + 0.35),
-            aspect="equal",
-            xlabel="position of the cart [m]",
-        )
-    else:
-        capacity = np.asarray(params.network.capacity)
-        backlog, inflight = state.queues.backlog / capacity, state.queues.inflight / capacity
-        servers = np.arange(len(capacity))
-        axes.bar(servers, backlog, color="#0072B2", label="queued when the slot began")
-        axes.bar(servers, inflight, bottom=backlog, color="#E69F00", label="sent in this slot")
-        axes.set(xlabel="server", ylabel="queue [s of its work]", xticks=servers)
-        # The scale stays, so that pictures in a row can be compared, until a queue is longer.
-        axes.set_ylim(0, max(float(params.scales.backlog), 1.1 * float((backlog + inflight).max())))
-        axes.set_title(f"slot {int(state.cursor.slot)}, a task at station {int(state.task.origin)}")
-        axes.legend(loc="upper right", frameon=False)
+    env.draw(figure.add_subplot(), state, params)
     figure.canvas.draw()
     return np.array(figure.canvas.buffer_rgba())[..., :3].copy()

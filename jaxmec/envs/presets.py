@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxmec.core.naming import look_up, suggestion
-from jaxmec.envs.offloading import ObservationScales, OffloadingParams
+from jaxmec.envs.state import ObservationScales, OffloadingParams
 from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload, checks
 from jaxmec.mec.workload import Workload
 

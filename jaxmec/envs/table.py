@@ -100,7 +100,7 @@ ENVIRONMENTS = {
         Environment(
             "SingleServerOffloading-v0",
             "give each task to one edge server",
-            "jaxmec.envs.offloading:SingleServerOffloading",
+            "jaxmec.envs.single:SingleServerOffloading",
             metric="makespan",
             default_preset="lad-ts",
             problem="single",
@@ -110,7 +110,7 @@ ENVIRONMENTS = {
         Environment(
             "MultiServerOffloading-v0",
             "split each task among a set of edge servers",
-            "jaxmec.envs.offloading:MultiServerOffloading",
+            "jaxmec.envs.multi:MultiServerOffloading",
             metric="makespan",
             default_preset="amcoedge",
             problem="multi",

@@ -103,10 +103,33 @@ def offload(
     check_queues("queues", queues, network)
     selected = jnp.asarray(selected, bool)
     selected = jnp.where(jnp.any(selected), selected, fallback(network, task))
-    believed = waiting_time(network, queues if seen is None else seen, task)
-    fraction = allocate(believed, service_time(network, task), selected)
-    participates = selected if getattr(allocate, "counts_idle", True) else fraction > 0
+    believed = queues if seen is None else seen
+    participates, fraction = divide_among(network, believed, task, selected, allocate)
     return apply_split(network, queues, task, fraction, participates)
+
+
+def divide_among(
+    network: EdgeNetwork,
+    believed: QueueState,
+    task: Task,
+    selected: jax.Array,
+    allocate: AllocationRule | Callable[[Array, Array, Array], Array],
+) -> tuple[jax.Array, jax.Array]:
+    """What each of a set is given by an allocation rule that believes in those queues.
+
+    Args:
+        network, task: as for :func:`offload`.
+        believed: the queues that the rule goes by.
+        selected: [B] bool, a set that is not empty.
+        allocate: as for :func:`offload`.
+
+    Returns:
+        The servers [B] bool that take part, and the fractions [B].
+    """
+    wait = waiting_time(network, believed, task)
+    fraction = allocate(wait, service_time(network, task), selected)
+    participates = selected if getattr(allocate, "counts_idle", True) else fraction > 0
+    return participates, fraction
 
 
 def offload_fractions(
@@ -126,13 +149,18 @@ def offload_fractions(
             f"fraction must have shape ({network.num_servers},), got {np.shape(fraction)}"
         )
     check_queues("queues", queues, network)
+    fraction = normalised(network, task, fraction)
+    return apply_split(network, queues, task, fraction, fraction > 0)
+
+
+def normalised(network: EdgeNetwork, task: Task, fraction: Array) -> jax.Array:
+    """[B] fractions that sum to 1, from numbers as :func:`offload_fractions` takes them."""
     fraction = jnp.where(fraction > 0, fraction, 0)
     total = jnp.sum(fraction)
     usable = (total > 0) & jnp.isfinite(total)
-    fraction = jnp.where(
+    return jnp.where(
         usable, fraction / jnp.where(usable, total, 1), fallback(network, task).astype(total.dtype)
     )
-    return apply_split(network, queues, task, fraction, fraction > 0)
 
 
 def apply_split(

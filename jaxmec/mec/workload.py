@@ -70,7 +70,31 @@ class Workload(Protocol):
     """What an environment asks of a workload."""
 
     slots: Any  # [] int, T
-    positions: int  # N, the most tasks that one station can have in a slot
+
+    @property
+    def positions(self) -> int:
+        """N, the most tasks that one station can have in a slot."""
+        ...
+
+    @property
+    def stations(self) -> int | None:
+        """How many places tasks arrive at; None: one at each server."""
+        ...
+
+    @property
+    def master(self) -> bool:
+        """Whether all tasks arrive at a node without a server."""
+        ...
+
+    @property
+    def laid_out(self) -> bool:
+        """Whether it is known what a station still has to decide in its slot."""
+        ...
+
+    @property
+    def deadline(self) -> Any:
+        """[M] s, each task's own, by the cursor's ``last``; None: as the environment has it."""
+        ...
 
     def first(self, key: jax.Array) -> Arrival:
         """The first task of an episode."""
@@ -202,6 +226,11 @@ class BernoulliWorkload:
         object.__setattr__(self, "probability", value)
         _check_grid(self.stations, self.slots, self.positions)
         object.__setattr__(self, "slots", jnp.asarray(self.slots, jnp.int32))
+
+    @property
+    def deadline(self) -> None:
+        """As the environment has it."""
+        return None
 
     @property
     def positions(self) -> int:
@@ -339,6 +368,16 @@ class UniformCountWorkload:
         object.__setattr__(self, "slots", jnp.asarray(self.slots, jnp.int32))
 
     @property
+    def laid_out(self) -> bool:
+        """Tasks are drawn one by one."""
+        return False
+
+    @property
+    def deadline(self) -> None:
+        """As the environment has it."""
+        return None
+
+    @property
     def positions(self) -> int:
         """N."""
         return self.sizes.positions
@@ -402,6 +441,16 @@ class TraceWorkload:
     positions: int = static()
     master: bool = static(default=False)  # all tasks arrive at a node without a server
     deadline: Any = None  # [M] s, each task's own; None: as the environment has it
+
+    @property
+    def stations(self) -> int | None:
+        """1 for a master node, else one at each server."""
+        return 1 if self.master else None
+
+    @property
+    def laid_out(self) -> bool:
+        """All that comes is known."""
+        return True
 
     def _at(self, row: jax.Array) -> tuple[Task, Cursor]:
         origin = self.origin[row]

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core import compilation
-from jaxmec.envs.offloading import MultiServerOffloading, OffloadingParams, View
+from jaxmec.envs.multi import MultiServerOffloading
+from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.offload import fallback
 from jaxmec.mec.selection import subset
 from jaxmec.mec.workload import TraceWorkload

@@ -68,7 +68,7 @@ def test_what_is_shown_is_learned_and_rows_that_do_not_count_are_not(steps):
         "MultiServerOffloading-v0", preset="amcoedge", action="score", **SETTING
     )
     teacher = Teacher(env)
-    teacher.observation_space = lambda params: jaxmec.envs.offloading.Scores(12)
+    teacher.observation_space = lambda params: jaxmec.envs.spaces.Scores(12)
     teacher.feature_layout = lambda params: (("x", 12),)
     agent = Pathwise(hidden=(32,), denoising_steps=steps, learning_rate=1e-2)
     config = CloningConfig(
