@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxmec.agents import checks
+from jaxmec.core import checks
 from jaxmec.networks.chain import (
     CLIPS,
     PREDICTIONS,
@@ -37,15 +37,18 @@ class DiffusionPolicy:
 
     def check_chain(self, *, least_steps: int) -> None:
         """Refuse with a ``ValueError`` a field outside what its comment allows."""
-        checks.whole("denoising_steps", self.denoising_steps, least=least_steps)
-        checks.choice("schedule", self.schedule, SCHEDULES)
-        checks.choice("predict", self.predict, PREDICTIONS)
-        checks.choice("clip", self.clip, CLIPS)
-        checks.whole("embedding_size", self.embedding_size, least=2)
+        checks.fields(
+            self,
+            denoising_steps=checks.whole(least_steps),
+            schedule=checks.one_of(SCHEDULES),
+            predict=checks.one_of(PREDICTIONS),
+            clip=checks.one_of(CLIPS),
+            embedding_size=checks.whole(2),
+            network=checks.one_of(NETWORKS),
+            bound=checks.number(above=0),
+        )
         if self.embedding_size % 2:
             raise ValueError(f"embedding_size must be even, got {self.embedding_size}")
-        checks.choice("network", self.network, NETWORKS)
-        checks.number("bound", self.bound, least=0, above=True)
 
     def chain_actor(
         self,

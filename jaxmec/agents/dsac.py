@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents import checks
 from jaxmec.agents.base import Layout, Spec
 from jaxmec.agents.chain import DiffusionPolicy
 from jaxmec.agents.latent import Latent, fresh_answers
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
+from jaxmec.core import checks
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import Params
 from jaxmec.networks.servers import StackedServerValues
@@ -60,9 +60,12 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_chain(least_steps=1)
-        checks.whole("judged_chains", self.judged_chains, least=0)
-        checks.choice("start", self.start, STARTS)
-        checks.whole("places", self.places, least=1 if self.start == "last" else 0)
+        checks.fields(
+            self,
+            judged_chains=checks.whole(0),
+            start=checks.one_of(STARTS),
+            places=checks.whole(1 if self.start == "last" else 0),
+        )
 
     @classmethod
     def published(cls, **changes: Any) -> DSAC:

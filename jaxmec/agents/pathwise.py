@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmec.agents import checks
 from jaxmec.agents.base import Layout, Metrics, Spec, Transition
 from jaxmec.agents.chain import DiffusionPolicy
+from jaxmec.core import checks
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import ACTIVATIONS, Params
 from jaxmec.struct import pytree, static
@@ -93,18 +93,24 @@ class Pathwise(DiffusionPolicy):
     bound: float = 5.0  # c, within which clip keeps the scores, > 0
 
     def __post_init__(self) -> None:
-        checks.number("discount", self.discount, least=0, most=1)
-        checks.number("learning_rate", self.learning_rate, least=0, above=True)
-        checks.number("final_learning_rate", self.final_learning_rate, least=0, above=True)
-        checks.whole("trials", self.trials, least=1)
-        checks.whole("trial_updates", self.trial_updates, least=1)
-        checks.number("squared_decay", self.squared_decay, least=0, most=1)
-        checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
-        checks.number("gradient_limit", self.gradient_limit, least=0, above=True)
-        checks.number("tolerance", self.tolerance, least=0)
+        checks.fields(
+            self,
+            discount=checks.number(0, most=1),
+            learning_rate=checks.number(above=0),
+            final_learning_rate=checks.number(above=0),
+            trials=checks.whole(1),
+            trial_updates=checks.whole(1),
+            squared_decay=checks.number(0, most=1),
+            max_gradient_norm=checks.number(above=0),
+            gradient_limit=checks.number(above=0),
+            tolerance=checks.number(0),
+        )
         self.check_chain(least_steps=0)
-        checks.widths("hidden", self.hidden)
-        checks.choice("activation", self.activation, ACTIVATIONS)
+        checks.fields(
+            self,
+            hidden=checks.widths,
+            activation=checks.one_of(ACTIVATIONS),
+        )
 
     def init(self, key: jax.Array, spec: Spec) -> PathwiseLearner:
         """Fresh parameters; the best policy so far is the one it starts with."""

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmec.agents import checks, losses
+from jaxmec.agents import losses
 from jaxmec.agents.base import Metrics, Spec, Transition
+from jaxmec.core import checks
 from jaxmec.networks.mlp import ACTIVATIONS, MLP, Params
 from jaxmec.struct import pytree, static
 
@@ -58,20 +59,23 @@ class QLearning:
     double: bool = static(default=True)  # double Q-learning
 
     def __post_init__(self) -> None:
-        checks.number("discount", self.discount, least=0, most=1)
-        checks.number("learning_rate", self.learning_rate, least=0, above=True)
-        checks.number("tau", self.tau, least=0, most=1, above=True)
-        checks.number("target_period", self.target_period, least=1)
-        checks.number("epsilon_start", self.epsilon_start, least=0, most=1)
-        checks.number("epsilon_end", self.epsilon_end, least=0, most=1)
-        checks.number("epsilon_updates", self.epsilon_updates, least=1)
-        checks.number("max_gradient_norm", self.max_gradient_norm, least=0, above=True)
-        checks.widths("hidden", self.hidden)
-        checks.choice("activation", self.activation, ACTIVATIONS)
-        checks.flag("layer_norm", self.layer_norm)
-        checks.choice("loss", self.loss, ("huber", "squared"))
-        checks.choice("judged_by", self.judged_by, ("target", "online"))
-        checks.flag("double", self.double)
+        checks.fields(
+            self,
+            discount=checks.number(0, most=1),
+            learning_rate=checks.number(above=0),
+            tau=checks.number(above=0, most=1),
+            target_period=checks.number(1),
+            epsilon_start=checks.number(0, most=1),
+            epsilon_end=checks.number(0, most=1),
+            epsilon_updates=checks.number(1),
+            max_gradient_norm=checks.number(above=0),
+            hidden=checks.widths,
+            activation=checks.one_of(ACTIVATIONS),
+            layer_norm=checks.flag,
+            loss=checks.one_of(("huber", "squared")),
+            judged_by=checks.one_of(("target", "online")),
+            double=checks.flag,
+        )
 
     # What a subclass says.
 

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmec.agents import checks, losses
+from jaxmec.agents import losses
 from jaxmec.agents.base import Metrics, Spec, Transition
+from jaxmec.core import checks
 from jaxmec.networks.mlp import ACTIVATIONS, Params, StackedMLP
 from jaxmec.struct import pytree, static
 
@@ -65,19 +66,25 @@ class SoftActorCritic:
     layer_norm: bool = static(default=False)  # layer normalisation in the critics
 
     def __post_init__(self) -> None:
-        checks.number("discount", self.discount, least=0, most=1)
-        checks.number("actor_learning_rate", self.actor_learning_rate, least=0, above=True)
-        checks.number("critic_learning_rate", self.critic_learning_rate, least=0, above=True)
-        checks.number("temperature_learning_rate", self.temperature_learning_rate, least=0)
-        checks.number("tau", self.tau, least=0, most=1, above=True)
-        checks.number("actor_tau", self.actor_tau, least=0, most=1, above=True)
-        checks.number("temperature", self.temperature, least=0, above=True)
-        checks.number("target_entropy_ratio", self.target_entropy_ratio, least=0, most=1)
+        checks.fields(
+            self,
+            discount=checks.number(0, most=1),
+            actor_learning_rate=checks.number(above=0),
+            critic_learning_rate=checks.number(above=0),
+            temperature_learning_rate=checks.number(0),
+            tau=checks.number(above=0, most=1),
+            actor_tau=checks.number(above=0, most=1),
+            temperature=checks.number(above=0),
+            target_entropy_ratio=checks.number(0, most=1),
+        )
         if self.target_entropy is not None:
-            checks.number("target_entropy", self.target_entropy)
-        checks.widths("hidden", self.hidden)
-        checks.choice("activation", self.activation, ACTIVATIONS)
-        checks.flag("layer_norm", self.layer_norm)
+            checks.fields(self, target_entropy=checks.number())
+        checks.fields(
+            self,
+            hidden=checks.widths,
+            activation=checks.one_of(ACTIVATIONS),
+            layer_norm=checks.flag,
+        )
 
     # What a subclass says.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents import checks
 from jaxmec.agents.q_learning import QLearning
+from jaxmec.core import checks
 from jaxmec.struct import pytree, static
 
 
@@ -28,7 +28,10 @@ class TopKDQN(QLearning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole("k", self.k, least=1)
+        checks.fields(
+            self,
+            k=checks.whole(1),
+        )
 
     def greedy(self, q: jax.Array) -> jax.Array:
         """[k] int32, the servers of the largest values [B], the largest first.

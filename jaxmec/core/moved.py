@@ -22,7 +22,7 @@ MOVED = {
     "episode": "experiment.episode",
     "files": "core.files",
     "gap": "studies.gap",
-    "manifest": "core.manifest",
+    "manifest": "core.sealed",
     "naming": "core.naming",
     "networks.diffusion": "networks.chain",
     "networks.equivariant": "networks.servers",

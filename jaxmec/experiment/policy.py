@@ -16,7 +16,7 @@ import numpy as np
 from jaxmec import agents, envs
 from jaxmec.agents.base import Agent, DenoisingAgent, Learner, Spec
 from jaxmec.agents.per_station import of_station
-from jaxmec.core import bundle, files, manifest
+from jaxmec.core import bundle, checks, files
 from jaxmec.experiment.setting import SETTING_SCHEMA, PathLike, Setting, in_a_file
 from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import checkpoint
@@ -34,16 +34,14 @@ RETIRED_OPTIONS = {"privileged": False}
 GONE = {
     "ScoreTD3": "train 'ddrl-amsa-pathwise', or go on with the version of jaxmec that saved it",
 }
-_SIZE = manifest.whole(1, 2**20)
-POLICY_SCHEMA = manifest.record(
+_SIZE = checks.whole(1, 2**20)
+POLICY_SCHEMA = checks.record(
     {
-        "name": manifest.text(),
-        "agent": manifest.record(
-            {"class": manifest.text(), "fields": manifest.mapping(manifest.anything)}
-        ),
-        "spec": manifest.record(
+        "name": checks.text(),
+        "agent": checks.record({"class": checks.text(), "fields": checks.mapping(checks.anything)}),
+        "spec": checks.record(
             {"observation_size": _SIZE, "num_actions": _SIZE},
-            {"layout": manifest.listing(manifest.pair(manifest.text(), _SIZE))},
+            {"layout": checks.listing(checks.pair(checks.text(), _SIZE))},
         ),
         "setting": SETTING_SCHEMA,
     }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxmec import envs, traces
-from jaxmec.core import manifest
+from jaxmec.core import checks
 from jaxmec.envs.presets import Preset, override
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.traces import TraceError, TraceFile
@@ -20,16 +20,16 @@ from jaxmec.training import runner
 
 PathLike = str | os.PathLike[str]
 TRACE = "trace.csv"  # in a run's directory, where its tasks were given in memory
-_PAIRS = manifest.listing(manifest.pair(manifest.text(), manifest.anything))
-SETTING_SCHEMA = manifest.record(
-    {"env": manifest.text(), "options": _PAIRS},
+_PAIRS = checks.listing(checks.pair(checks.text(), checks.anything))
+SETTING_SCHEMA = checks.record(
+    {"env": checks.text(), "options": _PAIRS},
     {
-        "preset": manifest.optional(manifest.text()),
-        "seed": manifest.whole(0, 2**63),
-        "trace": manifest.optional(
-            manifest.record(
-                {"file": manifest.text(), "sha256": manifest.text()},
-                {"slots": manifest.optional(manifest.whole(1, 2**40))},
+        "preset": checks.optional(checks.text()),
+        "seed": checks.whole(0, 2**63),
+        "trace": checks.optional(
+            checks.record(
+                {"file": checks.text(), "sha256": checks.text()},
+                {"slots": checks.optional(checks.whole(1, 2**40))},
             )
         ),
     },

@@ -2,23 +2,24 @@
 
 Each takes the field's name and value and returns the value as an array of the default
 float type, or raises ``ValueError`` naming the field, the value and what was expected.
-A value that is being traced has no numbers to check and passes.
+A value that is being traced has no numbers to check and passes. What single numbers have to be
+is said by :mod:`jaxmec.core.checks`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from jaxmec.core import checks
 from jaxmec.struct import is_concrete
 
 
 def real(
     name: str,
-    value: Any,
+    value: ArrayLike,
     *,
     ndim: int | None = None,
     above: float | None = None,
@@ -36,21 +37,13 @@ def real(
     if ndim is not None and numbers.ndim != ndim:
         shape = {0: "a scalar", 1: "a vector"}[ndim]
         raise ValueError(f"{name} must be {shape}, got shape {numbers.shape}")
-    limits = (
-        (np.isnan(numbers), "a number"),
-        (finite & np.isinf(numbers), "finite"),
-        (False if above is None else numbers <= above, f"above {above}"),
-        (False if at_least is None else numbers < at_least, f"at least {at_least}"),
-        (False if at_most is None else numbers > at_most, f"at most {at_most}"),
-    )
-    for wrong, expected in limits:
-        if np.any(wrong):
-            where = np.argwhere(np.broadcast_to(wrong, numbers.shape))[0]
-            index = f"[{', '.join(map(str, where))}]" if where.size else ""
-            raise ValueError(f"{name}{index} must be {expected}, got {numbers[tuple(where)]:g}")
-    dtype = value.dtype if hasattr(value, "dtype") else None
-    keep = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-    dtype = jax.dtypes.canonicalize_dtype(dtype if keep else float)
+    least = -np.inf if at_least is None else at_least
+    most = np.inf if at_most is None else at_most
+    beyond = -np.inf if above is None else above
+    checks.require(name, numbers, checks.number(least, above=beyond, most=most, finite=finite))
+    given = value.dtype if isinstance(value, np.ndarray | np.generic | jax.Array) else None
+    keep = given is not None and jnp.issubdtype(given, jnp.floating)
+    dtype = jax.dtypes.canonicalize_dtype(given if keep else float)
     # Below the smallest normal number XLA counts with 0, above the largest with infinity.
     held, size = jnp.finfo(dtype), np.abs(numbers)
     lost = (numbers != 0) & np.isfinite(numbers) & ((size < held.tiny) | (size > held.max))
@@ -64,7 +57,7 @@ def real(
     return jnp.asarray(value, dtype)
 
 
-def same_length(**vectors: Any) -> None:
+def same_length(**vectors: ArrayLike) -> None:
     """Raise unless all vectors have the first one's length."""
     (first, reference), *others = vectors.items()
     for name, vector in others:

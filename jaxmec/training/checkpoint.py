@@ -42,10 +42,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxmec.core import files
-from jaxmec.core import manifest as manifests
+from jaxmec.core import checks, files, sealed
 from jaxmec.core.files import PathLike
-from jaxmec.core.manifest import MANIFEST
+from jaxmec.core.sealed import MANIFEST, Listed
 from jaxmec.training import devices
 
 PyTree = Any
@@ -58,34 +57,14 @@ _STEP = re.compile(r"step_(\d{9,})")
 # A change of one of these may change the last bit of a resumed run.
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "gymnax", "orbax-checkpoint", "numpy", "jaxmec")
 
-_LEAF = manifests.record(
+_LEAF = checks.record(
     {
-        "path": manifests.listing(manifests.text(), 1, 256),
-        "shape": manifests.listing(manifests.whole(0, 2**48), 0, 32),
-        "dtype": manifests.text(r"\w+|key<\w+>", "a dtype", 64),
-        "key_impl": manifests.optional(manifests.text(r"\w+", "a name", 64)),
+        "path": checks.listing(checks.text(), 1, 256),
+        "shape": checks.listing(checks.whole(0, 2**48), 0, 32),
+        "dtype": checks.text(r"\w+|key<\w+>", "a dtype", 64),
+        "key_impl": checks.optional(checks.text(r"\w+", "a name", 64)),
     }
 )
-_FORMAT = manifests.Format(
-    name=FORMAT,
-    noun="checkpoint",
-    version=FORMAT_VERSION,
-    max_bytes=32 * 2**20,  # metadata too: all that a run depends on
-    max_file_bytes=None,  # a replay buffer may be large
-    schema=manifests.record(
-        {
-            "kind": manifests.text("state|policy", "'state' or 'policy'"),
-            "step": manifests.optional(manifests.whole(0, 2**62)),
-            "metric": manifests.optional(manifests.real()),
-            "metadata": manifests.mapping(manifests.anything),
-            "versions": manifests.mapping(manifests.text()),
-            "device": manifests.text(),
-            "leaves": manifests.listing(_LEAF, most=100_000),
-        }
-    ),
-    is_ours=lambda path: len(path.parts) > 1 and path.parts[0] == ARRAYS,
-)
-
 AS_STORED: Any = object()
 """In a template: whatever was saved here, as nested dictionaries of NumPy arrays."""
 
@@ -108,6 +87,32 @@ class CheckpointIncompatible(CheckpointError):
 
 class CheckpointNotSaved(CheckpointError):
     """Saving failed; what had been saved before is untouched."""
+
+
+_FORMAT = sealed.Format(
+    name=FORMAT,
+    noun="checkpoint",
+    version=FORMAT_VERSION,
+    max_bytes=32 * 2**20,  # metadata too: all that a run depends on
+    max_file_bytes=None,  # a replay buffer may be large
+    schema=checks.record(
+        {
+            "kind": checks.text("state|policy", "'state' or 'policy'"),
+            "step": checks.optional(checks.whole(0, 2**62)),
+            "metric": checks.optional(checks.number()),
+            "metadata": checks.mapping(checks.anything),
+            "versions": checks.mapping(checks.text()),
+            "device": checks.text(),
+            "leaves": checks.listing(_LEAF, most=100_000),
+        }
+    ),
+    is_ours=lambda path: len(path.parts) > 1 and path.parts[0] == ARRAYS,
+    errors=sealed.Errors(
+        CheckpointMissing, CheckpointCorrupt, CheckpointIncompatible, CheckpointNotSaved
+    ),
+    only_finite=False,
+    replaces_unmarked=True,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Manifest:
     versions: dict[str, str]  # of the libraries and of Python
     device: str  # the kind of device that the saver ran on
     leaves: tuple[Leaf, ...]
-    files: dict[str, tuple[int, str]]  # (bytes, SHA-256) by path within the checkpoint, with "/"
+    files: dict[str, Listed]  # (bytes, SHA-256) by path within the checkpoint, with "/"
 
 
 # Saving
@@ -197,9 +202,7 @@ def _write(
     leftovers: str,
 ) -> None:
     leaves, values = _to_host(tree)
-    document: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+    document = {
         "kind": kind,
         "step": step,
         "metric": metric,
@@ -208,11 +211,9 @@ def _write(
         "device": _device_kind(),
         "leaves": [dataclasses.asdict(leaf) for leaf in leaves],
     }
-    # As it will be read back, so that both have the same digest; TypeError if not JSON.
-    document = json.loads(json.dumps(document))
+    json.dumps(document)  # TypeError if not JSON, before anything is written
     try:
-        with files.replacing_directory(target) as new:
-            _refuse_to_replace_other_things(target)
+        with _FORMAT.writing(target, document) as new:
             stored = {
                 _quoted(leaf.path): value
                 for leaf, value in zip(leaves, values, strict=True)
@@ -220,41 +221,15 @@ def _write(
             }
             if stored:
                 _write_arrays(new / ARRAYS, stored)
-            document["files"] = {
-                name: manifests.fingerprint(new / name) for name in manifests.list_files(new)
-            }
-            document["sha256"] = manifests.digest_of(document)
-            text = json.dumps(document, indent=1, sort_keys=True)
-            (new / MANIFEST).write_text(text, encoding="utf-8")
-            try:  # what could not be read back takes no place
-                _read_manifest(new)
-            except CheckpointError as error:
-                raise CheckpointNotSaved(
-                    f"could not save the checkpoint {target}: {error}"
-                ) from error
     # Orbax and TensorStore report a full disk as they like (ValueError, among others).
     except Exception as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointNotSaved(
-            f"could not save the checkpoint {target}: {_told(error)}. {_what_is_left(target)}"
-        ) from error
+        raise _FORMAT.not_written(target, f"{_told(error)}. {_what_is_left(target)}") from error
     # Only now: an older version moved the one that it replaced to such a name.
     for hidden in (".saving-", ".removing-"):
         for leftover in target.parent.glob(hidden + leftovers):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _refuse_to_replace_other_things(target: Path) -> None:
-    """A directory of somebody's own files must not be taken for an older checkpoint."""
-    if not target.exists() and not target.is_symlink():
-        return
-    inside = {entry.name for entry in target.iterdir()} if target.is_dir() else {"a file"}
-    if target.is_symlink() or not inside <= {MANIFEST, ARRAYS}:
-        raise CheckpointNotSaved(
-            f"could not save the checkpoint {target}: something else is there "
-            f"({', '.join(sorted(inside)[:3])}); choose another path"
-        )
 
 
 def _what_is_left(target: Path) -> str:
@@ -341,7 +316,8 @@ def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[
             try:
                 key = jax.random.wrap_key_data(jnp.asarray(arrays[names]), impl=impl)
             except (TypeError, ValueError) as error:
-                raise _corrupt(path / ARRAYS, f"{'/'.join(names)} is no key: {error}") from None
+                problem = f"{'/'.join(names)} is no key: {error}"
+                raise _FORMAT.damaged(path / ARRAYS, problem) from None
             results.append(key)
         else:
             results.append(arrays[names])
@@ -402,61 +378,51 @@ def read_manifest(path: PathLike) -> Manifest:
 
 def _verify(path: Path) -> Manifest:
     manifest = _read_manifest(path)
-    try:
-        _FORMAT.verify(path, manifest.files)
-    except manifests.Unsound as error:
-        raise _corrupt(error.file, error.problem) from None
+    _FORMAT.verify(path, manifest.files)
     return manifest
 
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
-    if not path.is_dir():
-        beside = ", ".join(other.name for other in checkpoints(path.parent))
-        raise CheckpointMissing(
-            f"there is no checkpoint {path}" + (f"; beside it: {beside}" if beside else "")
-        )
     try:
-        document, listed, _ = _FORMAT.read(path)
-    except FileNotFoundError:
-        if not _STEP.fullmatch(path.name):
-            raise CheckpointMissing(f"{path} is not a checkpoint: it has no {MANIFEST}") from None
-        raise _corrupt(file, "the file is missing") from None
-    except manifests.TooNew as error:
-        raise CheckpointIncompatible(str(error)) from None
-    except manifests.Unsound as error:
-        raise _corrupt(error.file, error.problem) from None
+        seal = _FORMAT.read(path)
+    except CheckpointMissing as error:
+        if path.is_dir() and _STEP.fullmatch(path.name):
+            problem = str(error) if file.exists() else "the file is missing"
+            raise _FORMAT.damaged(file, problem) from None
+        beside = "" if path.is_dir() else ", ".join(p.name for p in checkpoints(path.parent))
+        raise CheckpointMissing(f"{error}; beside it: {beside}" if beside else str(error)) from None
+    document = seal.document
     leaves = tuple(
         Leaf(tuple(leaf["path"]), tuple(leaf["shape"]), leaf["dtype"], leaf["key_impl"])
         for leaf in document["leaves"]
     )
     if len({leaf.path for leaf in leaves}) < len(leaves):
-        raise _corrupt(file, "leaves names one path twice")
-    for name, (size, _) in listed.items():
-        if document["kind"] == "policy" and size > manifests.MAX_POLICY_FILE:
-            raise _corrupt(
-                file, f"files.{name}.size must be at most {manifests.MAX_POLICY_FILE}, got {size}"
-            )
-    fields: dict[str, Any] = {
-        field.name: document.get(field.name) for field in dataclasses.fields(Manifest)
-    }
-    return Manifest(**{**fields, "leaves": leaves, "files": listed})
+        raise _FORMAT.damaged(file, "leaves names one path twice")
+    for name, (size, _) in seal.files.items():
+        if document["kind"] == "policy" and size > sealed.MAX_POLICY_FILE:
+            most = sealed.MAX_POLICY_FILE
+            raise _FORMAT.damaged(file, f"files.{name}.size must be at most {most}, got {size}")
+    return Manifest(
+        document["kind"],
+        document["step"],
+        document["metric"],
+        document["metadata"],
+        document["versions"],
+        document["device"],
+        leaves,
+        seal.files,
+    )
 
 
-def check_metadata(path: PathLike, metadata: Any, schema: manifests.Check) -> None:
+def check_metadata(path: PathLike, metadata: object, schema: checks.Check) -> None:
     """Check what the saver said, by the reader's schema.
 
     Raises:
         CheckpointCorrupt: with the first problems.
     """
-    try:
-        manifests.check(Path(path) / MANIFEST, metadata, schema, "metadata")
-    except manifests.Unsound as error:
-        raise _corrupt(error.file, error.problem) from None
-
-
-def _corrupt(file: Path, problem: str) -> CheckpointCorrupt:
-    return CheckpointCorrupt(f"damaged checkpoint: {file}: {problem}")
+    with _FORMAT.translating():
+        sealed.check(Path(path) / MANIFEST, metadata, schema, "metadata")
 
 
 @contextlib.contextmanager
@@ -633,7 +599,7 @@ def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.nda
         raise
     except Exception as error:  # whatever Orbax and NumPy make of foreign bytes and names
         problem = (_told(error).splitlines() or [""])[0][:300]
-        raise _corrupt(path / ARRAYS, f"it cannot be read: {problem}") from error
+        raise _FORMAT.damaged(path / ARRAYS, f"it cannot be read: {problem}") from error
 
 
 def _arrays_of(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
@@ -657,7 +623,7 @@ def _arrays_of(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarr
         for name in _quoted(leaf.path):
             value = value[name]
         if leaf.key_impl is None and (value.shape, str(value.dtype)) != (leaf.shape, leaf.dtype):
-            raise _corrupt(
+            raise _FORMAT.damaged(
                 path / ARRAYS,
                 f"the leaf {leaf.name} is {value.dtype}{list(value.shape)}, and "
                 f"{leaf.dtype}{list(leaf.shape)} by the manifest",

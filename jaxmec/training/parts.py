@@ -20,13 +20,13 @@ import jax
 import numpy as np
 
 from jaxmec.agents.base import Agent, Learner
-from jaxmec.core import files, manifest
+from jaxmec.core import checks, files, sealed
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
 from jaxmec.training.loop import History
 from jaxmec.training.rollout import Environment
 
-_PARTS = manifest.record({"seeds_at_once": manifest.whole(1, 2**31)})
+_PARTS = checks.record({"seeds_at_once": checks.whole(1, 2**31)})
 PARTS_FILE = "parts.json"
 SHARE = 0.8  # of the memory that the training may take
 
@@ -209,9 +209,9 @@ def _begun(home: Path) -> int | None:
     if not file.exists():
         return None
     try:
-        about = manifest.parse(file, manifest.read_plain(file, most=4096))
-        manifest.check(file, about, _PARTS)
-    except manifest.Unsound as error:
+        about = sealed.parse(file, sealed.read_plain(file, most=4096))
+        sealed.check(file, about, _PARTS)
+    except sealed.Unsound as error:
         raise checkpoint.CheckpointCorrupt(f"damaged run: {error}") from None
     width: int = about["seeds_at_once"]
     return width

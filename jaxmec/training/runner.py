@@ -46,7 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
-from jaxmec.core import compilation, files, manifest
+from jaxmec.core import checks, compilation, files
 from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
 from jaxmec.training import devices as on_devices
 from jaxmec.training.cloning import CloningConfig, CloningState
@@ -70,11 +70,11 @@ LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 START = "start"  # the run of the method that another one starts from
 DIVERGED = "diverged"
-_SAVED = manifest.record(
+_SAVED = checks.record(
     {
-        "run": manifest.mapping(manifest.anything, 2**16),
-        "seconds": manifest.real(least=0),
-        "caller": manifest.mapping(manifest.anything),
+        "run": checks.mapping(checks.anything, 2**16),
+        "seconds": checks.number(0),
+        "caller": checks.mapping(checks.anything),
     }
 )
 

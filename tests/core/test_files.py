@@ -190,8 +190,8 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path):
 
 # Into a directory that takes its place as a whole, or a file that holds nothing.
 WRITE_IN_PLACE = {
-    "core/bundle.py",
     "core/files.py",
+    "core/sealed.py",
     "deploy/export.py",
     "training/checkpoint.py",
 }

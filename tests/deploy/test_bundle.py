@@ -1,6 +1,7 @@
 """Bundles are whole, or refused by name; nothing in one is ever executed."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -19,7 +20,7 @@ from changes import AtEveryChange
 
 import jaxmec
 from jaxmec.core import bundle as bundles
-from jaxmec.core import manifest
+from jaxmec.core import sealed
 from jaxmec.core.bundle import (
     BundleDamaged,
     BundleError,
@@ -51,9 +52,9 @@ def rewrite(path, **changes):
             content = file.read_bytes()
             document["files"][file.relative_to(path).as_posix()] = {
                 "size": len(content),
-                "sha256": bundles.hashlib.sha256(content).hexdigest(),
+                "sha256": hashlib.sha256(content).hexdigest(),
             }
-    document["sha256"] = manifest.digest_of(document)
+    document["sha256"] = sealed.digest_of(document)
     (path / "manifest.json").write_text(json.dumps(document))
 
 
@@ -321,7 +322,7 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
         ({"network": {"capacity": [10**400], "rate": ["1"], "uplink_contention": "yes",
                       "max_wait": None, "slot_length": 1}},
          r"capacity\[0\] must be .*, got a huge number; .*rate\[0\] must be .*, got '1'; "
-         "network.uplink_contention must be true or false, got 'yes'"),
+         "network.uplink_contention must be True or False, got 'yes'"),
         ({"observation": {"information": "psychic", "size": 1, "features": []}}, "information"),
     ],
 )  # fmt: skip
@@ -413,7 +414,7 @@ def test_a_manifest_that_names_files_outside_is_refused(copy, name):
     document = json.loads((copy / "manifest.json").read_text())
     document.pop("sha256")
     document["files"][name] = {"size": 0, "sha256": ""}
-    document["sha256"] = manifest.digest_of(document)
+    document["sha256"] = sealed.digest_of(document)
     (copy / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(BundleDamaged, match="which is no file of a bundle"):
         open_bundle(copy)
@@ -437,7 +438,7 @@ def test_what_would_take_for_ever_is_refused_unread(copy, kind):
         document = json.loads((copy / "manifest.json").read_text())
         document.pop("sha256")
         document["files"]["policy.onnx"]["size"] = 2**40
-        document["sha256"] = manifest.digest_of(document)
+        document["sha256"] = sealed.digest_of(document)
         (copy / "manifest.json").write_text(json.dumps(document))
         message = r"policy\.onnx\.size must be a whole number of 0 to 268435456"
     with pytest.raises(BundleDamaged, match=message):

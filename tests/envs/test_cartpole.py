@@ -359,7 +359,7 @@ def test_spaces_and_names():
         ("gravity", -1.0, "at least 0"),
         ("cart_mass", 0.0, "above 0"),
         ("pole_mass", -0.1, "above 0"),
-        ("half_length", float("nan"), "a number"),
+        ("half_length", float("nan"), "number.*got nan"),
         ("force", float("inf"), "finite"),
         ("time_step", 0, "above 0"),
         ("angle_limit", [0.1, 0.2], "a scalar"),
@@ -369,5 +369,5 @@ def test_spaces_and_names():
     ],
 )
 def test_invalid_parameters_are_refused(field, value, expected):
-    with pytest.raises(ValueError, match=rf"{field} must be {expected}"):
+    with pytest.raises(ValueError, match=rf"{field} must be.*{expected}"):
         CartPoleParams(**{field: value})

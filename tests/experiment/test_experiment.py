@@ -189,7 +189,10 @@ def test_observations_of_the_wrong_kind_are_refused(cartpole):
         (lambda: jaxmec.train("dsac", env="CartPole"), "did you mean 'CartPole-v1'"),
         (lambda: jaxmec.train("dsac", steps=0), "steps"),
         (lambda: jaxmec.train("ddrl-amsa", preset="amcoege"), "did you mean 'amcoedge'"),
-        (lambda: jaxmec.make(MULTI, probability=1.5), "probability must be at most 1.*1.5"),
+        (
+            lambda: jaxmec.make(MULTI, probability=1.5),
+            "probability must be a finite number of at least 0 and at most 1.*1.5",
+        ),
         (lambda: jaxmec.make(MULTI, probabilty=0.5), "did you mean 'probability'"),
         (lambda: jaxmec.evaluate("optimla"), "did you mean 'optimal'"),
     ],

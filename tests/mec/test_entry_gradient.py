@@ -77,5 +77,7 @@ def test_the_mean_gradient_is_the_gradient_of_the_mean():
 
 
 def test_an_environment_refuses_a_negative_weight():
-    with pytest.raises(ValueError, match=r"entry_gradient must be at least 0.*-1"):
+    with pytest.raises(
+        ValueError, match=r"entry_gradient must be a finite number of at least 0.*-1"
+    ):
         jaxmec.make("MultiServerOffloading-v0", action="score", entry_gradient=-1.0)

@@ -282,13 +282,16 @@ def test_a_choice_that_there_cannot_be_is_refused(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_time": [[0.0]]}, r"step_time\[0, 0\] must be above 0"),
-        ({"load_time": [[-1.0]]}, r"load_time\[0, 0\] must be at least 0, got -1"),
+        ({"step_time": [[0.0]]}, r"step_time\[0, 0\] must be a finite number above 0"),
+        (
+            {"load_time": [[-1.0]]},
+            r"load_time\[0, 0\] must be a finite number of at least 0, got -1",
+        ),
         ({"memory": [2.0]}, r"size\[0\] must fit a server, the largest of which has 2 GB, got 4"),
         ({"rate": [1.0, 2.0]}, r"rate must have shape \(1,\)"),
         ({"size": [1.0, 2.0]}, r"size must have shape \(1,\)"),
         ({"phase": [2.0]}, r"phase\[0\] must be below heartbeat, 2, got 2"),
-        ({"heartbeat": 0.0}, "heartbeat must be above 0"),
+        ({"heartbeat": 0.0}, "heartbeat must be a finite number above 0"),
     ],
 )
 def test_a_fleet_that_cannot_be_is_refused(changes, message):
