@@ -89,8 +89,9 @@ class Agent(Protocol):
     def preferences(self, learner: Learner, observation: jax.Array) -> jax.Array:
         """[num_actions] what the greedy policy takes the argmax of.
 
-        Differentiable in the learner, for whoever teaches it: what a learner holds beside its
-        parameters (tables, answers kept) takes no gradient (``stop_gradient``), and so is kept.
+        Differentiable in the learner's parameters, so that a policy can be distilled. What a
+        learner holds beside them, such as a table of answers, takes no gradient
+        (``stop_gradient``).
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Learning along the path: a policy that follows the gradient of the simulator itself.
+"""Pathwise learning: a policy that follows the gradient of its cost through the simulator.
 
 Where an environment's step can be differentiated, the cost of a window of decisions has a
 gradient with respect to the policy's parameters, through the decoder, the queues and, for a
@@ -46,9 +46,9 @@ class PathwiseLearner(NamedTuple):
     optimiser: optax.OptState
     cost: jax.Array  # [] of the best policy on the validation windows; infinite before any
     updates: jax.Array  # [] int32
-    rate: jax.Array  # [] what the learning rate has been scaled by, halved at each fall
-    key: jax.Array  # [] of the starts after the first; constant
-    starts: jax.Array  # [] int32, how many have begun; one more once the best of them goes on
+    rate: jax.Array  # [] factor on the learning rate, halved whenever it goes back to the best
+    key: jax.Array  # [] of the restarts; constant
+    starts: jax.Array  # [] int32, starts that have begun; one more once the best of them goes on
 
 
 @pytree
@@ -59,16 +59,17 @@ class Pathwise(DiffusionPolicy):
     while training, so that the cost is averaged over it; judged, the chain has none. With
     ``denoising_steps`` 0 there is no chain.
 
-    The gradient through a long window of decisions explodes now and then. What one number
-    that passes from decision to decision may move the window's cost by is bounded
-    (``gradient_limit``), so that one bad window does not speak for the others, and so is the
-    norm of the whole. The policy that was best on the validation windows is kept; one that
-    falls behind it by more than ``tolerance``, after its first ``trial_updates``, goes back to it,
-    with half the learning rate.
+    The gradient through a long window of decisions explodes now and then. So that one bad window
+    does not outweigh the others, the gradient with respect to each number that passes from
+    decision to decision is bounded (``gradient_limit``), and so is the norm of the whole.
 
-    Where the descent ends depends on where it starts: some starts learn to give a task to few
-    servers, others stay near splitting each over all. So several are tried for a while, one
-    after the other, and the best goes on.
+    The policy that was best on the validation windows is kept. After the first ``trial_updates``,
+    one that is worse than it by more than ``tolerance`` goes back to it, with half the learning
+    rate.
+
+    Where the descent ends depends on its random initial parameters: some learn to give a task to
+    few servers, others stay near splitting each over all. So with ``trials`` above 1 it restarts,
+    ``trial_updates`` from each, and the best of them goes on.
 
     Raises:
         ValueError: a field outside what its comment allows; in ``init``, network "servers"
@@ -82,8 +83,8 @@ class Pathwise(DiffusionPolicy):
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
     learning_rate: float = 3e-3  # of Adam at the start, > 0
     final_learning_rate: float = 5e-5  # where training ends, > 0; from the trials on a cosine
-    trials: int = static(default=1)  # starts that are tried, >= 1; 1: the only one goes on
-    trial_updates: int = static(default=400)  # of each start, which is let be so long, >= 1
+    trials: int = static(default=1)  # random initialisations to try, >= 1
+    trial_updates: int = static(default=400)  # updates before one is compared, >= 1
     squared_decay: float = 0.99  # β_2 of Adam, in [0, 1)
     max_gradient_norm: float = 1.0  # longer gradients are scaled down to it, > 0
     gradient_limit: float = 5.0  # s of cost a unit of observation, score or queue, > 0
@@ -269,7 +270,7 @@ class Pathwise(DiffusionPolicy):
     def judge(self, learner: PathwiseLearner, cost: jax.Array) -> PathwiseLearner:
         """Keep the trained policy if its cost on the validation windows is the least so far."""
         better = cost < learner.cost
-        # The way from a policy that was learned otherwise may first lead uphill.
+        # From a policy that was learned in another way, the cost may rise at first.
         behind = (cost > learner.cost * (1 + self.tolerance)) & (
             learner.updates > self.trial_updates
         )
@@ -279,7 +280,7 @@ class Pathwise(DiffusionPolicy):
             due = learner.updates >= learner.starts * self.trial_updates
             restart = due & (learner.starts < self.trials)
             tried = due & (learner.starts == self.trials)
-            fallen &= learner.starts > self.trials  # a start is let be until its time is up
+            fallen &= learner.starts > self.trials  # while trials last, none goes back
 
         def chosen(this: jax.Array, one: Any, other: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(this, a, b), one, other)

@@ -147,5 +147,5 @@ def of_station(agent: Agent) -> Agent:
 
 def _without(learner: StationsLearner, observation: jax.Array) -> jax.Array:
     """Observations [..., S] that do not say the station."""
-    origin = jax.lax.stop_gradient(learner.origin)  # no parameter, whoever teaches the stations
+    origin = jax.lax.stop_gradient(learner.origin)  # no parameter: distilling must not change it
     return observation * (1 - jnp.sum(origin, axis=-1))
