@@ -210,13 +210,13 @@ class SoftActorCritic:
             learner.log_temperature, entropy, wanted
         )
 
-        actor, actor_optimiser = _step(
+        actor, actor_optimiser = _adam(
             self.actor_learning_rate, learner.actor, actor_gradient, learner.actor_optimiser
         )
-        new_critics, critic_optimiser = _step(
+        new_critics, critic_optimiser = _adam(
             self.critic_learning_rate, learner.critics, critic_gradient, learner.critic_optimiser
         )
-        log_temperature, temperature_optimiser = _step(
+        log_temperature, temperature_optimiser = _adam(
             self.temperature_learning_rate,
             learner.log_temperature,
             temperature_gradient,
@@ -300,7 +300,7 @@ class SoftActorCritic:
         raise ValueError("the learner's actor has another number of hidden layers than the agent")
 
 
-def _step(
+def _adam(
     learning_rate: float, params: Params, gradient: Params, state: optax.OptState
 ) -> tuple[Params, optax.OptState]:
     """One step of Adam: the new parameters and the optimiser's new state."""

@@ -31,7 +31,7 @@ RETIRED = {"Pathwise": ("decay_updates",)}
 # Options that environments have no longer: what is saved may name them as long as they are off.
 RETIRED_OPTIONS = {"privileged": False}
 # Agents of earlier versions, and what to do instead of loading them.
-GONE = {
+GONE_AGENTS = {
     "ScoreTD3": "train 'ddrl-amsa-pathwise', or go on with the version of jaxmec that saved it",
 }
 _SIZE = checks.whole(1, 2**20)
@@ -291,9 +291,9 @@ def described(agent: Any) -> dict[str, Any]:
 def _agent_of(about: dict[str, Any], path: Path) -> Agent:
     """The agent that :func:`described` wrote into the policy at ``path``."""
     name = about["class"]
-    if name in GONE:
+    if name in GONE_AGENTS:
         raise checkpoint.CheckpointIncompatible(
-            f"{path} was trained by {name}, an agent that is gone: {GONE[name]}"
+            f"{path} was trained by {name}, an agent that is gone: {GONE_AGENTS[name]}"
         )
     if name not in agents.AGENTS:
         raise checkpoint.CheckpointIncompatible(
