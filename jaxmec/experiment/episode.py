@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.envs.offloading import OffloadingEnvironment
+from jaxmec.envs.cartpole import CartPoleParams
+from jaxmec.envs.table import find_environment
 from jaxmec.experiment import (
     PathLike,
     Player,
@@ -106,20 +107,35 @@ class Episode:
 
 
 @dataclasses.dataclass(frozen=True)
-class CartPoleEpisode:
-    """One episode of CartPole: n pushes, and the n + 1 states around them."""
+class PlainEpisode:
+    """One episode of an environment without tasks: n actions, and n + 1 observations around them.
 
-    name: str  # who pushed
+    Of CartPole, whose observation is the state: [n + 1, 4] in m, m/s, rad, rad/s, the cart, its
+    speed, the pole, its speed; actions 0 push to the left, 1 to the right.
+    """
+
+    name: str  # who acted
     setting: Setting
-    state: np.ndarray  # [n + 1, 4] m, m/s, rad, rad/s: cart, its speed, pole, its speed
-    action: np.ndarray  # [n] int, 0: a push to the left, 1: to the right
+    state: np.ndarray  # [n + 1, S] what was observed
+    action: np.ndarray  # [n] or [n, A]
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    @property
+    def observation(self) -> np.ndarray:
+        """[n + 1, S], of which the first n were acted on."""
+        return self.state
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleEpisode(PlainEpisode):
+    """One episode of CartPole, with what a picture of it needs."""
+
     time_step: float  # s
     half_length: float  # m, of the pole
     position_limit: float  # m
     angle_limit: float  # rad
-
-    def __len__(self) -> int:
-        return len(self.action)
 
     @property
     def fell(self) -> bool:
@@ -146,8 +162,8 @@ class _Decision(NamedTuple):
     inflight: jax.Array
 
 
-class _Push(NamedTuple):
-    """What one push leaves in the record of CartPole."""
+class _Step(NamedTuple):
+    """What one step leaves in the record of an environment without tasks."""
 
     observation: jax.Array
     action: jax.Array
@@ -164,7 +180,7 @@ def record(
     preset_seed: int | None = None,
     trace: PathLike | TraceFile | None = None,
     **options: Any,
-) -> Episode | CartPoleEpisode:
+) -> Episode | PlainEpisode:
     """Play one episode and write down every decision.
 
     It is episode number ``episode`` of those that :func:`jaxmec.evaluate` plays with the same
@@ -188,20 +204,10 @@ def record(
         policy, env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
     )
     kept: Any = _play(player, evaluation_key(seed), episode)
-    if isinstance(kept, _Push):
-        params = player.params
-        return CartPoleEpisode(
-            name=player.name,
-            setting=player.setting,
-            state=np.concatenate([kept.observation[:1], kept.reached]),
-            action=np.asarray(kept.action),
-            time_step=float(params.time_step),
-            half_length=float(params.half_length),
-            position_limit=float(params.position_limit),
-            angle_limit=float(params.angle_limit),
-        )
+    if not find_environment(player.setting.env).schedules:
+        return _plain(player, kept)
     network, params = player.params.network, player.params
-    own = getattr(params.workload, "deadline", None)
+    own = params.workload.deadline
     numbers = kept._asdict()
     task = numbers.pop("task")
     return Episode(
@@ -219,10 +225,29 @@ def record(
     )
 
 
+def _plain(player: Player, kept: _Step) -> PlainEpisode:
+    """The record of an environment without tasks."""
+    state = np.concatenate([kept.observation[:1], kept.reached])
+    action = np.asarray(kept.action)
+    params = player.params
+    if not isinstance(params, CartPoleParams):
+        return PlainEpisode(player.name, player.setting, state, action)
+    return CartPoleEpisode(
+        player.name,
+        player.setting,
+        state,
+        action,
+        time_step=float(params.time_step),
+        half_length=float(params.half_length),
+        position_limit=float(params.position_limit),
+        angle_limit=float(params.angle_limit),
+    )
+
+
 def _play(player: Player, key: jax.Array, episode: int) -> Any:
     """The kept of every decision, [n] of each leaf, by the keys that `evaluate` uses."""
     environment = player.environment
-    offloads = isinstance(environment, OffloadingEnvironment)
+    schedules = find_environment(player.setting.env).schedules
     key_reset, key_env, key_policy = (
         jax.random.fold_in(part, episode) for part in jax.random.split(key, 3)
     )
@@ -245,8 +270,8 @@ def _play(player: Player, key: jax.Array, episode: int) -> Any:
             following, next_state, reward, terminated, truncated, info = environment.step(
                 key, state, action, params
             )
-            kept: _Decision | _Push
-            if offloads:
+            kept: _Decision | _Step
+            if schedules:
                 outcome, _ = environment.place(action, state, params)
                 kept = _Decision(
                     state.cursor.slot,
@@ -264,7 +289,7 @@ def _play(player: Player, key: jax.Array, episode: int) -> Any:
                     state.queues.inflight,
                 )
             else:
-                kept = _Push(observation, jnp.asarray(action), info["final_observation"])
+                kept = _Step(observation, jnp.asarray(action), info["final_observation"])
             return strong((following, next_state, memory)), (kept, terminated | truncated)
 
         return jax.lax.scan(step, carry, first + jnp.arange(steps))

@@ -14,14 +14,14 @@ from jaxmec.plots.style import PALETTE, show_stations, station_colours, styled
 
 if TYPE_CHECKING:
     from jaxmec.experiment import Policy
-    from jaxmec.experiment.episode import CartPoleEpisode, Episode
+    from jaxmec.experiment.episode import Episode, PlainEpisode
 
 MOST_FRAMES = 250  # of a film whose ``every`` is left to it
 DPI = 90
 
 
 def animate_cartpole(
-    policy: Policy | CartPoleEpisode, path: str | Path, *, every: int = 2, seed: int = 1
+    policy: Policy | Episode | PlainEpisode, path: str | Path, *, every: int = 2, seed: int = 1
 ) -> Path:
     """A cart with its pole, as a film in real time; returns the file written.
 
@@ -36,12 +36,11 @@ def animate_cartpole(
         RuntimeError: MP4 without ffmpeg.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    if not hasattr(policy, "state"):
-        from jaxmec.experiment.episode import record
+    from jaxmec.experiment.episode import CartPoleEpisode, Episode, PlainEpisode, record
 
-        policy = record(policy, seed=seed)  # type: ignore[arg-type, assignment]
-    episode: Any = policy
-    if not hasattr(episode, "angle_limit"):
+    episode: Episode | PlainEpisode
+    episode = policy if isinstance(policy, Episode | PlainEpisode) else record(policy, seed=seed)
+    if not isinstance(episode, CartPoleEpisode):
         raise ValueError(f"{episode.name}: the episode is of {episode.setting.env}, not CartPole")
     numbers = _numbers(len(episode.state), every)
     with styled() as (Figure, _):

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jaxmec.experiment import PathLike, Policy, TrainResult
-    from jaxmec.experiment.episode import CartPoleEpisode, Episode
     from jaxmec.schedulers import Scheduler
 
 TOP = len(PALETTE)  # actions that get a colour
@@ -67,7 +66,7 @@ def denoising(
         if not 0 <= index < number:
             raise ValueError(f"index must be from 0 to {number - 1}, got {index}")
         note = f", decision {index}"
-        observation = _observation(observation, index)
+        observation = observation.observation[index]
     elif not hasattr(observation, "__array__") and not isinstance(observation, list | tuple):
         raise ValueError("index must name the decision of the episode, got None")
     paths = policy.chains(observation, chains, seed)  # [chains, K + 1, A]
@@ -236,11 +235,6 @@ def policy_map(
         bar.outline.set_visible(False)
         bar.minorticks_off()
     return figure
-
-
-def _observation(episode: Episode | CartPoleEpisode, index: int) -> np.ndarray:
-    states: Any = getattr(episode, "observation", None)
-    return (episode.state if states is None else states)[index]  # type: ignore[union-attr]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from jaxmec import envs
 from jaxmec.cli import main
 from jaxmec.envs.table import of_problem
 from jaxmec.schedulers import SCHEDULERS
+from jaxmec.studies.study import Entry, Study
 
 
 @pytest.fixture
@@ -41,8 +42,13 @@ def test_a_new_environment_is_a_file_and_a_row(tmp_path, capsys):
     loaded = jaxmec.load_policy(result.save(tmp_path / "policy"))
     assert loaded.setting == result.setting and dict(loaded.setting.options) == {"reward": 3.0}
     assert jaxmec.evaluate(loaded, episodes=2).mean("return") == report.mean("return")
+    episode = jaxmec.episode.record(loaded)
+    assert len(episode) == 20 and episode.state.shape == (21, 2)
     with pytest.raises(ValueError, match="Toy-v0 has none"):
         jaxmec.evaluate("local", env="Toy-v0")
+    with pytest.raises(ValueError, match="Toy-v0 has no presets, no schedulers"):
+        Study("toys", "Toys", env="Toy-v0", schedulers=(Entry("local"),))
+    assert Study("toys", "Toys", env="Toy-v0", methods=(Entry("dqn"),)).metric == "return"
 
 
 def test_rows_name_what_there_is():

@@ -22,8 +22,8 @@ PICTURES = ("timeline", "map", "denoising", "policy", "animation")
 class Show:
     """Pictures of what a saved policy (a path) or a scheduler (a name) does in one episode.
 
-    Without --pictures, all that there are of it: a scheduler has no denoising, and CartPole
-    has denoising and an animation.
+    Without --pictures, all that there are of it: a scheduler has no denoising, and an environment
+    without tasks has no timeline, map or policy.
     """
 
     what: tyro.conf.Positional[str]
@@ -51,8 +51,9 @@ def run(words: Sequence[str]) -> int:
     look_up("film", command.film, dict.fromkeys(("gif", "mp4")))
     programs.keep()
     from jaxmec import plots
+    from jaxmec.envs import find_environment
     from jaxmec.experiment import Policy, opened
-    from jaxmec.experiment.episode import CartPoleEpisode, record
+    from jaxmec.experiment.episode import record
 
     policy: Any = opened(command.what)
     where: dict[str, Any] = {
@@ -63,8 +64,8 @@ def run(words: Sequence[str]) -> int:
         **({} if command.information is None else {"information": command.information}),
     }
     episode: Any = record(policy, seed=command.seed, **where)
-    cartpole = isinstance(episode, CartPoleEpisode)
-    possible = {"denoising", "animation"} if cartpole else set(PICTURES)
+    row = find_environment(episode.setting.env)
+    possible = set(row.pictures)
     if not isinstance(policy, Policy) or not policy.denoises:
         possible -= {"denoising"}
     for name in command.pictures:
@@ -79,10 +80,10 @@ def run(words: Sequence[str]) -> int:
         file = command.to / name
         if name == "animation":
             film = file.with_name(f"{name}.{command.film}")
-            if cartpole:
-                print(quoted(plots.animate_cartpole(episode, film)))
-            else:
+            if row.schedules:
                 print(quoted(plots.animate_episode(episode, film, command.slots)))
+            else:
+                print(quoted(plots.animate_cartpole(episode, film)))
             continue
         if name == "timeline":
             figure = plots.timeline(episode, command.slots)
