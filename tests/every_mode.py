@@ -18,7 +18,7 @@ import jaxmec
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
 from jaxmec.mec import cwa, hecwa, water_filling
 from jaxmec.solvers import PlannerConfig
-from jaxmec.studies import gap
+from jaxmec.studies import gap, plans
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.loop import EPISODE_MEANS, TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
@@ -74,7 +74,7 @@ def played(**where: Any) -> None:
 
 
 def planned() -> None:
-    effort = gap.Effort(PlannerConfig(restarts=1, rounds=1, sweeps=1, gradient_steps=2), rounds=1)
+    effort = plans.Effort(PlannerConfig(restarts=1, rounds=1, sweeps=1, gradient_steps=2), rounds=1)
     for where in ({**AMCOEDGE, "slots": 1}, {**LAD_TS, "slots": 1, "preset": "lad-ts-2"}):
         problem = "multi" if where["env"] == MULTI else "single"
         names = [name for name, s in jaxmec.SCHEDULERS.items() if s.problem == problem]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from jaxmec.core.statistics import Interval, interquartile_interval, interquarti
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Setting, check_same_tasks
 from jaxmec.solvers import PlannerConfig
-from jaxmec.studies import gap
 from jaxmec.studies.columns import (
     Column,
     csv_record,
@@ -27,6 +25,7 @@ from jaxmec.studies.columns import (
     write_csv,
 )
 from jaxmec.studies.comparison import METRICS, Comparison, value_records
+from jaxmec.studies.plans import Effort, Say, best_known, quiet
 from jaxmec.studies.study import Outcome, Place, Result, Study
 
 if TYPE_CHECKING:
@@ -43,12 +42,10 @@ PLANS = (
     "knows all tasks of a slot before it decides the first, on the episodes that were planned."
 )
 # Four rounds of eight: within 2 % of a plan of eight, in half the time (docs/solvers.md).
-PLANNING = gap.Effort(PlannerConfig(rounds=4))
+PLANNING = Effort(PlannerConfig(rounds=4))
 
 
-def plan_places(
-    outcome: Outcome, directory: Path, episodes: int, say: Callable[[str], None] = lambda text: None
-) -> Outcome:
+def plan_places(outcome: Outcome, directory: Path, episodes: int, say: Say = quiet) -> Outcome:
     """The outcome with the best plan known of each place, of so many of its first episodes.
 
     Plans are kept in ``directory``, and made once.
@@ -69,7 +66,7 @@ def plan_places(
         file = directory / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
         if not file.exists():
             say(f"planning {place}")
-            makespan = gap.best_known(setting, planned, seed, PLANNING)
+            makespan = best_known(setting, planned, seed, PLANNING)
             document = {**about, "makespan": makespan.tolist()}
             write_whole(file, json.dumps(document) + "\n")
         plans[place] = _plan(file, planned)

@@ -9,27 +9,15 @@ import numpy as np
 import pytest
 
 import jaxmec
-from jaxmec import solvers
 from jaxmec.cli import main
 from jaxmec.experiment import Policy, Setting
-from jaxmec.solvers import PlannerConfig, greedy, window_of
+from jaxmec.solvers import PlannerConfig
 from jaxmec.studies import gap
+from jaxmec.studies.plans import Effort
 from jaxmec.training.rollout import make_spec
 
-QUICK = gap.Effort(planner=PlannerConfig(restarts=2, rounds=1, sweeps=1, gradient_steps=0))
+QUICK = Effort(planner=PlannerConfig(restarts=2, rounds=1, sweeps=1, gradient_steps=0))
 SMALL = {"slots": 2, "positions": 4, "probability": 0.5}
-
-
-def test_recorded_tasks_are_those_of_the_evaluation():
-    """Replayed as a trace, episode by episode, a scheduler does exactly as it was evaluated."""
-    env, scheduler = "MultiServerOffloading-v0", jaxmec.SCHEDULERS["water-filling-full"]
-    report = jaxmec.evaluate(scheduler, env=env, episodes=2, seed=5, **SMALL)
-    environment, params = jaxmec.make(env, action="mask", **SMALL)
-    for episode, trace in enumerate(gap.record(environment, params, 2, seed=5)):
-        assert trace.slot.shape[0] == report.values["length"][0, episode]
-        window = window_of(trace, backlog=np.zeros(5))
-        makespan = solvers.play(params.network, window, greedy(params.network, window)).mean()
-        assert makespan == pytest.approx(report.values["makespan"][0, episode], rel=1e-5)
 
 
 def test_bound_below_plan_below_the_greedy_oracle():
@@ -69,17 +57,6 @@ def test_the_command_sweeps_and_writes_figures(capsys, tmp_path):
     assert (tmp_path / "gap.png").stat().st_size > 1000
 
 
-def test_the_best_plan_known_is_the_one_that_gaps_are_measured_to():
-    """On the same episodes, however many of them are planned."""
-    options = {"slots": 1, "positions": 4, "capacity": (10, 20), "rate": (400, 450)}
-    effort = gap.Effort(PlannerConfig(restarts=2, rounds=1))
-    measured = gap.measure([], preset="amcoedge", episodes=3, seed=4, effort=effort, **options)
-    setting = Setting("MultiServerOffloading-v0", "amcoedge", 0, tuple(options.items()))
-    np.testing.assert_allclose(gap.best_known(setting, 2, 4, effort), measured.plan[:2], rtol=1e-3)
-    with pytest.raises(ValueError, match="CartPole-v1 has none"):
-        gap.best_known(Setting("CartPole-v1"), 1)
-
-
 def test_places_are_reached_or_refused():
     fields = gap.at_load("amcoedge", 0.6)
     params = jaxmec.make("MultiServerOffloading-v0", preset="amcoedge", **fields)[1]
@@ -91,8 +68,6 @@ def test_places_are_reached_or_refused():
         gap.at_load("lad-ts", 0.5)
     with pytest.raises(ValueError, match="servers must be at least 1, got 0"):
         gap.with_servers("amcoedge", 0)
-    with pytest.raises(ValueError, match="window must be a positive number of slots, got 0"):
-        gap.Effort(window=0)
     with pytest.raises(ValueError, match="CartPole-v1 has none"):
         gap.measure([], env="CartPole-v1")
 
@@ -132,7 +107,7 @@ def test_policies_of_different_tasks_or_networks_are_not_set_beside_one_plan():
         gap.measure([ours, other])
     # What is named goes for all.
     options = {"capacity": (10, 20, 30, 40, 55)}
-    assert dict(gap.common_setting([ours, other], None, None, None, None, options).fields) == (
+    assert dict(gap.common_setting([ours, other], gap.Asked.of(**options)).fields) == (
         CHANGED | options
     )
 
