@@ -67,7 +67,7 @@ def terminal_table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Ro
         # A header is broken, at its spaces, where the cells below it are narrower.
         width = max((len(line[index]) for line in lines), default=0)
         header = textwrap.wrap(
-            quoted(column.header), max(width, 5), break_long_words=False, break_on_hyphens=False
+            quoted(column.header), max(width, 6), break_long_words=False, break_on_hyphens=False
         )
         table.add_column(
             Text("\n".join(header)),
