@@ -78,5 +78,15 @@ class DiffusionPolicy:
         return EquivariantDiffusionActor(num_actions // outputs, layout, outputs, **fields)
 
 
+def ordered_repr(agent: DiffusionPolicy, last: tuple[str, ...]) -> str:
+    """The agent as text, the fields in ``last`` after all others.
+
+    Studies find what they have trained by this text, so its order stays whoever defines a field.
+    """
+    names = [f.name for f in dataclasses.fields(agent) if f.name not in last]
+    text = ", ".join(f"{name}={getattr(agent, name)!r}" for name in (*names, *last))
+    return f"{type(agent).__name__}({text})"
+
+
 # The fields that say what the actor's network is; agents alike in them have the same parameters.
 OF_NETWORK = ("hidden", "activation", *(f.name for f in dataclasses.fields(DiffusionPolicy)))

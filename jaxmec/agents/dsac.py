@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Layout, Spec
-from jaxmec.agents.chain import DiffusionPolicy
+from jaxmec.agents.chain import DiffusionPolicy, ordered_repr
 from jaxmec.agents.latent import Latent, fresh_answers
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
 from jaxmec.core import checks
@@ -66,6 +66,13 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
             start=checks.one_of(STARTS),
             places=checks.whole(1 if self.start == "last" else 0),
         )
+
+    def __repr__(self) -> str:
+        return ordered_repr(
+            self,
+            ("denoising_steps", "schedule", "predict", "clip", "judged_chains", "embedding_size",
+             "start", "places", "network", "bound"),
+        )  # fmt: skip
 
     @classmethod
     def published(cls, **changes: Any) -> DSAC:

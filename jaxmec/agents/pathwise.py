@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmec.agents.base import Layout, Metrics, Spec, Transition
-from jaxmec.agents.chain import DiffusionPolicy
+from jaxmec.agents.chain import DiffusionPolicy, ordered_repr
 from jaxmec.core import checks
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import ACTIVATIONS, Params
@@ -112,6 +112,13 @@ class Pathwise(DiffusionPolicy):
             hidden=checks.widths,
             activation=checks.one_of(ACTIVATIONS),
         )
+
+    def __repr__(self) -> str:
+        return ordered_repr(
+            self,
+            ("network", "hidden", "activation", "denoising_steps", "schedule", "predict", "clip",
+             "embedding_size", "bound"),
+        )  # fmt: skip
 
     def init(self, key: jax.Array, spec: Spec) -> PathwiseLearner:
         """Fresh parameters; the best policy so far is the one it starts with."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmec.agents import DQN, DSAC, SAC
+from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation
 
 
 def largest_gap(one, other):
@@ -74,6 +74,24 @@ def test_metrics_are_finite_scalars_with_the_same_names_each_time(agent, learner
     if isinstance(agent, (SAC, DSAC)):
         wanted |= {"entropy", "temperature"}
     assert wanted <= set(names)
+
+
+def test_it_is_written_as_ever():
+    """Studies find what they have trained by how an agent is written."""
+    assert repr(DSAC()) == (
+        "DSAC(discount=0.99, actor_learning_rate=0.0003, critic_learning_rate=0.001, "
+        "temperature_learning_rate=0.0003, tau=0.02, actor_tau=1.0, temperature=0.5, "
+        "target_entropy_ratio=0.5, target_entropy=None, hidden=(128, 128), activation='relu', "
+        "layer_norm=False, denoising_steps=5, schedule='vp', predict='x0', clip='soft', "
+        "judged_chains=8, embedding_size=16, start='noise', places=0, network='flat', bound=10.0)"
+    )
+    assert repr(PerStation(Pathwise())) == (
+        "PerStation(inner=Pathwise(discount=1.0, learning_rate=0.003, final_learning_rate=5e-05, "
+        "trials=1, trial_updates=400, squared_decay=0.99, max_gradient_norm=1.0, "
+        "gradient_limit=5.0, tolerance=0.03, network='flat', hidden=(64, 64), activation='relu', "
+        "denoising_steps=5, schedule='vp', predict='x0', clip='soft', embedding_size=16, "
+        "bound=5.0))"
+    )
 
 
 def test_update_is_pure(agent, learner, batch):
