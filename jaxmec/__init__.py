@@ -11,6 +11,7 @@ learn in `jaxmec.schedulers`, and the training loop in `jaxmec.training`.
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from jaxmec.core import moved, registration
@@ -84,4 +85,6 @@ def __dir__() -> list[str]:
 
 
 moved.find_moved()
-registration.register()  # for gymnasium.make, which is not imported by this
+# For gymnasium.make and gymnax.make, which are not imported by this. The edge has no environments.
+if importlib.util.find_spec("jaxmec.envs"):
+    registration.register(lambda: importlib.import_module("jaxmec.envs.table").ENVIRONMENTS)

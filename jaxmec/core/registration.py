@@ -1,28 +1,49 @@
-"""Makes the environments known to ``gymnasium.make``, without importing Gymnasium.
+"""Makes environments known to ``gymnasium.make`` and ``gymnax.make``, importing neither of them.
 
-Gymnasium knows an environment once its package has been imported and has registered it. To
-import jaxmec is to import neither Gymnasium nor JAX, so where Gymnasium is not there yet, the
-environments are registered when it comes.
+Both know an environment once its package has registered it. To import jaxmec is to import neither
+nor JAX, so where one of them is not there yet, the environments are registered when it comes.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
+from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-ENVIRONMENTS = ("CartPole-v1", "SingleServerOffloading-v0", "MultiServerOffloading-v0")
-GYMNASIUM = "gymnasium.envs"
+Names = Callable[[], Iterable[str]]
 
 
-def register() -> None:
-    """Register ``jaxmec/NAME`` for each environment, now or as soon as Gymnasium is imported."""
-    registration: Any = sys.modules.get(f"{GYMNASIUM}.registration")
-    if GYMNASIUM not in sys.modules or not hasattr(registration, "register"):
-        sys.meta_path.insert(0, _WhenImported())
-        return
-    for name in ENVIRONMENTS:
+def register(names: Names) -> None:
+    """Register ``jaxmec/NAME`` for each environment, with Gymnasium and gymnax.
+
+    With gymnax by its plain name too, unless gymnax has its own by that name.
+
+    Args:
+        names: says the environments, once one of the libraries is there.
+    """
+    _when_imported("gymnasium.envs", "gymnasium.envs.registration", names, _with_gymnasium)
+    _when_imported("gymnax", "gymnax.registration", names, _with_gymnax)
+
+
+def _when_imported(
+    name: str, home: str, names: Names, act: Callable[[Any, Iterable[str]], None]
+) -> None:
+    """Call ``act`` with the module ``home`` once the module ``name`` has been imported."""
+
+    def now() -> None:
+        act(importlib.import_module(home), names())
+
+    if name in sys.modules and home in sys.modules:
+        now()
+    else:
+        sys.meta_path.insert(0, _WhenImported(name, now))
+
+
+def _with_gymnasium(registration: Any, names: Iterable[str]) -> None:
+    for name in names:
         if f"jaxmec/{name}" not in registration.registry:
             registration.register(
                 f"jaxmec/{name}",
@@ -33,11 +54,25 @@ def register() -> None:
             )
 
 
+def _with_gymnax(registration: Any, names: Iterable[str]) -> None:
+    for name in names:
+
+        def made(name: str = name, **options: Any) -> Any:
+            return importlib.import_module("jaxmec.envs").make(name, **options)[0]
+
+        for known in (f"jaxmec/{name}", name):
+            if known not in registration.registered_envs:
+                registration.register(known, made)
+
+
 class _WhenImported:
-    """Finds no module; registers after the one that others find for ``GYMNASIUM``."""
+    """Finds no module; acts after the one of that name, which others find, has been executed."""
+
+    def __init__(self, name: str, act: Callable[[], None]) -> None:
+        self.name, self.act = name, act
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != GYMNASIUM:
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -45,9 +80,9 @@ class _WhenImported:
             loader: Any = spec.loader
             execute = loader.exec_module
 
-            def execute_and_register(module: Any) -> None:
+            def execute_and_act(module: Any) -> None:
                 execute(module)
-                register()
+                self.act()
 
-            loader.exec_module = execute_and_register
+            loader.exec_module = execute_and_act
         return spec

@@ -1,41 +1,63 @@
-"""The environments: CartPole and edge offloading, in gymnax's interface."""
+"""The environments: CartPole and edge offloading, in gymnax's interface.
+
+What there is stands in :mod:`jaxmec.envs.table`, which needs no JAX; the names here are loaded at
+their first use.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnax
-
-from jaxmec.envs.cartpole import CartPole, CartPoleParams
-from jaxmec.envs.gymnasium import GymnasiumAdapter, to_gymnasium
-from jaxmec.envs.multi import MultiServerOffloading
 from jaxmec.envs.presets import PRESETS, Preset
-from jaxmec.envs.single import SingleServerOffloading
-from jaxmec.envs.state import OffloadingParams, View
 from jaxmec.envs.table import ENVIRONMENTS, Environment, find_environment, make
 
+if TYPE_CHECKING:
+    from jaxmec.envs.cartpole import CartPole, CartPoleParams
+    from jaxmec.envs.gymnasium import Registered, to_gymnasium
+    from jaxmec.envs.multi import MultiServerOffloading
+    from jaxmec.envs.single import SingleServerOffloading
+    from jaxmec.envs.state import OffloadingParams, View
 
-class Registered(GymnasiumAdapter):
-    """What ``gymnasium.make("jaxmec/" + env_id, ...)`` returns.
+__all__ = [
+    "ENVIRONMENTS",
+    "PRESETS",
+    "CartPole",
+    "CartPoleParams",
+    "Environment",
+    "MultiServerOffloading",
+    "OffloadingParams",
+    "Preset",
+    "Registered",
+    "SingleServerOffloading",
+    "View",
+    "find_environment",
+    "make",
+    "to_gymnasium",
+]
 
-    Its keywords are those of :func:`make`, and ``render_mode``.
-    """
-
-    def __init__(self, env_id: str, render_mode: str | None = None, **options: Any) -> None:
-        super().__init__(*make(env_id, **options), render_mode=render_mode)
-
-
-# gymnax has a CartPole of its own; ours is its "jaxmec/CartPole-v1".
-for _name, _row in ENVIRONMENTS.items():
-    gymnax.register(
-        f"jaxmec/{_name}" if _name in gymnax.registered_envs else _name,
-        lambda row=_row, **options: row.make(**options)[0],
-    )
+_HOMES = {
+    "CartPole": "cartpole",
+    "CartPoleParams": "cartpole",
+    "MultiServerOffloading": "multi",
+    "OffloadingParams": "state",
+    "Registered": "gymnasium",
+    "SingleServerOffloading": "single",
+    "View": "state",
+    "to_gymnasium": "gymnasium",
+}
+_FILES = {*_HOMES.values(), "observation", "offloading", "spaces"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"jaxmec.envs.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _FILES:
+        return importlib.import_module(f"jaxmec.envs.{name}")
     if name == "CHOICES":
         warnings.warn(
             "jaxmec.envs.CHOICES is the fields of jaxmec.envs.ENVIRONMENTS[name].options now; the "
@@ -50,18 +72,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'jaxmec.envs' has no attribute {name!r}")
 
 
-__all__ = [
-    "ENVIRONMENTS",
-    "PRESETS",
-    "CartPole",
-    "CartPoleParams",
-    "Environment",
-    "MultiServerOffloading",
-    "OffloadingParams",
-    "Preset",
-    "SingleServerOffloading",
-    "View",
-    "find_environment",
-    "make",
-    "to_gymnasium",
-]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_FILES})

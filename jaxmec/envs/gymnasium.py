@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -12,22 +11,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnax.environments import environment
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
-PROCESS = os.getpid()  # where JAX started: importing gymnax starts it
-
-
-def refuse_after_fork() -> None:
-    """JAX's threads do not survive a fork: whatever it computes in the child hangs.
-
-    Raises:
-        RuntimeError: this process was forked from the one that imported this module.
-    """
-    if os.getpid() != PROCESS:
-        raise RuntimeError(
-            "JAX does not work in a process that was forked after it had started. Start the "
-            'processes anew: AsyncVectorEnv(..., context="spawn") or context="forkserver"; with '
-            'make_vec, vectorization_mode="async" and vector_kwargs={"context": "spawn"}; with '
-            'multiprocessing, get_context("spawn")'
-        )
+from jaxmec.envs.processes import refuse_after_fork
+from jaxmec.envs.table import make
 
 
 @runtime_checkable
@@ -204,6 +189,16 @@ class GymnasiumAdapter(gymnasium.Env):
 
     def _observation(self, observation: Any) -> np.ndarray:
         return np.asarray(observation, self.observation_space.dtype)
+
+
+class Registered(GymnasiumAdapter):
+    """What ``gymnasium.make("jaxmec/" + env_id, ...)`` returns.
+
+    Its keywords are those of :func:`jaxmec.make`, and ``render_mode``.
+    """
+
+    def __init__(self, env_id: str, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(*make(env_id, **options), render_mode=render_mode)
 
 
 def to_gymnasium(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces as gymnax_spaces
 
+from jaxmec.core import checks
 from jaxmec.envs import spaces
 from jaxmec.envs import state as states
 from jaxmec.envs.offloading import OffloadingEnvironment
@@ -18,10 +19,7 @@ from jaxmec.envs.state import (
     OffloadingParams,
     OffloadingState,
     View,
-    is_count,
-    one_of,
 )
-from jaxmec.mec import checks
 from jaxmec.mec.allocation import ALLOCATIONS, water_filling
 from jaxmec.mec.network import QueueState
 from jaxmec.mec.offload import (
@@ -73,9 +71,13 @@ class MultiOptions(OffloadingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("action", self.action, ACTIONS)
-        one_of("allocate", self.allocate, ALLOCATIONS)
-        one_of("allocation_information", self.allocation_information, ALLOCATORS)
+        checks.fields(
+            self,
+            action=checks.one_of(ACTIONS),
+            allocate=checks.one_of(ALLOCATIONS),
+            allocation_information=checks.one_of(ALLOCATORS),
+            entry_gradient=checks.number(0),
+        )
         if self.allocation_information == "priced" and (self.action, self.features) != (
             "score",
             "priced",
@@ -84,7 +86,6 @@ class MultiOptions(OffloadingOptions):
                 "allocation_information 'priced' goes with action='score' and features='priced', "
                 f"got action={self.action!r} and features={self.features!r}"
             )
-        checks.real("entry_gradient", self.entry_gradient, ndim=0, at_least=0)
 
 
 class MultiServerOffloading(OffloadingEnvironment):
@@ -123,7 +124,7 @@ class MultiServerOffloading(OffloadingEnvironment):
                 "'mask' or 'fraction'"
             )
         if options.action == "top_k" and not (
-            is_count(options.k) and options.k <= self.num_choices
+            checks.is_int(options.k) and 1 <= options.k <= self.num_choices
         ):
             raise ValueError(
                 f"k must be a whole number from 1 to the number of servers, "

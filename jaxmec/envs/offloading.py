@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment, spaces
 
+from jaxmec.core import checks
 from jaxmec.envs import observation
 from jaxmec.envs import state as states
 from jaxmec.envs.state import (
@@ -32,7 +33,6 @@ from jaxmec.envs.state import (
     OffloadingState,
     Sent,
     View,
-    is_count,
 )
 from jaxmec.mec.network import QueueState, advance_slot
 from jaxmec.mec.offload import Outcome
@@ -90,7 +90,7 @@ class OffloadingEnvironment(environment.Environment):
                     f"show_place counts at most {MAX_PLACES} places of an episode, got {places}"
                 )
         if neighbours is not None:
-            if not (is_count(neighbours) and neighbours <= self.num_servers):
+            if not (checks.is_int(neighbours) and 1 <= neighbours <= self.num_servers):
                 raise ValueError(
                     f"neighbours must be a whole number from 1 to the number of servers, "
                     f"{self.num_servers}, or None, got {neighbours!r}"

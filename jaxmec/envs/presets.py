@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmec.core import checks
 from jaxmec.core.naming import look_up, suggestion
-from jaxmec.envs.state import ObservationScales, OffloadingParams
-from jaxmec.mec import BernoulliWorkload, EdgeNetwork, TaskSizes, UniformCountWorkload, checks
-from jaxmec.mec.workload import Workload
+
+if TYPE_CHECKING:
+    from jaxmec.envs.state import OffloadingParams
+    from jaxmec.mec.workload import TaskSizes, Workload
 
 Range = tuple[float, float]
 
@@ -49,23 +51,21 @@ class Preset:
     slot_scale: float = 1.0  # s of work or transmission within a slot, likewise
 
     def __post_init__(self) -> None:
-        if self.problem not in ("multi", "single"):
-            raise ValueError(f"problem must be 'multi' or 'single', got {self.problem!r}")
-        if self.arrivals not in ("bernoulli", "uniform"):
-            raise ValueError(f"arrivals must be 'bernoulli' or 'uniform', got {self.arrivals!r}")
-        for name in ("master", "laid_out"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        checks.fields(
+            self,
+            problem=checks.one_of(("multi", "single")),
+            arrivals=checks.one_of(("bernoulli", "uniform")),
+            master=checks.flag,
+            laid_out=checks.flag,
+            probability=checks.number(0, most=1),
+            positions=checks.whole(1),
+            slots=checks.whole(1),
+        )
         if self.laid_out and self.arrivals != "bernoulli":
             raise ValueError(f"laid_out goes with arrivals 'bernoulli', got {self.arrivals!r}")
-        checks.real("probability", self.probability, ndim=0, at_least=0, at_most=1)
         for name, tie in (("max_wait", "deadline"), ("uplink_cap", "slot_length")):
             if isinstance(getattr(self, name), str) and getattr(self, name) != tie:
                 raise ValueError(f"{name} must be seconds or {tie!r}, got {getattr(self, name)!r}")
-        if not isinstance(self.positions, int) or self.positions < 1:
-            raise ValueError(f"positions must be a positive integer, got {self.positions!r}")
-        if not isinstance(self.slots, int) or self.slots < 1:
-            raise ValueError(f"slots must be a positive integer, got {self.slots!r}")
         if (self.density is None) == (self.step_work is None):
             raise ValueError(
                 "exactly one of density and step_work must be given, "
@@ -90,6 +90,10 @@ class Preset:
             seed: of the densities, qualities and result sizes, each a stream of its own.
             workload: arrivals to use instead of the preset's (a trace, say).
         """
+        # Here, so that presets can be listed without JAX.
+        from jaxmec.envs.state import ObservationScales, OffloadingParams
+        from jaxmec.mec import BernoulliWorkload, EdgeNetwork, UniformCountWorkload
+
         network = EdgeNetwork(
             capacity=self.capacity,
             rate=self.rate,
@@ -100,25 +104,23 @@ class Preset:
         )
         sizes = self._sizes(seed)
         stations = 1 if self.master else len(self.capacity)
-        arrivals: Any = workload
-        if arrivals is None:
-            if self.arrivals == "bernoulli":
-                arrivals = BernoulliWorkload(
-                    probability=self.probability,
-                    sizes=sizes,
-                    slots=self.slots,
-                    stations=stations,
-                    master=self.master,
-                    laid_out=self.laid_out,
-                )
-            else:
-                arrivals = UniformCountWorkload(
-                    sizes=sizes, slots=self.slots, stations=stations, master=self.master
-                )
+        if workload is None and self.arrivals == "bernoulli":
+            workload = BernoulliWorkload(
+                probability=self.probability,
+                sizes=sizes,
+                slots=self.slots,
+                stations=stations,
+                master=self.master,
+                laid_out=self.laid_out,
+            )
+        elif workload is None:
+            workload = UniformCountWorkload(
+                sizes=sizes, slots=self.slots, stations=stations, master=self.master
+            )
         work_high = self.size[1] * float(np.max(sizes.density)) + float(np.max(sizes.fixed_work))
         return OffloadingParams(
             network=network,
-            workload=arrivals,
+            workload=workload,
             deadline=self.deadline,
             penalty=self.penalty,
             scales=ObservationScales(
@@ -136,6 +138,8 @@ class Preset:
         return getattr(self, value) if isinstance(value, str) else value
 
     def _sizes(self, seed: int) -> TaskSizes:
+        from jaxmec.mec.workload import TaskSizes
+
         density_stream, step_stream, quality_stream, result_stream = (
             np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)
         )

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces as gymnax_spaces
 
+from jaxmec.core import checks
 from jaxmec.envs import spaces
 from jaxmec.envs import state as states
 from jaxmec.envs.offloading import OffloadingEnvironment
-from jaxmec.envs.state import OffloadingOptions, OffloadingParams, OffloadingState, View, one_of
+from jaxmec.envs.state import OffloadingOptions, OffloadingParams, OffloadingState, View
 from jaxmec.mec.network import QueueState
 from jaxmec.mec.offload import Outcome, apply_split, fallback
 from jaxmec.mec.selection import one_server
@@ -36,7 +37,7 @@ class SingleOptions(OffloadingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("action", self.action, ACTIONS)
+        checks.fields(self, action=checks.one_of(ACTIONS))
 
 
 class SingleServerOffloading(OffloadingEnvironment):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxmec.mec import checks
+from jaxmec.core import checks
+from jaxmec.mec.checks import real
 from jaxmec.mec.network import EdgeNetwork, QueueState
 from jaxmec.mec.offload import is_origin
 from jaxmec.mec.pricing import expected_flow, price
@@ -33,7 +33,7 @@ class ObservationScales:
 
     def __post_init__(self) -> None:
         for name in ("size", "work", "result", "backlog", "slot"):
-            value = checks.real(f"scales.{name}", getattr(self, name), ndim=0, above=0)
+            value = real(f"scales.{name}", getattr(self, name), ndim=0, above=0)
             object.__setattr__(self, name, value)
 
 
@@ -53,9 +53,9 @@ class OffloadingParams:
     scales: ObservationScales
 
     def __post_init__(self) -> None:
-        deadline = checks.real("deadline", self.deadline, ndim=0, above=0, finite=False)
+        deadline = real("deadline", self.deadline, ndim=0, above=0, finite=False)
         object.__setattr__(self, "deadline", deadline)
-        penalty = checks.real("penalty", self.penalty, ndim=0, at_least=0)
+        penalty = real("penalty", self.penalty, ndim=0, at_least=0)
         object.__setattr__(self, "penalty", penalty)
         servers = self.network.num_servers
         if isinstance(self.workload, TraceWorkload):
@@ -123,11 +123,13 @@ class OffloadingOptions:
     neighbours: int | None = None  # decide among the own server and the next ones, m in all
 
     def __post_init__(self) -> None:
-        one_of("information", self.information, INFORMATION)
-        one_of("features", self.features, FEATURE_SETS)
-        one_of("reward", self.reward, REWARDS)
-        if not isinstance(self.show_place, bool):
-            raise ValueError(f"show_place must be True or False, got {self.show_place!r}")
+        checks.fields(
+            self,
+            information=checks.one_of(INFORMATION),
+            features=checks.one_of(FEATURE_SETS),
+            reward=checks.one_of(REWARDS),
+            show_place=checks.flag,
+        )
         if self.features == "priced" and self.information == "slot_start":
             raise ValueError(
                 "features 'priced' take what a station has done itself, which information "
@@ -143,17 +145,6 @@ class OffloadingOptions:
     def keeps_history(self) -> bool:
         """Whether the state remembers what was sent in the episode."""
         return self.reward == "charged" or self.features == "priced"
-
-
-def one_of(field: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raise ``ValueError`` unless the value is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def is_count(value: Any) -> bool:
-    """Whether it is a whole number from 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class Sent(NamedTuple):

@@ -1,19 +1,21 @@
 """The environments: a row each, and all that the rest of the package asks about one.
 
 A new environment is one file and one row here. Nothing else compares with an environment's
-name. The rows are plain data: an environment's own module is imported when it is first made.
+name. The rows are plain data, without JAX: an environment's module is imported when it is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pkgutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxmec.core.naming import look_up, suggestion
-from jaxmec.envs.gymnasium import refuse_after_fork
 from jaxmec.envs.presets import Preset, find_preset, override
-from jaxmec.mec.workload import Workload
+from jaxmec.envs.processes import refuse_after_fork
+
+if TYPE_CHECKING:
+    from jaxmec.mec.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)

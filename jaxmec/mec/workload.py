@@ -69,7 +69,10 @@ class Moments(NamedTuple):
 class Workload(Protocol):
     """What an environment asks of a workload."""
 
-    slots: Any  # [] int, T
+    @property
+    def slots(self) -> Any:
+        """[] int, T."""
+        ...
 
     @property
     def positions(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import toy_environment
@@ -64,6 +66,22 @@ def test_rows_name_what_there_is():
             assert row.default_preset is None and row.oracle is None
     with pytest.raises(ValueError, match="did you mean 'CartPole-v1'"):
         envs.find_environment("cartpole-v1")
+
+
+def test_the_table_and_the_presets_need_no_jax():
+    code = """if True:
+        import sys, jaxmec, jaxmec.envs
+        assert "amcoedge" in jaxmec.PRESETS and "CartPole-v1" in jaxmec.ENVIRONMENTS
+        assert jaxmec.envs.find_environment("CartPole-v1").about
+        heavy = {"jax", "gymnax", "gymnasium", "flax"} & set(sys.modules)
+        assert not heavy, heavy
+        import gymnax
+        assert gymnax.make("MultiServerOffloading-v0", slots=2)[0].splits
+        assert gymnax.make("jaxmec/CartPole-v1")[0].name == "CartPole-v1"
+        assert type(gymnax.make("CartPole-v1")[0]).__module__.startswith("gymnax")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_old_table_of_options_warns():
