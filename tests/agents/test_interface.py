@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation
+from jaxmec.agents.base import DenoisingAgent, StartingAgent
+from jaxmec.agents.per_station import of_station
 
 
 def largest_gap(one, other):
@@ -74,6 +76,28 @@ def test_metrics_are_finite_scalars_with_the_same_names_each_time(agent, learner
     if isinstance(agent, (SAC, DSAC)):
         wanted |= {"entropy", "temperature"}
     assert wanted <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("agent", "protocols"),
+    [
+        (DQN(), set()),
+        (SAC(), set()),
+        (DSAC(), {DenoisingAgent}),
+        (Pathwise(), {DenoisingAgent, StartingAgent}),
+        (PerStation(DSAC()), set()),
+    ],
+)
+def test_what_it_can_do_is_told_by_protocols(agent, protocols):
+    known = {DenoisingAgent, StartingAgent}
+    assert {protocol for protocol in known if isinstance(agent, protocol)} == protocols
+    assert isinstance(of_station(PerStation(agent)), type(agent))
+    assert of_station(agent) is (agent.inner if isinstance(agent, PerStation) else agent)
+
+
+def test_stations_without_chains_say_so():
+    with pytest.raises(TypeError, match="DQN has no chains"):
+        PerStation(DQN()).chains(None, None, None, 1)
 
 
 def test_it_is_written_as_ever():
