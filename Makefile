@@ -1,7 +1,8 @@
 # make run    the main job: trains DDRL-AMSA, compares it, saves checkpoint, metrics and plots
 # make reproduce   runs every study at its short size and writes docs/reproduction.md
+# make check  lint, types and import layers: within a minute
+# make quick  the tests in which a change, another Python or another JAX shows first
 # make test   everything that must pass before a change lands
-# make quick  the tests in which another Python or JAX shows first
 # make test-wheel  the same tests on the built wheel, outside the repository
 # make docs   the documentation site, into build/site
 #
@@ -26,7 +27,7 @@ test_ready := $(VENV)/.installed-$(EXTRAS),test
 docs_ready := $(VENV)/.installed-docs
 slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers,cluster
 
-.PHONY: run reproduce test quick test-slow test-wheel lint format docs bench constraints clean
+.PHONY: run reproduce check test quick test-slow test-wheel lint format docs bench constraints clean
 .DELETE_ON_ERROR:
 
 run: $(run_ready)
@@ -38,7 +39,7 @@ reproduce: $(run_ready)
 
 # Whole files go to a worker, so that what a file's tests share is compiled once.
 test: export JAX_PLATFORMS ?= cpu
-test: lint
+test: check
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
 # What others' versions break: the command line, exports, flags and files, and a little of
@@ -73,7 +74,7 @@ test-wheel: $(test_ready)
 		--ignore tests/deploy/test_edge.py --ignore tests/deploy/test_service_benchmark.py \
 		--ignore tests/deploy/test_server.py $(ARGS)
 
-lint: $(test_ready)
+check lint: $(test_ready)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
