@@ -74,7 +74,8 @@ test-wheel: $(test_ready)
 		--ignore tests/deploy/test_edge.py --ignore tests/deploy/test_service_benchmark.py \
 		--ignore tests/deploy/test_server.py $(ARGS)
 
-check lint: $(test_ready)
+lint: check  # its name of before
+check: $(test_ready)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy

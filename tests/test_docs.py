@@ -168,7 +168,7 @@ def check_script(file, words, monkeypatch):
 
 
 OTHERS = {"pip", "curl", "cd", "git", "python3", "docker", "sudo", "srun", "sbatch", "kubectl",
-          "source", "mkdir", "systemctl", "cp", "tensorboard"}  # fmt: skip
+          "source", "mkdir", "systemctl", "cp", "tensorboard", "pytest"}  # fmt: skip
 SHELL = {"&", ">", ">>", "|"}  # what follows is the shell's
 
 
