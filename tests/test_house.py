@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 # raise one only where clarity asks for it, and say so in the commit.
 MOST = {
     "doors": 17,
-    "long": 29,
-    "wide": 13,
-    "any_words": 1380,
-    "ignores": 46,
-    "attributes": 145,
-    "twice": 99,
-    "lines": 28_600,
+    "long": 22,
+    "wide": 11,
+    "any_words": 1280,
+    "ignores": 38,
+    "attributes": 122,
+    "twice": 105,
+    "lines": 29_500,
 }
 
 

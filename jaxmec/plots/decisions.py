@@ -10,7 +10,13 @@ import numpy as np
 from jaxmec.plots.style import DASHES, PALETTE, show_stations, station_colours, styled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     from jaxmec.experiment.episode import Episode
 
@@ -59,9 +65,6 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
     latest = max(latest, first * length + left.max())
     edges = (first * length, latest + 0.02 * (latest - first * length))
     with styled() as (Figure, _):
-        from matplotlib.lines import Line2D
-        from matplotlib.patches import Patch
-
         row = max(0.34, 0.85 - 0.05 * servers)  # inches
         figure = Figure(figsize=(9.0, 2.6 + row * servers))
         rows, queues = figure.subplots(
@@ -72,34 +75,51 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
         rows.set(xlim=edges, ylim=(servers, 0))
         queues.set(xlabel="time since the episode began [s]", ylabel="work queued [s]")
         queues.set_ylim(bottom=0)
-        needed = 0.1 * (edges[1] - edges[0]) / length  # slots that a label is as wide as
-        stride = math.ceil(max((last - first + 1) / MOST_SLOTS, needed))
-        for slot in range(first, last + 2):
-            at = slot * length
-            if at > edges[1]:
-                break
-            for axes in (rows, queues):
-                axes.axvline(at, color="black", lw=0.8, ls=(0, (4, 3)), label="_slot")
-            if slot <= last and (slot - first) % stride == 0:
-                rows.annotate(
-                    f"slot {slot}", (at, 1), xycoords=("data", "axes fraction"), xytext=(2, 2),
-                    textcoords="offset points", fontsize=8,
-                )  # fmt: skip
+        _mark_slots(rows, queues, length, (first, last), edges)
         rows.set_title(f"{episode.name}, {_where(episode)}, {int(shown.sum())} tasks", pad=16)
-        entries: list[Any] = [
-            Line2D([], [], color="0.3", lw=0.8, label="waits"),
-            Patch(color="0.3", alpha=0.4, lw=0, label="data moves"),
-            Patch(color="0.3", lw=0, label="is computed"),
-        ]
-        if (episode.origin[shown] < 0).any():
-            entries.insert(0, Patch(color=MASTER_COLOUR, lw=0, label="master node"))
-        if (left > 0).any():
-            entries.append(Patch(color="0.7", lw=0, label="of earlier slots"))
-        if episode.failed[shown].any():
-            entries.append(Line2D([], [], ls="", marker="x", color="black", ms=4,
-                                  label="missed deadline"))  # fmt: skip
+        entries = _legend(episode, shown, bool((left > 0).any()))
         show_stations(figure, [rows, queues], servers, entries)
     return figure
+
+
+def _legend(episode: Episode, shown: np.ndarray, leftover: bool) -> list[Artist]:
+    """What a timeline's marks mean; of the tasks ``shown``, with work of earlier slots or not."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    entries: list[Artist] = [
+        Line2D([], [], color="0.3", lw=0.8, label="waits"),
+        Patch(color="0.3", alpha=0.4, lw=0, label="data moves"),
+        Patch(color="0.3", lw=0, label="is computed"),
+    ]
+    if (episode.origin[shown] < 0).any():
+        entries.insert(0, Patch(color=MASTER_COLOUR, lw=0, label="master node"))
+    if leftover:
+        entries.append(Patch(color="0.7", lw=0, label="of earlier slots"))
+    if episode.failed[shown].any():
+        entries.append(Line2D([], [], ls="", marker="x", color="black", ms=4,
+                              label="missed deadline"))  # fmt: skip
+    return entries
+
+
+def _mark_slots(
+    rows: Axes, queues: Axes, length: float, slots: tuple[int, int], edges: tuple[float, float]
+) -> None:
+    """A line where each slot begins, and the names of as many as there is room for."""
+    first, last = slots
+    needed = 0.1 * (edges[1] - edges[0]) / length  # slots that a label is as wide as
+    stride = math.ceil(max((last - first + 1) / MOST_SLOTS, needed))
+    for slot in range(first, last + 2):
+        at = slot * length
+        if at > edges[1]:
+            break
+        for axes in (rows, queues):
+            axes.axvline(at, color="black", lw=0.8, ls=(0, (4, 3)), label="_slot")
+        if slot <= last and (slot - first) % stride == 0:
+            rows.annotate(
+                f"slot {slot}", (at, 1), xycoords=("data", "axes fraction"), xytext=(2, 2),
+                textcoords="offset points", fontsize=8,
+            )  # fmt: skip
 
 
 def network_map(episode: Episode) -> Figure:
@@ -128,13 +148,11 @@ def network_map(episode: Episode) -> Figure:
     places = np.vstack([np.column_stack([np.cos(angle), np.sin(angle)]), np.zeros((1, 2))])
     most = min(0.24, 0.75 * math.sin(math.pi / max(servers, 2)))
     radius = most * np.sqrt(episode.capacity / episode.capacity.max())
-    colours = [*station_colours(servers), MASTER_COLOUR]
     with styled() as (Figure, _):
         from matplotlib import colormaps
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
         from matplotlib.lines import Line2D
-        from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch, Rectangle
 
         figure = Figure(figsize=(8.0, 6.4))
         axes = figure.add_subplot()
@@ -142,45 +160,14 @@ def network_map(episode: Episode) -> Figure:
         axes.set(xticks=[], yticks=[])
         axes.set_axis_off()
         norm, shades = Normalize(0, max(1.0, load.max()) * 100), colormaps["cividis"]
-        discs: list[Any] = []
-        for server in range(servers):
-            disc = Circle(
-                tuple(places[server]), radius[server], fc=shades(norm(100 * load[server])),
-                ec="black", lw=1, zorder=3, label=f"server {server}",
-            )  # fmt: skip
-            axes.add_patch(disc)
-            discs.append(disc)
-            dark = norm(100 * load[server]) < 0.55
-            axes.text(
-                *places[server], str(server), ha="center", va="center", zorder=4,
-                color="white" if dark else "black", fontsize=10 if servers <= 10 else 8,
-            )  # fmt: skip
-        if (episode.origin < 0).any():
-            discs.append(
-                Rectangle((-0.12, -0.12), 0.24, 0.24, fc=MASTER_COLOUR, zorder=3, label="master")
-            )
-            axes.add_patch(discs[-1])
-            axes.annotate("master node", (0, -0.14), ha="center", va="top", zorder=5, fontsize=8,
-                          bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
+        discs = _draw_discs(axes, episode, places, radius, 100 * load, norm)
         away = sent.copy()
         away[np.arange(servers), np.arange(servers)] = 0
         widest = 7.0 if servers <= 10 else 4.0
         scale = widest / away.max() if away.max() > 0 else 0.0
         least = max(0.02 * away.max(), np.sort(away, axis=None)[-MOST_ARROWS:].min())
-        for origin, server in zip(*np.nonzero(away), strict=True):
-            if away[origin, server] < least:
-                continue
-            width = scale * away[origin, server]  # points
-            arrow = FancyArrowPatch(
-                tuple(places[origin]), tuple(places[server]), patchA=discs[origin],
-                patchB=discs[server], connectionstyle="arc3,rad=0.14", shrinkA=1, shrinkB=1,
-                arrowstyle=ArrowStyle.Simple(
-                    head_length=4 + 1.2 * width, head_width=4 + 1.6 * width, tail_width=width
-                ),
-                mutation_scale=1, lw=0, alpha=0.7, zorder=2, label=f"{origin} to {server}",
-                color=colours[origin] if servers <= len(PALETTE) else "0.35",
-            )  # fmt: skip
-            axes.add_patch(arrow)
+        widths = np.where(away < least, 0, scale * away)  # points
+        _draw_arrows(axes, widths, places, discs)
         if servers <= MOST_LABELS:
             _label_stations(axes, episode, sent, load, places, radius)
         bar = figure.colorbar(
@@ -199,6 +186,65 @@ def network_map(episode: Episode) -> Figure:
         tasks = f"{len(episode)} tasks in {duration:g} s"
         figure.suptitle(f"{episode.name}, {_where(episode)}, {tasks}", fontsize=12)
     return figure
+
+
+def _draw_discs(
+    axes: Axes,
+    episode: Episode,
+    places: np.ndarray,
+    radius: np.ndarray,
+    load: np.ndarray,
+    norm: Normalize,
+) -> list[Patch]:
+    """A disc a server, coloured by its load in %, and the square of a master node after them."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Circle, Rectangle
+
+    servers, shades = episode.num_servers, colormaps["cividis"]
+    discs: list[Patch] = []
+    for server in range(servers):
+        disc = Circle(
+            tuple(places[server]), radius[server], fc=shades(norm(load[server])),
+            ec="black", lw=1, zorder=3, label=f"server {server}",
+        )  # fmt: skip
+        axes.add_patch(disc)
+        discs.append(disc)
+        dark = norm(load[server]) < 0.55
+        x, y = places[server]
+        axes.text(
+            x, y, str(server), ha="center", va="center", zorder=4,
+            color="white" if dark else "black", fontsize=10 if servers <= 10 else 8,
+        )  # fmt: skip
+    if (episode.origin < 0).any():
+        discs.append(
+            Rectangle((-0.12, -0.12), 0.24, 0.24, fc=MASTER_COLOUR, zorder=3, label="master")
+        )
+        axes.add_patch(discs[-1])
+        axes.annotate("master node", (0, -0.14), ha="center", va="top", zorder=5, fontsize=8,
+                      bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
+    return discs
+
+
+def _draw_arrows(
+    axes: Axes, widths: np.ndarray, places: np.ndarray, discs: Sequence[Patch]
+) -> None:
+    """An arrow from each origin to each server, as wide in points as ``widths`` [B + 1, B] says."""
+    from matplotlib.patches import ArrowStyle, FancyArrowPatch
+
+    servers = widths.shape[1]
+    colours = [*station_colours(servers), MASTER_COLOUR]
+    for origin, server in zip(*np.nonzero(widths), strict=True):
+        width = widths[origin, server]
+        arrow = FancyArrowPatch(
+            tuple(places[origin]), tuple(places[server]), patchA=discs[origin],
+            patchB=discs[server], connectionstyle="arc3,rad=0.14", shrinkA=1, shrinkB=1,
+            arrowstyle=ArrowStyle.Simple(
+                head_length=4 + 1.2 * width, head_width=4 + 1.6 * width, tail_width=width
+            ),
+            mutation_scale=1, lw=0, alpha=0.7, zorder=2, label=f"{origin} to {server}",
+            color=colours[origin] if servers <= len(PALETTE) else "0.35",
+        )  # fmt: skip
+        axes.add_patch(arrow)
 
 
 def slots_of(episode: Episode, slots: tuple[int, int] | None) -> tuple[int, int]:

@@ -152,19 +152,23 @@ def animate_episode(
             # Its station is the last one so far, so what it adds is at the end of the bar.
             added = episode.given[number] / episode.capacity
             _set(newest, left - added, added)
-            origin = episode.origin[number]
-            place = "the master node" if origin < 0 else f"station {origin}"
-            takers = np.flatnonzero(episode.fraction[number] > 0)
-            to = ("server " if takers.size == 1 else "servers ") + ", ".join(map(str, takers))
-            late = ", too late" if episode.failed[number] else ""
-            title.set_text(
-                f"{episode.name}: slot {episode.slot[number]}, task {len(until_now)} of "
-                f"{len(of_slot)}, {episode.size[number]:.1f} Mbit, "
-                f"{episode.work[number]:.2f} Gcycles\n"
-                f"{place} to {to}: done after {episode.makespan[number]:.3f} s{late}"
-            )
+            title.set_text(_caption(episode, number, len(until_now), len(of_slot)))
 
         return _write(figure, draw, numbers, path, per_second)
+
+
+def _caption(episode: Episode, number: int, task: int, tasks: int) -> str:
+    """Two lines about a decision, on the ``task``-th of the slot's ``tasks``."""
+    origin = episode.origin[number]
+    place = "the master node" if origin < 0 else f"station {origin}"
+    takers = np.flatnonzero(episode.fraction[number] > 0)
+    to = ("server " if takers.size == 1 else "servers ") + ", ".join(map(str, takers))
+    late = ", too late" if episode.failed[number] else ""
+    return (
+        f"{episode.name}: slot {episode.slot[number]}, task {task} of {tasks}, "
+        f"{episode.size[number]:.1f} Mbit, {episode.work[number]:.2f} Gcycles\n"
+        f"{place} to {to}: done after {episode.makespan[number]:.3f} s{late}"
+    )
 
 
 def _numbers(count: int, every: int) -> list[int]:

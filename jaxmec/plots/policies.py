@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from jaxmec.core.naming import look_up
 from jaxmec.plots.style import PALETTE, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from jaxmec.experiment import PathLike, Policy, TrainResult
@@ -71,29 +72,7 @@ def denoising(
         raise ValueError("index must name the decision of the episode, got None")
     paths = policy.chains(observation, chains, seed)  # [chains, K + 1, A]
     judged = policy.preferences(observation)  # [A]
-    env, params = policy.setting.make()
-    names = env.action_names()
-    panels: list[tuple[str, np.ndarray, np.ndarray, tuple[str, ...]]]
-    if getattr(env, "action", "index") == "score":
-        servers = tuple(name.removeprefix("offset ") for name in names[: env.num_choices])
-        if len(names) == env.num_choices:
-            panels = [("score [no unit]", paths, judged, names)]
-        else:
-            unit = float(params.scales.slot)
-            servers = tuple(f"server {name}" for name in servers)
-            offset, factor = np.split(paths, 2, axis=2)
-            of_wait, of_serve = np.split(judged, 2)
-            panels = [
-                ("added to the wait [s]", unit * offset, unit * of_wait, servers),
-                ("log-factor on the service [no unit]", factor, of_serve, servers),
-            ]
-        # A large score wins; a small offset does.
-        sign = 1 if len(panels) == 1 else -1
-        order = np.argsort(-sign * panels[0][1][:, -1].mean(axis=0), kind="stable")
-    else:
-        probability = 100 * _softmax(paths)
-        panels = [("probability [%]", probability, 100 * _softmax(judged), names)]
-        order = np.argsort(-probability[:, -1].mean(axis=0), kind="stable")
+    panels, order = _panels(policy, paths, judged)
     shown = order[:TOP]
     with styled() as (Figure, ticker):
         from matplotlib.lines import Line2D
@@ -104,27 +83,11 @@ def denoising(
             width_ratios=[1.6, 1],
         )  # fmt: skip
         for (label, values, ends, entries), (path, final) in zip(panels, grid, strict=True):
-            steps = np.arange(values.shape[1])
-            for colour, action in zip(PALETTE, shown, strict=False):
-                for chain in values[:, :, action]:
-                    path.plot(steps, chain, color=colour, lw=0.6, alpha=0.5, label="_chain")
-                mean = values[:, :, action].mean(axis=0)
-                path.plot(steps, mean, color=colour, lw=2.2, label=entries[action])
-            path.set(xlabel="denoising steps taken [number]", ylabel=label)
+            _draw_paths(path, values, shown, entries)
+            path.set(ylabel=label)
             path.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-            path.margins(x=0.02)
-            rows = np.arange(len(shown))
-            means = values[:, -1, shown].mean(axis=0)
-            final.barh(rows, means, height=0.7, color=PALETTE[: len(shown)], alpha=0.5)
-            spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else [0.0]
-            for place, chain in zip(spread, values[:, -1, shown], strict=True):
-                final.plot(chain, rows + place, ".", color="black", ms=4, label="_chain")
-            final.plot(ends[shown], rows, "D", mec="black", mfc="white", ms=6, label="judged")
-            final.set_yticks(rows, [entries[action] for action in shown])
-            final.set(xlabel=label, ylim=(len(shown) - 0.5, -0.5))
-            final.tick_params(axis="y", length=0)
-            final.grid(visible=False, axis="y")
-            final.axvline(0, color="black", lw=0.8)
+            _draw_ends(final, values[:, -1], ends, shown, entries)
+            final.set(xlabel=label)
         rest = len(order) - len(shown)
         hidden = f"; {rest} more not shown" if rest else ""
         figure.suptitle(f"{policy.name}: {chains} draws of the noise{note}{hidden}", fontsize=11)
@@ -140,6 +103,75 @@ def denoising(
             ncols=4,
         )  # fmt: skip
     return figure
+
+
+class _Panel(NamedTuple):
+    """One quantity of the chains, of A choices."""
+
+    label: str
+    paths: np.ndarray  # [chains, K + 1, A]
+    judged: np.ndarray  # [A]
+    names: tuple[str, ...]  # of the choices
+
+
+def _panels(
+    policy: Policy, paths: np.ndarray, judged: np.ndarray
+) -> tuple[list[_Panel], np.ndarray]:
+    """What to draw of chains [chains, K + 1, A], and the choices, the most wanted first."""
+    env, params = policy.setting.make()
+    names = env.action_names()
+    panels: list[_Panel]
+    if getattr(env, "action", "index") == "score":
+        servers = tuple(name.removeprefix("offset ") for name in names[: env.num_choices])
+        if len(names) == env.num_choices:
+            panels = [_Panel("score [no unit]", paths, judged, names)]
+        else:
+            unit = float(params.scales.slot)
+            servers = tuple(f"server {name}" for name in servers)
+            offset, factor = np.split(paths, 2, axis=2)
+            of_wait, of_serve = np.split(judged, 2)
+            panels = [
+                _Panel("added to the wait [s]", unit * offset, unit * of_wait, servers),
+                _Panel("log-factor on the service [no unit]", factor, of_serve, servers),
+            ]
+        # A large score wins; a small offset does.
+        sign = 1 if len(panels) == 1 else -1
+        order = np.argsort(-sign * panels[0][1][:, -1].mean(axis=0), kind="stable")
+    else:
+        probability = 100 * _softmax(paths)
+        panels = [_Panel("probability [%]", probability, 100 * _softmax(judged), names)]
+        order = np.argsort(-probability[:, -1].mean(axis=0), kind="stable")
+    return panels, order
+
+
+def _draw_paths(axes: Axes, values: np.ndarray, shown: np.ndarray, names: tuple[str, ...]) -> None:
+    """A thin line a chain, a thick one for their mean."""
+    steps = np.arange(values.shape[1])
+    for colour, action in zip(PALETTE, shown, strict=False):
+        for chain in values[:, :, action]:
+            axes.plot(steps, chain, color=colour, lw=0.6, alpha=0.5, label="_chain")
+        mean = values[:, :, action].mean(axis=0)
+        axes.plot(steps, mean, color=colour, lw=2.2, label=names[action])
+    axes.set(xlabel="denoising steps taken [number]")
+    axes.margins(x=0.02)
+
+
+def _draw_ends(
+    axes: Axes, ends: np.ndarray, judged: np.ndarray, shown: np.ndarray, names: tuple[str, ...]
+) -> None:
+    """Where the chains ended [chains, A], their means, and what the policy is judged by [A]."""
+    rows = np.arange(len(shown))
+    means = ends[:, shown].mean(axis=0)
+    axes.barh(rows, means, height=0.7, color=PALETTE[: len(shown)], alpha=0.5)
+    spread = np.linspace(-0.25, 0.25, len(ends)) if len(ends) > 1 else [0.0]
+    for offset, chain in zip(spread, ends[:, shown], strict=True):
+        axes.plot(chain, rows + offset, ".", color="black", ms=4, label="_chain")
+    axes.plot(judged[shown], rows, "D", mec="black", mfc="white", ms=6, label="judged")
+    axes.set_yticks(rows, [names[action] for action in shown])
+    axes.set(ylim=(len(shown) - 0.5, -0.5))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.axvline(0, color="black", lw=0.8)
 
 
 def policy_map(
@@ -184,8 +216,6 @@ def policy_map(
     if show is not None:
         look_up("what to show", show, SHOWN)
     with styled() as (Figure, _):
-        from matplotlib.colors import BoundaryNorm, ListedColormap
-
         import jaxmec.experiment as experiment
 
         player = experiment.player_of(policy, **options)
@@ -205,21 +235,7 @@ def policy_map(
         number = (fraction > 0).sum(axis=-1)
         if show is None:
             show = "most" if (number == 1).mean() > MOSTLY else "servers"
-        shades: dict[str, Any]
-        if show == "servers":
-            values = number
-            shades = {
-                "norm": BoundaryNorm(np.arange(servers + 1) + 0.5, 256), "cmap": "cividis",
-            }  # fmt: skip
-        elif show == "most":
-            values = fraction.argmax(axis=-1)
-            colours = ListedColormap(PALETTE[:servers]) if servers <= TOP else "cividis"
-            ends = np.arange(servers + 1) - 0.5
-            shades = {"norm": BoundaryNorm(ends, servers if servers <= TOP else 256),
-                      "cmap": colours}  # fmt: skip
-        else:
-            values = 100 * fraction[..., origin]
-            shades = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
+        values, shades = _shaded(fraction, show, origin)
         figure = Figure(figsize=(6.4, 4.6))
         axes = figure.add_subplot()
         mesh = axes.pcolormesh(
@@ -235,6 +251,29 @@ def policy_map(
         bar.outline.set_visible(False)
         bar.minorticks_off()
     return figure
+
+
+def _shaded(fraction: np.ndarray, show: str, origin: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """What a map of fractions [..., B] shows, and its colours, for ``pcolormesh``."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    servers = fraction.shape[-1]
+    shades: dict[str, Any]
+    if show == "servers":
+        values = (fraction > 0).sum(axis=-1)
+        shades = {
+            "norm": BoundaryNorm(np.arange(servers + 1) + 0.5, 256), "cmap": "cividis",
+        }  # fmt: skip
+    elif show == "most":
+        values = fraction.argmax(axis=-1)
+        colours = ListedColormap(PALETTE[:servers]) if servers <= TOP else "cividis"
+        ends = np.arange(servers + 1) - 0.5
+        shades = {"norm": BoundaryNorm(ends, servers if servers <= TOP else 256),
+                  "cmap": colours}  # fmt: skip
+    else:
+        values = 100 * fraction[..., origin]
+        shades = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
+    return values, shades
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
+from jaxmec.core import checks
 from jaxmec.mec import EdgeNetwork
 from jaxmec.solvers.bounds import Cut, empty_system, relaxation, wait_may_be_capped
 from jaxmec.solvers.window import HostNetwork, Window, check_problem, greedy, play
@@ -122,8 +123,7 @@ def solve_exact(
             f"of {np.size(window.counts)}"
         )
     for name, value in (("time_limit", time_limit), ("gap", gap)):
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+        checks.require(name, value, checks.number(above=0, finite=False))
     start = time.perf_counter()
     plan = greedy(network, window, problem) if incumbent is None else np.asarray(incumbent, float)
     if problem == "single" and not np.all((plan == 0) | (plan == 1)):

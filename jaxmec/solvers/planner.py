@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmec.core import checks
 from jaxmec.mec import EdgeNetwork, QueueState, Task, advance_slot, service_time, water_filling
 from jaxmec.mec.offload import apply_split, waiting_time
 from jaxmec.solvers.window import Window, check_problem
@@ -40,15 +41,15 @@ class PlannerConfig:
     shaken: float = 0.05  # share of the tasks whose set is drawn anew between rounds
 
     def __post_init__(self) -> None:
-        for name in ("restarts", "rounds", "sweeps", "gradient_steps"):
-            value = getattr(self, name)
-            least = 0 if name == "gradient_steps" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if not self.step_size > 0:
-            raise ValueError(f"step_size must be above 0, got {self.step_size}")
-        if not 0 <= self.shaken <= 1:
-            raise ValueError(f"shaken must be a share from 0 to 1, got {self.shaken}")
+        checks.fields(
+            self,
+            restarts=checks.whole(1),
+            rounds=checks.whole(1),
+            sweeps=checks.whole(1),
+            gradient_steps=checks.whole(0),
+            step_size=checks.number(above=0),
+            shaken=checks.number(0, most=1),
+        )
 
 
 class Plan(NamedTuple):

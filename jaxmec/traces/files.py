@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmec.core import files
+from jaxmec.core import checks, files
 from jaxmec.core.naming import suggestion
 from jaxmec.mec import EdgeNetwork, TraceWorkload, trace_workload
 from jaxmec.mec.workload import MASTER, Moments, Workload
@@ -25,7 +25,6 @@ from jaxmec.traces.reading import (
     Progress,
     TraceError,
     opened,
-    positive,
     pyarrow_parquet,
 )
 
@@ -85,7 +84,7 @@ class Rows(NamedTuple):
         Raises:
             ValueError: not a positive number, or no task in them.
         """
-        positive("slots", slots, whole=True)
+        checks.require("slots", slots, checks.whole(1))
         kept = self.slot < slots
         if not kept.any():
             raise ValueError(

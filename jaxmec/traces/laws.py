@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from jaxmec.core import checks
 from jaxmec.core.naming import look_up
 from jaxmec.traces.files import Rows
-from jaxmec.traces.reading import positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,17 @@ class Synthetic:
 
     def __post_init__(self) -> None:
         look_up("kind", self.kind, dict.fromkeys(("diurnal", "mmpp", "heavy-tailed")))
-        for name in ("stations", "slots"):
-            positive(name, getattr(self, name), whole=True)
-        for name in ("load", "capacity", "slot_length", "density", "period", "tail"):
-            positive(name, getattr(self, name))
-        for name in ("burst", "busy", "quiet"):
-            value = getattr(self, name)
-            if not 1 <= value < np.inf:
-                raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
-        if not 0 <= self.amplitude <= 1:
-            raise ValueError(f"amplitude must be from 0 to 1, got {self.amplitude!r}")
+        positive = checks.number(above=0)
+        checks.fields(
+            self,
+            stations=checks.whole(1),
+            slots=checks.whole(1),
+            **dict.fromkeys(
+                ("load", "capacity", "slot_length", "density", "period", "tail"), positive
+            ),
+            **dict.fromkeys(("burst", "busy", "quiet"), checks.number(1)),
+            amplitude=checks.number(0, most=1),
+        )
         low, high = self.sizes
         if not 0 < low < high < np.inf:
             raise ValueError(f"size must be two growing numbers above 0, got {self.size!r}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmec.core import checks
 from jaxmec.core.naming import look_up
 from jaxmec.mec.workload import MASTER, MAX_POSITIONS
 from jaxmec.traces.files import Rows, in_order
@@ -22,7 +23,6 @@ from jaxmec.traces.reading import (
     TraceError,
     is_gap,
     opened,
-    positive,
 )
 from jaxmec.traces.times import Ticks, exactly, read_times
 
@@ -54,15 +54,15 @@ class Conversion:
     density: float | None = None  # Gcycles/Mbit: work by size, if no column says it
 
     def __post_init__(self) -> None:
-        positive("stations", self.stations, whole=True)
-        for name in ("slot_length", "rate", "bits_per_token"):
-            positive(name, getattr(self, name))
-        for name in ("start", "context_work", "generated_work"):
-            positive(name, getattr(self, name), zero=True)
-        if self.density is not None:
-            positive("density", self.density)
-        if self.slots is not None:
-            positive("slots", self.slots, whole=True)
+        positive, not_negative = checks.number(above=0), checks.number(0)
+        checks.fields(
+            self,
+            stations=checks.whole(1),
+            slots=checks.optional(checks.whole(1)),
+            density=checks.optional(positive),
+            **dict.fromkeys(("slot_length", "rate", "bits_per_token"), positive),
+            **dict.fromkeys(("start", "context_work", "generated_work"), not_negative),
+        )
         look_up("assign", self.assign, dict.fromkeys(("round-robin", "random", "master")))
         look_up("drop", self.drop, dict.fromkeys(("nothing", "failed")))
         known = {_key(name) for name in self.station_names}
@@ -155,7 +155,23 @@ def convert(
             f"{path}: all {log.rows:,} requests have failed; expected one that has not"
         )
     found = tasks.columns()
-    order: np.ndarray | None  # in which they arrived
+    order = _arrived(found, log, path)
+    if "origin" not in found:
+        rows = len(found["slot"]) if order is None else len(order)
+        origin = _assigned(rows, conversion)
+        if order is not None:
+            found["origin"] = np.zeros(len(found["slot"]), np.int32)
+            found["origin"][order] = origin
+        else:
+            found["origin"] = origin
+    sorted_tasks = in_order(found, order)
+    return sorted_tasks if conversion.slots is None else sorted_tasks.first(conversion.slots)
+
+
+def _arrived(found: dict[str, np.ndarray], log: _Log, path: PathLike) -> np.ndarray | None:
+    """Puts the slots into the columns; [M] which rows are kept, as they arrived (None: as is)."""
+    chosen, conversion = log.chosen, log.conversion
+    order: np.ndarray | None
     if "time" in chosen:
         found["slot"], order = log.clock.slots(str(path), chosen["time"], conversion)
     else:
@@ -168,16 +184,7 @@ def convert(
             raise ValueError(
                 f"start must be before the last row of {path}, got {conversion.start:g}"
             )
-    if "origin" not in found:
-        rows = len(found["slot"]) if order is None else len(order)
-        origin = _assigned(rows, conversion)
-        if order is not None:
-            found["origin"] = np.zeros(len(found["slot"]), np.int32)
-            found["origin"][order] = origin
-        else:
-            found["origin"] = origin
-    sorted_tasks = in_order(found, order)
-    return sorted_tasks if conversion.slots is None else sorted_tasks.first(conversion.slots)
+    return order
 
 
 def arrival(times: np.ndarray) -> np.ndarray | None:

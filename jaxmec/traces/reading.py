@@ -229,17 +229,6 @@ class Gathered:
         return self._columns
 
 
-def positive(name: str, value: Any, *, whole: bool = False, zero: bool = False) -> None:
-    """Raise a ValueError unless an option is a positive number."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    fits = number and np.isfinite(value) and (value > 0 or (zero and value == 0))
-    if not fits or (whole and value != int(value)):
-        expected = "a number of at least 0" if zero else "a positive number"
-        raise ValueError(
-            f"{name} must be {'a positive whole number' if whole else expected}, got {value!r}"
-        )
-
-
 def is_gap(value: Any) -> bool:
     """Whether a file's value says that there is none."""
     return value is None or (isinstance(value, str) and value.strip().lower() in _GAPS)

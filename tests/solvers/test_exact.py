@@ -190,7 +190,7 @@ def test_errors_name_the_field():
         solve_exact(network, window, "both")
     with pytest.raises(ValueError, match="all of which count, got 2 counting of 3"):
         solve_exact(network, window.padded(3))
-    with pytest.raises(ValueError, match="time_limit must be above 0"):
+    with pytest.raises(ValueError, match="time_limit must be a number above 0"):
         solve_exact(network, window, time_limit=0)
     with pytest.raises(ValueError, match="one server a task"):
         solve_exact(network, window, "single", incumbent=np.full((2, 2), 0.5))

@@ -61,7 +61,7 @@ def test_history_starts_at_greedy_and_never_rises():
 
 
 def test_errors_name_the_field():
-    with pytest.raises(ValueError, match="restarts must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="restarts must be a whole number of at least 1, got 0"):
         PlannerConfig(restarts=0)
     with pytest.raises(ValueError, match="shaken must be a share"):
         PlannerConfig(shaken=2.0)

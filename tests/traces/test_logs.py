@@ -1,12 +1,14 @@
 """Logs: stations, failed requests, other people's layouts, and what the command line says."""
 
 import re
+import time
 
 import numpy as np
 import pytest
 
 import jaxmec
 from jaxmec import cli, traces
+from jaxmec.core.terminal import Screen
 from jaxmec.experiment.episode import record
 from jaxmec.traces import reading
 
@@ -250,14 +252,14 @@ def test_days_and_files_without_a_header_on_the_command_line(capsys, tmp_path):
 def test_a_long_file_says_how_far_it_is(capsys, monkeypatch, tmp_path):
     """On stderr, after the first second; a clock that runs fast makes a small file a long one."""
     now = iter(range(0, 10**6, 3))
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     monkeypatch.setattr(reading, "_PIECE", 10)
     log, to = tmp_path / "log.csv", tmp_path / "trace.csv"
     log.write_text("slot,origin,size,work\n" + "0,0,1,1\n" * 100)
     code, out, err = run(capsys, "trace", "check", log)
     assert code == 0 and "tasks 100" in out
     assert re.search(r"log.csv: 0 of 0 MB read", err)
-    monkeypatch.setattr(cli.Screen, "is_terminal", True)
+    monkeypatch.setattr(Screen, "is_terminal", True)
     assert run(capsys, "trace", "check", log)[0] == 0
     code, out, err = run(capsys, "trace", "import", log, "--to", to, "--column", "slot=slot",
                          "--column", "size=size", "--column", "work=work")  # fmt: skip
