@@ -82,6 +82,7 @@ check: $(test_ready)
 	$(VENV)/bin/lint-imports --no-cache
 
 format: $(test_ready)
+	$(PY) -m jaxmec.cli.index
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 

@@ -19,16 +19,18 @@ from hypothesis import strategies as st
 import jaxmec
 from jaxmec import cli
 from jaxmec.agents import PerStation
-from jaxmec.cli import commands, programs
-from jaxmec.cli.commands import doctor, trace
+from jaxmec.cli import commands, index, programs
+from jaxmec.cli.commands import doctor
 from jaxmec.cli.errors import EXIT_PIPE
+from jaxmec.envs import ENVIRONMENTS
+from jaxmec.experiment import recipe
 from jaxmec.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 
 SMALL = (
-    "--steps 700 --num-envs 4 --prefill 200 --batch-size 16 --buffer-size 1000 "
-    "--eval-every 500 --eval-episodes 2 --agent.hidden 16 --no-progress"
+    "--steps 700 --set num_envs=4 --set prefill=200 --set batch_size=16 --set buffer_size=1000 "
+    "--set eval_every=500 --set eval_episodes=2 --set agent.hidden=16 --no-progress"
 ).split()
 
 
@@ -100,12 +102,11 @@ def test_a_wrong_flag_suggests_the_right_one(capsys):
 
 
 def test_a_scale_changes_the_other_defaults(capsys):
-    code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--help")
+    code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--help-all")
     assert code == 0
-    flat = " ".join(out.replace("\u2502", " ").split())
-    assert "environments side by side (default: 4096)" in flat
-    code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--scale", "cpu", "--help")
-    assert "side by side (default: 16)" in " ".join(out.replace("\u2502", " ").split())
+    assert "environments side by side (default: 4096)" in out
+    code, out, _ = run(capsys, "train", "sac", "--scale", "gpu", "--scale", "cpu", "--help-all")
+    assert "side by side (default: 16)" in out
     code, _, err = run(capsys, "train", "sac", "--scale=gpuu")
     assert code == 2 and "Expected one of ('cpu', 'gpu')" in err
     code, _, err = run(capsys, "train", "ddrl-amsa", "--scale", "gpu")
@@ -125,9 +126,9 @@ def test_both_scales_are_trained_and_drawn(tmp_path):
 
 
 def test_help_documents_every_field_with_its_default(capsys):
-    code, out, _ = run(capsys, "train", "ddrl-amsa", "--help")
+    code, out, _ = run(capsys, "train", "ddrl-amsa", "--help-all")
     assert code == 0
-    for text in ("--steps", "--agent.discount", "0.9", "--setting.deadline", "Gcycles/s"):
+    for text in ("--steps", "--process-id", "discount", "0.9", "deadline", "Gcycles/s"):
         assert text in out
     assert run(capsys, "--help")[0] == 0
     assert run(capsys, "train", "--help")[0] == 0
@@ -163,9 +164,8 @@ def not_plain(shown, default, where):
 @pytest.mark.parametrize(
     "words",
     [
-        *(["train", name] for name in METHODS),
-        ["train", "dqn", "--env", "SingleServerOffloading-v0"],
-        *(["trace", action] for action in trace.ACTIONS),
+        ["train", "dsac"],
+        *(["trace", action] for action in index.TRACE_ACTIONS),
         *([name] for name in commands.names() if name not in ("train", "trace")),
     ],
     ids=" ".join,
@@ -183,8 +183,17 @@ def test_types_on_the_command_line_are_our_own(monkeypatch, words):
     assert list(not_plain(seen[0], dataclasses.MISSING, words[0])) == []
 
 
-def test_numbers_of_the_pole_are_flags(capsys):
-    settings = "--setting.max-steps-in-episode 7 --setting.angle-limit 100".split()
+@pytest.mark.parametrize("method", METHODS)
+def test_types_of_fields_are_our_own(method):
+    row = METHODS[method]
+    hints = index.hints(index.kinds(row.settings(), ENVIRONMENTS[row.env]))
+    for group, of_group in hints.items():
+        for name, hint in of_group.items():
+            assert list(not_plain(hint, dataclasses.MISSING, f"{group}.{name}")) == []
+
+
+def test_numbers_of_the_pole_are_fields(capsys):
+    settings = "--set max_steps_in_episode=7 --set env.angle_limit=100".split()
     code, out, err = run(capsys, "train", "dqn", *settings, *SMALL)
     assert code == 0, err
     assert "length 7," in out
@@ -193,8 +202,8 @@ def test_numbers_of_the_pole_are_flags(capsys):
 def test_train_save_and_evaluate(capsys, tmp_path):
     out = tmp_path / "run"
     code, text, err = run(
-        capsys, "train", "ddrl-amsa", "--out", str(out), "--setting.slots", "3",
-        "--setting.probability", "0.5", *SMALL,
+        capsys, "train", "ddrl-amsa", "--out", str(out), "--set", "slots=3",
+        "--set", "probability=0.5", *SMALL,
     )  # fmt: skip
     assert code == 0, err
     assert str(out / "policy") in text
@@ -277,6 +286,10 @@ def test_the_main_job_says_without_a_traceback_what_is_wrong(tmp_path):
     assert "expected a positive integer" in done.stderr and "Traceback" not in done.stderr
 
 
+WATCHING = ("seeds", "directory", "resume", "progress", "deterministic", "tensorboard", "wandb",
+            "devices", "seeds_at_once")  # fmt: skip
+
+
 class Stopped(Exception):
     """Instead of a training."""
 
@@ -285,8 +298,11 @@ def trained_as(words):
     """What `jaxmec train` would train, or None where it refuses the words."""
     told = {}
 
-    def instead(agent, **options):
-        told.update(options, agent=agent)
+    def instead(method, **options):
+        told.update(options)
+        for name in WATCHING:
+            del options[name]
+        told["recipe"] = recipe.prepared(method, **options)
         raise Stopped
 
     with (
@@ -314,13 +330,16 @@ def config_of(name, published, scale="cpu"):
         (["--published", "--no-published"], False),
         (["--no-published", "--published"], True),
         (["--agent.hidden", "8", "8", "--published"], True),
+        (["--set", "hidden=8,8", "--published"], True),
     ],
 )
 def test_of_two_flags_the_last_is_what_is_trained(flags, published):
-    told = trained_as(["ddrl-ats", *flags])
-    assert told["name"] == jaxmec.METHODS["ddrl-ats"].label(published)
-    assert told["config"] == config_of("ddrl-ats", published)
-    assert isinstance(told["agent"], PerStation) == published
+    trained = trained_as(["ddrl-ats", *flags])["recipe"]
+    assert trained.name == jaxmec.METHODS["ddrl-ats"].label(published)
+    assert trained.config == config_of("ddrl-ats", published)
+    assert isinstance(trained.agent, PerStation) == published
+    if "8" in "".join(flags):
+        assert trained.each.hidden == (8, 8)
 
 
 def test_a_plan_refuses_names_that_mean_several_things(capsys):
@@ -332,11 +351,16 @@ def test_a_plan_refuses_names_that_mean_several_things(capsys):
     assert code == 0 and "140,000 steps" in out  # as few as there can be
 
 
+def test_a_field_is_meant_where_a_flag_has_its_name():
+    trained = trained_as(["lad-ts", "--set", "start=noise", "--set", "places=0"])["recipe"]
+    assert trained.agent.start == "noise" and trained.start is None
+
+
 def test_two_numbers_of_servers_are_refused_and_either_flag_is_heard():
-    for flag in ("--k", "--agent.k"):
-        told = trained_as(["smcoedge", flag, "2"])
-        assert told["agent"].k == told["env_options"]["k"] == 2
-    assert trained_as(["smcoedge", "--k", "2", "--agent.k", "1"]) is None
+    for words in (["--k", "2"], ["--agent.k", "2"], ["--set", "k=2"], ["--set", "env.k=2"]):
+        trained = trained_as(["smcoedge", *words])["recipe"]
+        assert trained.each.k == dict(trained.setting.options)["k"] == 2
+    assert trained_as(["smcoedge", "--set", "env.k=2", "--set", "agent.k=1"]) is None
 
 
 @pytest.mark.parametrize("flag", [["--process_id", "1"], ["--process-id", "1"], ["--process_id=1"]])
@@ -346,34 +370,83 @@ def test_every_spelling_of_a_flag_is_seen(flag):
     assert told["devices"] == "all"
 
 
-PIECES = (
-    "--published", "--no-published", "--no_published", "--published=True", "--scale gpu",
-    "--scale=cpu", "--scale cpu", "--env SingleServerOffloading-v0", "--env=CartPole-v1",
-    "--env None", "--preset lad-ts-3", "--preset=ddrl-ats", "--preset_seed 2", "--preset-seed=3",
-    "--agent.hidden 8 8", "--agent.hidden=8", "--agent.target-entropy -1.0", "--publ",
-    "--agent.activation --published", "--wandb --published", "--name x", "--", "stray",
-    "--agent.layer_norm", "--steps 5000", "--seeds_at_once auto", "--setting.deadline 2",
-)  # fmt: skip
+PAIRS = (
+    ("--num-envs 32", "--set num_envs=32"),
+    ("--num_envs=32", "--set num-envs=32"),
+    ("--agent.hidden 8 8", "--set agent.hidden=8,8"),
+    ("--agent.target-entropy -1.0", "--set agent.target_entropy=-1.0"),
+    ("--agent.no-layer-norm", "--set layer_norm=false"),
+    ("--agent.layer_norm", "--set layer_norm=true"),
+    ("--show-place", "--set show_place=true"),
+    ("--no-show-place", "--set show_place=false"),
+    ("--setting.deadline 2", "--set deadline=2"),
+    ("--setting.size 2 5", "--set env.size=2,5"),
+    ("--features times", "--set features=times"),
+    ("--neighbours None", "--set neighbours=none"),
+    ("--published", "--published"),
+    ("--scale=cpu", "--scale cpu"),
+    ("--preset lad-ts-3", "--preset=lad-ts-3"),
+    ("--steps 500000", "--set steps=500000"),
+)
+
+
+def field_of(pair):
+    return pair[1].partition("=")[0].replace("num-envs", "num_envs")
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
-@given(st.lists(st.sampled_from(PIECES), max_size=4))
-def test_what_is_read_ahead_is_what_is_parsed(pieces):
-    parsed = []
-    with pytest.MonkeyPatch.context() as patched:
-        parse = tyro.cli
+@given(st.lists(st.sampled_from(PAIRS), min_size=1, max_size=4, unique_by=field_of))
+def test_a_flag_of_before_is_the_field_that_is_set_now(pairs):
+    old, new = (
+        trained_as(["sac-ts", *" ".join(pair[now] for pair in pairs).split()])["recipe"]
+        for now in (0, 1)
+    )
+    for name in ("name", "agent", "config", "setting", "start"):
+        assert repr(getattr(old, name)) == repr(getattr(new, name))
 
-        def parse_and_keep(*given, **named):
-            parsed.append(parse(*given, **named))
-            return parsed[-1]
 
-        patched.setattr(tyro, "cli", parse_and_keep)
-        told = trained_as(["ddrl-ats", *" ".join(pieces).split()])
-    if told is None:
-        return  # refused
-    (ahead, _), whole = parsed
-    assert ahead.run == whole.run
-    env = ahead.where.env or "SingleServerOffloading-v0"
-    assert (told["env"], whole.where.preset_seed) == (env, ahead.where.preset_seed)
-    label = jaxmec.METHODS["ddrl-ats"].label(whole.run.published, whole.run.scale)
-    assert told["name"] == label
+def test_a_flag_of_before_says_how_it_is_written_now(capsys):
+    code, _, err = run(capsys, "train", "dsac", "--num-envs", "0", "--agent.hidden", "8", "8")
+    assert code == 2 and "num_envs" in err
+    assert "fields are set as --set num_envs=0 --set agent.hidden=8,8 now" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--set dicount=0.9", "dsac has no field 'dicount'; did you mean 'discount'?"),
+        ("--set agnt.discount=0.9", "has no field 'agnt.discount'"),
+        ("--set discount", "expected NAME=VALUE"),
+        ("--set discount=0.9 --set discount=0.8", "discount is given twice"),
+        ("--set discount=high", "discount must be a number, got 'high'"),
+        ("--set num_envs=2.5", "num_envs must be a whole number, got '2.5'"),
+        ("--set layer_norm=yes", "layer_norm must be true or false, got 'yes'"),
+        ("--set hidden=8,wide", "hidden must be a list of whole numbers, got '8,wide'"),
+        ("--set discount=2", "discount must be a finite number of at least 0 and at most 1"),
+        ("--set activation=rellu", "activation must be one of relu"),
+        ("--set start=last --set agent.start=last", "agent.start is given twice"),
+        ("--steps 100 --set steps=200", "--steps and --set steps"),
+    ],
+)
+def test_what_is_wrong_with_a_field_is_said(capsys, words, message):
+    code, _, err = run(capsys, "train", "dsac", *words.split())
+    assert code == 2 and message in err, err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_a_method_fits_one_screen(capsys, method):
+    code, out, _ = run(capsys, "train", method, "--help")
+    assert code == 0
+    assert out.count("\n") <= 40 and max(map(len, out.splitlines())) <= 80
+    assert METHODS[method].source.split()[0] in out
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "--help", "train --help", "train ddrl-amsa --help-all", "completion bash"]
+)
+def test_what_only_names_things_imports_no_jax(words):
+    code = "import sys; from jaxmec import cli; cli.main(sys.argv[1:]); print('jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr

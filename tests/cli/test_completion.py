@@ -9,7 +9,7 @@ import pytest
 
 from jaxmec import cli
 from jaxmec.cli.commands import names
-from jaxmec.cli.commands.completion import SHELLS, Words, script
+from jaxmec.cli.commands.completion import SHELLS, Fields, Words, script
 from jaxmec.methods import METHODS
 
 
@@ -40,8 +40,6 @@ def test_bash_completes_commands_names_and_flags(bash):
     assert bash("jaxmec", "tr") == ["train", "trace"]
     assert set(bash("jaxmec", "")) == {*names(), "--help", "--version"}
     assert bash("jaxmec", "train", "ddrl-at") == [n for n in METHODS if n.startswith("ddrl-at")]
-    assert bash("jaxmec", "train", "dsac", "--agent.disc") == ["--agent.discount"]
-    assert "--agent.denoising-steps" in bash("jaxmec", "train", "x", "--agent.d")  # of dsac only
     assert bash("jaxmec", "train", "x", "--trac") == ["--trace", "--trace-slots"]
     assert bash("jaxmec", "trace", "im") == ["import"]
     assert bash("jaxmec", "trace", "import", "f", "--colu") == ["--column"]
@@ -50,12 +48,32 @@ def test_bash_completes_commands_names_and_flags(bash):
     assert bash("jaxmec", "nothing", "--") == []
 
 
+def test_bash_completes_fields_and_values(bash):
+    train = ("jaxmec", "train", "dsac")
+    assert bash(*train, "--set", "disc") == ["discount="]
+    assert bash(*train, "--set", "agent.st") == ["agent.start="]
+    assert bash(*train, "--set", "denoising") == ["denoising_steps="]
+    assert bash("jaxmec", "train", "dqn", "--set", "denoising") == []  # of dsac only
+    assert bash("jaxmec", "train", "ddrl-amsa", "--set", "alloc") == [
+        "allocate=", "allocation_information=",
+    ]  # fmt: skip
+    assert bash(*train, "--set", "activation", "=") == ["relu", "tanh", "silu", "mish", "gelu"]
+    assert bash(*train, "--set", "activation", "=", "t") == ["tanh"]
+    assert bash(*train, "--set", "agent.start", "=", "n") == ["noise"]
+    assert bash(*train, "--set", "layer_norm", "=", "f") == ["false"]
+    assert bash(*train, "--scale", "") == ["cpu", "gpu"]
+    assert bash(*train, "--scale", "=", "g") == ["gpu"]
+    assert bash(*train, "--start", "ddrl-amsa-cl") == ["ddrl-amsa-cloned"]
+    assert "amcoedge" in bash("jaxmec", "evaluate", "optimal", "--preset", "")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_script_names_everything_and_parses(tmp_path, shell):
-    commands = {"go": Words("to a place, it's far", ["home"], ["--fast", "--agent.x-y"]),
-                "stay": Words("here")}  # fmt: skip
-    text = script(shell, commands)
-    for word in ("go", "stay", "home", "fast", "agent.x-y"):
+    commands = {"train": Words("to a place, it's far", ["home"], {"--fast": (), "--set": ()}),
+                "stay": Words("here", flags={"--how": ("well", "badly")})}  # fmt: skip
+    fields = Fields({"home": ("agent.x_y", "env.mode")}, {"mode": ("one", "two")})
+    text = script(shell, commands, fields)
+    for word in ("train", "stay", "home", "fast", "x_y", "well", "one"):
         assert word in text
     if path := shutil.which(shell):
         (tmp_path / "script").write_text(text)

@@ -316,8 +316,8 @@ def test_a_law_is_checked(field, value):
 # Runs on a trace
 
 TINY = (
-    "--steps 60 --num-envs 2 --prefill 20 --batch-size 8 --buffer-size 100 --eval-every 20 "
-    "--eval-episodes 1 --agent.hidden 8 --no-progress"
+    "--steps 60 --set num_envs=2 --set prefill=20 --set batch_size=8 --set buffer_size=100 "
+    "--set eval_every=20 --set eval_episodes=1 --set hidden=8 --no-progress"
 ).split()
 
 

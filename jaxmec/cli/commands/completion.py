@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import os
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tyro
 
-from jaxmec.cli import commands
+from jaxmec.cli import commands, index
 from jaxmec.cli.commands import list as listing
-from jaxmec.cli.commands import trace
 from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
+
+# Where a flag's values are the names of a table.
+TABLES = {
+    "--env": "environments",
+    "--preset": "presets",
+    "--presets": "presets",
+    "--methods": "methods",
+    "--schedulers": "schedulers",
+    "--start": "methods",
+    "--reference": "methods",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """Print a script that completes commands, names and flags.
+    """Print a script that completes commands, names, flags and fields.
 
     bash: eval "$(jaxmec completion bash)", or the output in
     ~/.local/share/bash-completion/completions/jaxmec, which is quicker; zsh: in a directory of
@@ -31,97 +36,148 @@ class Completion:
     shell: tyro.conf.Positional[str]  # bash, zsh or fish
 
 
-def run(words: Sequence[str]) -> int:
-    from jaxmec.methods import METHODS
-    from jaxmec.schedulers import SCHEDULERS
-    from jaxmec.studies.catalogue import STUDIES
-
-    shell = tyro.cli(Completion, args=list(words), prog="jaxmec completion").shell
-    look_up("shell", shell, SHELLS)
-    by_kind: dict[Any, str] = {}  # the flags of a method are those of its agent and environment
-    for row in METHODS.values():
-        by_kind |= {type(row.settings(False).agent()): row.name}
-        by_kind.setdefault(row.env, row.name)
-    lines = {name: [[name]] for name in commands.names()}  # whose --help has the flags of a command
-    lines["train"] = [["train", name] for name in dict.fromkeys(by_kind.values())]
-    lines["trace"] = [["trace", action] for action in trace.ACTIONS]
-    names: dict[str, Sequence[str]] = {
-        "train": list(METHODS),
-        "evaluate": list(SCHEDULERS),
-        "show": list(SCHEDULERS),
-        "compare": list(STUDIES),
-        "gap": [*SCHEDULERS, *METHODS],
-        "trace": trace.ACTIONS,
-        "list": listing.KINDS,
-        "completion": list(SHELLS),
-    }
-    completed = {
-        name: Words(
-            commands.about(name),
-            names.get(name, ()),
-            sorted({f for line in lines[name] for f in _flags(line)}),
-        )
-        for name in commands.names()
-    }
-    print(script(shell, completed))
-    return EXIT_OK
-
-
-def _flags(words: list[str]) -> set[str]:
-    """The flags that a command's own help names, so that both are the same."""
-    text = io.StringIO()
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "1000"  # no flag is broken in two
-    try:
-        with (
-            contextlib.redirect_stdout(text),
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.suppress(SystemExit),
-        ):
-            commands.run(words[0], [*words[1:], "--help"])
-    finally:
-        os.environ.pop("COLUMNS")
-        if before is not None:
-            os.environ["COLUMNS"] = before
-    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text.getvalue()))
-
-
 @dataclasses.dataclass(frozen=True)
 class Words:
     """What may follow one command."""
 
     about: str
     names: Sequence[str] = ()  # right after it
-    flags: Sequence[str] = ()  # anywhere after it
+    flags: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """anywhere after it, and the words that may follow each"""
 
 
-def script(shell: str, commands: Mapping[str, Words]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """What may follow `--set`."""
+
+    of: Mapping[str, Sequence[str]]  # group.name, by method
+    choices: Mapping[str, Sequence[str]]  # by name, of fields that are one of a few words
+
+
+def run(words: Sequence[str]) -> int:
+    shell = tyro.cli(Completion, args=list(words), prog="jaxmec completion").shell
+    print(script(shell, _commands(), _fields()))
+    return EXIT_OK
+
+
+def _commands() -> dict[str, Words]:
+    tables = index.load()
+    methods, schedulers = list(tables["methods"]), list(tables["schedulers"])
+    names: dict[str, Sequence[str]] = {
+        "train": methods,
+        "evaluate": schedulers,
+        "show": schedulers,
+        "compare": list(tables["studies"]),
+        "gap": [*schedulers, *methods],
+        "trace": index.TRACE_ACTIONS,
+        "list": listing.KINDS,
+        "completion": list(SHELLS),
+    }
+    return {
+        name: Words(
+            commands.about(name),
+            names.get(name, ()),
+            {
+                flag: list(tables[TABLES[flag]]) if flag in TABLES else values
+                for flag, values in tables["flags"].get(name, {}).items()
+            },
+        )
+        for name in commands.names()
+    }
+
+
+def _fields() -> Fields:
+    of: dict[str, Sequence[str]] = {}
+    choices: dict[str, Sequence[str]] = {}
+    for method in index.load()["methods"]:
+        known = index.fields_of(method)
+        of[method] = [f"{field.group}.{field.name}" for field in known]
+        choices |= {
+            field.name: field.choices or ("true", "false")
+            for field in known
+            if field.choices or field.type == "true or false"
+        }
+    return Fields(of, choices)
+
+
+def script(shell: str, commands: Mapping[str, Words], fields: Fields) -> str:
     """The script of a shell: bash, zsh or fish.
 
     Raises:
         ValueError: another shell.
     """
-    return look_up("shell", shell, SHELLS)(commands)
+    return look_up("shell", shell, SHELLS)(commands, fields)
 
 
-def _bash(commands: Mapping[str, Words]) -> str:
-    cases = [
-        f"""    {name})
-      words="{" ".join(words.flags)}"
-      [ "$COMP_CWORD" -eq 2 ] && words="{" ".join(words.names)} $words"
-      ;;"""
+def _together(of: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]:
+    """The names that have the same words, by those words."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, words in of.items():
+        alike.setdefault(tuple(words), []).append(name)
+    return alike
+
+
+def _case(of: Mapping[str, Sequence[str]], line: str) -> list[str]:
+    """Branches of a `case` of bash or zsh, in whose line WORDS stands for the words."""
+    return [
+        f"      {'|'.join(names)}) {line.replace('WORDS', ' '.join(words))} ;;"
+        for words, names in _together(of).items()
+    ]
+
+
+def _valued(commands: Mapping[str, Words]) -> dict[str, Sequence[str]]:
+    """By "COMMAND FLAG", the words that may follow."""
+    return {
+        f'"{name} {flag}"': values
         for name, words in commands.items()
+        for flag, values in words.flags.items()
+        if values
+    }
+
+
+def _bash(commands: Mapping[str, Words], fields: Fields) -> str:
+    cases = [
+        line
+        for name, words in commands.items()
+        for line in (
+            f"      {name})",
+            f'        words="{" ".join(words.flags)}"',
+            f'        [ "$COMP_CWORD" -eq 2 ] && words="{" ".join(words.names)} $words"',
+            "        ;;",
+        )
     ]
     # Bash splits words at = and :, hence the plain lists; without a match it offers files.
     return "\n".join(
         [
             "_jaxmec() {",
-            '  local words="" current="${COMP_WORDS[COMP_CWORD]}"',
+            '  local words="" current="${COMP_WORDS[COMP_CWORD]}" field=""',
+            '  local command="${COMP_WORDS[1]}" previous="${COMP_WORDS[COMP_CWORD-1]}"',
+            '  if [ "$current" = "=" ]; then field="$previous"; current=""',
+            '  elif [ "$previous" = "=" ]; then field="${COMP_WORDS[COMP_CWORD-2]}"',
+            '  elif [ "${previous:0:2}" = "--" ]; then field="$previous"; fi',
             '  if [ "$COMP_CWORD" -eq 1 ]; then',
             f'    words="{" ".join(commands)} --help --version"',
+            '  elif [ "$command $field" = "train --set" ]; then',
+            '    local each fields=""',
+            '    case "${COMP_WORDS[2]}" in',
+            *_case(fields.of, 'fields="WORDS"'),
+            "    esac",
+            "    for each in $fields; do",
+            '      case "$current" in',
+            '        *.*) words="$words $each=" ;;',
+            '        *) words="$words ${each#*.}=" ;;',
+            "      esac",
+            "    done",
+            "    compopt -o nospace 2> /dev/null",
             "  else",
-            '    case "${COMP_WORDS[1]}" in',
-            *(f"  {line}" for case in cases for line in case.splitlines()),
+            '    case "$command $field" in',
+            *_case(_valued(commands), 'words="WORDS"'),
+            "    esac",
+            '    [ "$command" = train ] && case "${field##*.}" in',
+            *_case(fields.choices, 'words="WORDS"'),
+            "    esac",
+            '    [ -z "$words" ] && case "$command" in',
+            *cases,
             "    esac",
             "  fi",
             '  COMPREPLY=($(compgen -W "$words" -- "$current"))',
@@ -131,20 +187,38 @@ def _bash(commands: Mapping[str, Words]) -> str:
     )
 
 
-def _zsh(commands: Mapping[str, Words]) -> str:
+def _zsh(commands: Mapping[str, Words], fields: Fields) -> str:
     lines = [
         "#compdef jaxmec",
         "_jaxmec() {",
+        "  local current=$words[CURRENT] previous=$words[CURRENT-1] field each",
+        "  local -a names",
         "  if (( CURRENT == 2 )); then",
-        "    local -a names",
-    ]
-    lines += [
         "    names=(",
         *(f"      {_quoted(f'{name}:{words.about}')}" for name, words in commands.items()),
         "    )",
         "    _describe command names",
         "    return",
         "  fi",
+        '  if [[ "$words[2] $previous" == "train --set" ]]; then',
+        "    if [[ $current == *=* ]]; then",
+        "      field=${${current%%=*}##*.}",
+        "      compset -P '*='",
+        "      case $field in",
+        *_case(fields.choices, "compadd -- WORDS"),
+        "      esac",
+        "      return",
+        "    fi",
+        "    case $words[3] in",
+        *_case(fields.of, "names=(WORDS)"),
+        "    esac",
+        "    [[ $current == *.* ]] || names=(${names#*.})",
+        "    compadd -S = -- $names",
+        "    return",
+        "  fi",
+        '  case "$words[2] $previous" in',
+        *_case(_valued(commands), "compadd -- WORDS; return"),
+        "  esac",
         "  case $words[2] in",
     ]
     for name, words in commands.items():
@@ -162,15 +236,24 @@ def _zsh(commands: Mapping[str, Words]) -> str:
     return "\n".join(lines)
 
 
-def _fish(commands: Mapping[str, Words]) -> str:
+def _fish(commands: Mapping[str, Words], fields: Fields) -> str:
+    lines = ["function __jaxmec_fields", "  switch (commandline -opc)[3]"]
+    for names, methods in _together(fields.of).items():
+        plain = [name.partition(".")[2] for name in names]
+        given = [f"{name}={value}" for name in plain for value in fields.choices.get(name, ("",))]
+        lines += [f"    case {' '.join(methods)}", f"      printf '%s\\n' {' '.join(given)}"]
+    lines += ["  end", "end"]
     first = "complete -c jaxmec -n __fish_use_subcommand"
-    lines = []
     for name, words in commands.items():
         lines.append(f"{first} -f -a {name} -d {_quoted(words.about)}")
         after = f"complete -c jaxmec -n '__fish_seen_subcommand_from {name}'"
         if words.names:
             lines.append(f"{after} -a {_quoted(' '.join(words.names))}")
-        lines += [f"{after} -l {flag.removeprefix('--')}" for flag in words.flags]
+        for flag, values in words.flags.items():
+            takes = f" -x -a {_quoted(' '.join(values))}" if values else ""
+            if (name, flag) == ("train", "--set"):
+                takes = " -x -a '(__jaxmec_fields)'"
+            lines.append(f"{after} -l {flag.removeprefix('--')}{takes}")
     return "\n".join(lines)
 
 

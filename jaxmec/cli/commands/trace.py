@@ -17,8 +17,6 @@ from jaxmec.cli.options import read_ahead
 from jaxmec.core.naming import look_up
 from jaxmec.core.terminal import Screen, quoted
 
-ACTIONS = ("check", "import", "synth")
-
 
 def run(words: Sequence[str]) -> int:
     actions = {
