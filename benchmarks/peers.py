@@ -22,7 +22,7 @@ from measuring import RESULTS, begin, ratio, turns, write
 import jaxmec
 from jaxmec.agents import Agent
 from jaxmec.core import compilation
-from jaxmec.training import loop
+from jaxmec.training import TrainConfig
 
 RESULT = RESULTS / "peers.json"
 REJAX = Path(__file__).parents[1] / "build" / "rejax" / "bin" / "python"
@@ -34,17 +34,17 @@ HIDDEN, LEARNING_RATE = (64, 64), 3e-4  # those that rejax has
 class Size:
     """How much is measured."""
 
-    config: loop.TrainConfig  # `eval_every` steps are a repetition
+    config: TrainConfig  # `eval_every` steps are a repetition
     repetitions: int
 
 
-SMALL = loop.TrainConfig(
+SMALL = TrainConfig(
     num_envs=16, prefill=1_000, buffer_size=100_000, batch_size=128, updates_per_step=16,
     eval_every=3_200,
 )  # fmt: skip
 SIZES = {
     "tiny": Size(
-        loop.TrainConfig(
+        TrainConfig(
             num_envs=4, prefill=16, buffer_size=64, batch_size=8, updates_per_step=2, eval_every=32
         ),
         1,
@@ -70,16 +70,16 @@ def agent_of(name: str) -> Agent:
     )
 
 
-def ours(name: str, config: loop.TrainConfig) -> Callable[[], Any]:
+def ours(name: str, config: TrainConfig) -> Callable[[], Any]:
     """A call that trains ``eval_every`` steps."""
     env, params = jaxmec.make("CartPole-v1")
     agent = agent_of(name)
-    begun = jax.jit(lambda key: loop.prefill(
-        agent, env, params, config, loop.init(agent, env, params, config, key)
+    begun = jax.jit(lambda key: config.prepare(
+        agent, env, params, config.init(agent, env, params, key)
     ))(jax.random.key(0))  # fmt: skip
     state = [jax.tree.map(jnp.array, begun)]  # targets share their buffers with the critic
     program = jax.jit(
-        lambda state: loop.train_chunk(agent, env, params, config, state)[0],
+        lambda state: config.chunk(agent, env, params, state)[0],
         donate_argnums=0,
         compiler_options=compilation.options(),
     )
@@ -90,7 +90,7 @@ def ours(name: str, config: loop.TrainConfig) -> Callable[[], Any]:
     return call
 
 
-def stable_baselines(config: loop.TrainConfig) -> Callable[[], Any]:
+def stable_baselines(config: TrainConfig) -> Callable[[], Any]:
     """Stable-Baselines3's DQN, in PyTorch, on gymnasium's CartPole."""
     import torch
     from stable_baselines3 import DQN
@@ -134,7 +134,7 @@ class Rejax:
         config: the sizes.
     """
 
-    def __init__(self, python: Path, name: str, config: loop.TrainConfig) -> None:
+    def __init__(self, python: Path, name: str, config: TrainConfig) -> None:
         settings = {
             "agent": name,
             "num_envs": config.num_envs,

@@ -21,8 +21,8 @@ from measuring import RESULTS, begin, ratio, turns, write
 
 import jaxmec
 from jaxmec.core import compilation
+from jaxmec.training import TrainConfig, TrainState, failures
 from jaxmec.training import devices as on_devices
-from jaxmec.training import loop
 
 RESULT = RESULTS / "scaling.json"
 
@@ -31,19 +31,19 @@ RESULT = RESULTS / "scaling.json"
 class Size:
     """How much is measured."""
 
-    config: loop.TrainConfig  # `eval_every` steps are a repetition
+    config: TrainConfig  # `eval_every` steps are a repetition
     seeds: tuple[int, ...]
     devices: tuple[int, ...]  # those that there are
     repetitions: int
 
 
-SMALL = loop.TrainConfig(
+SMALL = TrainConfig(
     num_envs=16, prefill=1_000, buffer_size=20_000, batch_size=128, updates_per_step=4,
     eval_every=3_200,
 )  # fmt: skip
 SIZES = {
     "tiny": Size(
-        loop.TrainConfig(
+        TrainConfig(
             num_envs=4, prefill=16, buffer_size=64, batch_size=8, updates_per_step=1, eval_every=16
         ),
         (1, 2), (1,), 1,
@@ -55,20 +55,20 @@ SIZES = {
 }  # fmt: skip
 
 
-def training(config: loop.TrainConfig, seeds: int, devices: int) -> Callable[[], Any]:
+def training(config: TrainConfig, seeds: int, devices: int) -> Callable[[], Any]:
     """A call that trains DSAC on CartPole for ``eval_every`` steps of every seed."""
     env, params = jaxmec.make("CartPole-v1")
     agent = jaxmec.DSAC()
     placement = on_devices.place(devices, seeds, config)
-    state_places = placement.of_state(loop.TrainState)
+    state_places = placement.of_state(TrainState)
     begun = placement.compile(
-        lambda params, key: loop.prefill(
-            agent, env, params, config, loop.init(agent, env, params, config, key)
+        lambda params, key: config.prepare(
+            agent, env, params, config.init(agent, env, params, key)
         ),
         state_places,
     )
     chunk = placement.compile(
-        lambda params, state: loop.train_chunk(agent, env, params, config, state),
+        lambda params, state: config.chunk(agent, env, params, state),
         (state_places, placement.everywhere()),
         donate=1,
         options=compilation.options(),
@@ -78,8 +78,8 @@ def training(config: loop.TrainConfig, seeds: int, devices: int) -> Callable[[],
 
     def call() -> None:
         state[0], metrics = jax.block_until_ready(chunk(params, state[0]))
-        if loop.failures(metrics):
-            raise FloatingPointError(f"not finite: {', '.join(loop.failures(metrics))}")
+        if failures(metrics):
+            raise FloatingPointError(f"not finite: {', '.join(failures(metrics))}")
 
     return call
 

@@ -27,7 +27,7 @@ import jaxmec
 from jaxmec.core import compilation
 from jaxmec.envs.presets import PRESETS
 from jaxmec.methods import find_method
-from jaxmec.training import loop
+from jaxmec.training import TrainConfig, failures
 
 RESULT = RESULTS / "training.json"
 
@@ -89,17 +89,17 @@ def lad_ts(size: Size) -> tuple[Callable[[], Any], int, dict[str, Any]]:
     agent: Any = settings.agent()
     agent = dataclasses.replace(agent, inner=dataclasses.replace(agent.inner, places=size.places))
     config = dataclasses.replace(settings.config, eval_every=size.decisions)  # type: ignore[type-var]
-    assert isinstance(config, loop.TrainConfig)
+    assert isinstance(config, TrainConfig)
     env, params = jaxmec.make(
         "SingleServerOffloading-v0", preset="lad-ts", **dict(settings.options), **dict(size.preset)
     )
     key = jax.random.key(0)
-    begun = jax.jit(lambda key: loop.prefill(
-        agent, env, params, config, loop.init(agent, env, params, config, key)
+    begun = jax.jit(lambda key: config.prepare(
+        agent, env, params, config.init(agent, env, params, key)
     ))(key)  # fmt: skip
     state = [jax.tree.map(jnp.array, begun)]  # targets share their buffers with the critics
     program = jax.jit(
-        lambda state: loop.train_chunk(agent, env, params, config, state),
+        lambda state: config.chunk(agent, env, params, state),
         donate_argnums=0,
         compiler_options=compilation.options(),
     )
@@ -119,8 +119,8 @@ def lad_ts(size: Size) -> tuple[Callable[[], Any], int, dict[str, Any]]:
 
     def call() -> None:
         state[0], metrics = jax.block_until_ready(compiled(state[0]))
-        if loop.failures(metrics):
-            raise FloatingPointError(f"not finite: {', '.join(loop.failures(metrics))}")
+        if failures(metrics):
+            raise FloatingPointError(f"not finite: {', '.join(failures(metrics))}")
 
     return call, config.chunk_steps, about
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxmec.experiment import Policy, Report, TrainResult, evaluate, load_policy, train
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
-    from jaxmec.training.loop import TrainConfig
+    from jaxmec.training.off_policy import TrainConfig
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,7 @@ _HOMES = {
     "experiment": ("Policy", "Report", "TrainResult", "evaluate", "load_policy", "train"),
     "methods": ("METHODS",),
     "schedulers": ("SCHEDULERS",),
-    "training.loop": ("TrainConfig",),
+    "training.off_policy": ("TrainConfig",),
 }
 _PARTS = {
     "comparison": "studies.comparison",

@@ -20,11 +20,12 @@ from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.core.naming import look_up
 from jaxmec.training.cloning import CloningConfig
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
+from jaxmec.training.trainer import Trainer
 
 Options = tuple[tuple[str, Any], ...]
-Config = TrainConfig | PathwiseConfig | CloningConfig
+Config = Trainer[Any, Any]
 
 CARTPOLE = TrainConfig(
     steps=100_000,

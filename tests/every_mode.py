@@ -20,8 +20,9 @@ from jaxmec.mec import cwa, hecwa, water_filling
 from jaxmec.solvers import PlannerConfig
 from jaxmec.studies import gap, plans
 from jaxmec.training.cloning import CloningConfig
-from jaxmec.training.loop import EPISODE_MEANS, TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
+from jaxmec.training.trainer import EPISODE_MEANS
 
 MULTI, SINGLE = "MultiServerOffloading-v0", "SingleServerOffloading-v0"
 # A chunk ends no episode of offloading, and each one of CartPole.

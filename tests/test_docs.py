@@ -21,7 +21,7 @@ import jaxmec
 from jaxmec import cli
 from jaxmec.cli import programs
 from jaxmec.schedulers import Scheduler
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -39,7 +39,7 @@ def test_imports_go_one_way():
         ("networks/mlp.py", "from jaxmec.mec import Task"),
         ("agents/dqn.py", "from jaxmec.agents.sac import SAC"),
         ("agents/losses.py", "from jaxmec.mec import Task"),
-        ("training/loop.py", "from jaxmec.agents import DQN"),
+        ("training/off_policy.py", "from jaxmec.agents import DQN"),
         ("training/replay.py", "from jaxmec.envs import make"),
         ("experiment.py", "from jaxmec.cli import main"),
         ("selection.py", "from jaxmec import train"),  # by way of the package's __init__

@@ -68,7 +68,7 @@ def main(options: Options) -> None:
     """Train, compare, draw."""
     console = Screen(soft_wrap=False)
     started = time.perf_counter()
-    per_update = jaxmec.METHODS[TAUGHT.method].config.update_steps  # type: ignore[union-attr]
+    per_update = jaxmec.METHODS[TAUGHT.method].config.stride
     sizes: dict[str, dict[str, Any]] = {
         MODEL_FREE.folder: {"seeds": options.seeds, "steps": options.steps},
         TAUGHT.folder: {

@@ -25,7 +25,7 @@ from jaxmec.core.terminal import Screen
 from jaxmec.methods import METHODS, SCALES, find_method
 from jaxmec.studies.study import machine
 from jaxmec.training import checkpoint, runner
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1
 BOTH = tuple(name for name, method in METHODS.items() if method.gpu is not None)

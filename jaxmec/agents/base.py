@@ -47,12 +47,12 @@ class Transition(NamedTuple):
     steps: Any = ()  # [] int32: how many steps these are; () is one
 
 
-class Agent(Protocol):
-    """The interface of every learning algorithm."""
+class Actor(Protocol):
+    """What acts: the part of a learning algorithm that evaluation and deployment need."""
 
     @property
     def discount(self) -> Any:
-        """[] the γ of the return that it maximises."""
+        """[] the γ of the return that it maximises, or reports."""
         ...
 
     def init(self, key: jax.Array, spec: Spec) -> Learner:
@@ -95,6 +95,10 @@ class Agent(Protocol):
         """
         ...
 
+
+class Agent(Actor, Protocol):
+    """The interface of every algorithm that learns from transitions."""
+
     def update(
         self, learner: Learner, batch: Transition, key: jax.Array
     ) -> tuple[Learner, Metrics]:
@@ -102,35 +106,13 @@ class Agent(Protocol):
         ...
 
 
-class PathwiseAgent(Protocol):
+@runtime_checkable
+class PathwiseAgent(Actor, Protocol):
     """An agent that learns from the gradient of its own cost, through the environment."""
 
     @property
     def gradient_limit(self) -> Any:
         """[] what every entry that passes from decision to decision may move the cost by."""
-        ...
-
-    def init(self, key: jax.Array, spec: Spec) -> Learner:
-        """Fresh parameters and optimiser state."""
-        ...
-
-    def init_memory(self, spec: Spec) -> Memory:
-        """As for :class:`Agent`."""
-        ...
-
-    def act(
-        self,
-        learner: Learner,
-        memory: Memory,
-        observation: jax.Array,
-        key: jax.Array,
-        explore: bool,
-    ) -> tuple[jax.Array, Memory, Any]:
-        """As for :class:`Agent`."""
-        ...
-
-    def acting(self, learner: Learner) -> Learner:
-        """As for :class:`Agent`."""
         ...
 
     def parameters(self, learner: Learner) -> Any:
@@ -144,9 +126,13 @@ class PathwiseAgent(Protocol):
         ...
 
     def improve(
-        self, learner: Learner, gradient: Any, total_updates: int
+        self, learner: Learner, gradient: Any, progress: jax.Array
     ) -> tuple[Learner, Metrics]:
-        """One step along the gradient of the cost, of ``total_updates`` in the whole training."""
+        """One step along the gradient of the cost.
+
+        ``progress`` [] is 0 at a training's first update and 1 at its last; the learning rate
+        follows it.
+        """
         ...
 
     def judge(self, learner: Learner, cost: jax.Array) -> Learner:
@@ -185,4 +171,30 @@ class DenoisingAgent(Protocol):
         self, learner: Learner, observation: jax.Array, key: jax.Array, number: int
     ) -> jax.Array:
         """[number, K + 1, A] chains x_K, ..., x_0 of the judged actor at one observation [S]."""
+        ...
+
+
+@runtime_checkable
+class ImitatingAgent(Actor, Protocol):
+    """An agent that can learn to give the actions that it is shown."""
+
+    def imitate(
+        self,
+        learner: Learner,
+        observations: jax.Array,
+        actions: jax.Array,
+        key: jax.Array,
+        progress: jax.Array,
+    ) -> tuple[Learner, Metrics]:
+        """One step to giving ``actions`` [M, A] at ``observations`` [M, observation_size]."""
+        ...
+
+    def imitation_loss(
+        self, learner: Learner, observations: jax.Array, actions: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """[M] how far the trained policy is from giving ``actions`` [M, A]."""
+        ...
+
+    def judge(self, learner: Learner, cost: jax.Array) -> Learner:
+        """As for :class:`PathwiseAgent`, of the loss on what it was not trained on."""
         ...

@@ -76,8 +76,6 @@ class Pathwise(DiffusionPolicy):
             where the observation has no parts a server or A is no multiple of B.
     """
 
-    trainer: ClassVar[str] = "pathwise"  # in jaxmec.training: it learns from no transitions
-
     judged_chains: ClassVar[int] = 0  # judged, its chain has no noise
 
     discount: float = 1.0  # γ of the reported return; the cost of a window is not discounted
@@ -208,14 +206,17 @@ class Pathwise(DiffusionPolicy):
         return actor.logits(parameters, observation, actor.sample_noise(key))
 
     def improve(
-        self, learner: PathwiseLearner, gradient: Params, total_updates: int
+        self, learner: PathwiseLearner, gradient: Params, progress: jax.Array
     ) -> tuple[PathwiseLearner, Metrics]:
-        """One step of Adam along the gradient, of so many; none where it is not finite."""
+        """One step of Adam along the gradient; none where it is not finite.
+
+        ``progress`` [] is 0 at a training's first update and 1 at its last.
+        """
         norm = optax.tree.norm(gradient)
         usable = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(usable, g, 0), gradient)
         step, optimiser = self._optimiser().update(gradient, learner.optimiser)
-        rate = self._scheduled_rate(learner.updates, total_updates) * learner.rate
+        rate = self.rate_at(progress, learner.updates) * learner.rate
         candidate = jax.tree.map(
             lambda p, s: (p - rate * s).astype(p.dtype), learner.candidate, step
         )
@@ -235,11 +236,12 @@ class Pathwise(DiffusionPolicy):
         observations: jax.Array,
         actions: jax.Array,
         key: jax.Array,
-        total_updates: int,
+        progress: jax.Array,
     ) -> tuple[PathwiseLearner, Metrics]:
-        """One step of Adam, of so many, to giving ``actions`` [M, A] at ``observations`` [M, S].
+        """One step of Adam to giving ``actions`` [M, A] at ``observations`` [M, S].
 
-        Along the gradient of the actor's diffusion loss (:meth:`imitation_loss`), nothing else.
+        Along the gradient of the actor's diffusion loss (:meth:`imitation_loss`), nothing else;
+        ``progress`` [] is as for :meth:`improve`.
         """
 
         def loss(parameters: Params) -> jax.Array:
@@ -247,7 +249,7 @@ class Pathwise(DiffusionPolicy):
             return jnp.mean(self.imitation_loss(moved, observations, actions, key))
 
         value, gradient = jax.value_and_grad(loss)(learner.candidate)
-        learner, metrics = self.improve(learner, gradient, total_updates)
+        learner, metrics = self.improve(learner, gradient, progress)
         return learner, {**metrics, "imitation_loss": value}
 
     def imitation_loss(
@@ -308,11 +310,17 @@ class Pathwise(DiffusionPolicy):
             rate=jnp.where(fallen, learner.rate / 2, learner.rate),
         )
 
-    def _scheduled_rate(self, updates: jax.Array, total_updates: int) -> Any:
-        """[] the learning rate after so many updates of a training, however long it is."""
-        tried = self.trials * self.trial_updates if self.trials > 1 else 0
-        # The last update's progress is 1; a training that is all trials does not come down.
-        progress = jnp.clip((updates - tried) / jnp.maximum(1, total_updates - 1 - tried), 0, 1)
+    def rate_at(self, progress: jax.Array, updates: jax.Array) -> jax.Array:
+        """[] the learning rate at so much ``progress`` [] in [0, 1], before any fall.
+
+        While starts are tried it stays where it begins, and comes down over what is left:
+        ``updates`` [] are those made until now, of which the tried ones are a known number.
+        """
+        if self.trials > 1:
+            tried = self.trials * self.trial_updates
+            # Of T updates: progress is updates/T, and wanted is (updates - tried)/(T - tried).
+            left = jnp.maximum(1, updates - tried * progress)
+            progress = jnp.clip(progress * (updates - tried) / left, 0, 1)
         cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
         return self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
 

@@ -34,6 +34,7 @@ MOVED = {
     "study": "studies.study",
     "tables": "core.tables",
     "terminal": "core.terminal",
+    "training.loop": "training",
     "watch": "cli.commands.watch",
 }
 

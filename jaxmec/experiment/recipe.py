@@ -22,9 +22,7 @@ from jaxmec.experiment.result import TrainResult
 from jaxmec.experiment.setting import PathLike, Setting, trace_file
 from jaxmec.methods import METHODS, Config, find_method
 from jaxmec.traces import TraceFile
-from jaxmec.training import runner
-from jaxmec.training.cloning import CloningConfig
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.rollout import make_spec
 
@@ -63,11 +61,8 @@ class Recipe:
         agent: Any = self.agent
         spec = make_spec(self.environment, self.params)
         jax.eval_shape(lambda key: agent.init(key, spec), jax.random.key(0))
-        if not isinstance(self.config, CloningConfig):  # whose demonstrations take long to trace
-            trainer = runner.TRAINERS[type(self.config)]
-            begin = functools.partial(
-                trainer.init, agent, self.environment, self.params, self.config
-            )
+        if not self.config.needs_demonstrations:  # which take long to trace
+            begin = functools.partial(self.config.init, agent, self.environment, self.params)
             jax.eval_shape(begin, jax.random.key(0))
         if (teacher := self.teacher) is not None:
             prepared(self.start, **teacher).check()
@@ -92,7 +87,7 @@ class Recipe:
 def _made(setting: Setting, config: Config) -> tuple[Any, Any]:
     """The environment that a training of these sizes learns in, and its parameters."""
     environment, params = setting.make()
-    return (Demonstrator(environment) if isinstance(config, CloningConfig) else environment), params
+    return (Demonstrator(environment) if config.needs_demonstrations else environment), params
 
 
 def prepared(
@@ -193,8 +188,8 @@ def lesson_of(
     """
     settings = METHODS[start].tuned
     lesson = settings.config
-    if isinstance(lesson, CloningConfig):
-        lesson = lesson.shortened(config.steps / own.steps)
+    if lesson.needs_demonstrations:
+        lesson = lesson.scaled(config.steps / own.steps)
     teacher: Any = settings.agent()
     network = _network_of(agent, teacher)
     return dataclasses.replace(teacher, **network), lesson, network

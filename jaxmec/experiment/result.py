@@ -15,8 +15,8 @@ from jaxmec.experiment.policy import (
 )
 from jaxmec.experiment.setting import PathLike, Setting
 from jaxmec.methods import Config
-from jaxmec.training.loop import History
 from jaxmec.training.rollout import make_spec
+from jaxmec.training.trainer import History
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,85 +12,26 @@ which all nodes see::
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.agents.base import Agent, Learner, Memory, Metrics, Spec, Transition
 from jaxmec.core import files
 from jaxmec.core.naming import suggestion
 from jaxmec.experiment import Setting
 from jaxmec.methods import find_method
 from jaxmec.training import checkpoint, runner
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 RESULTS_FILE = "results.json"
-
-
-class SweptLearner(NamedTuple):
-    """The learner of an agent some of whose numbers are a run's own."""
-
-    inner: Learner
-    numbers: dict[str, jax.Array]  # [] by field of the agent
-
-
-@dataclasses.dataclass(frozen=True)
-class Swept:
-    """An agent that reads some of its numbers from its learner, where every run has its own."""
-
-    inner: Any
-    names: tuple[str, ...]  # of the agent's fields
-
-    @property
-    def discount(self) -> Any:
-        return self.inner.discount
-
-    def init(self, key: jax.Array, spec: Spec) -> SweptLearner:
-        numbers = {name: jnp.asarray(getattr(self.inner, name)) for name in self.names}
-        return SweptLearner(self.inner.init(key, spec), numbers)
-
-    def started(self, learner: SweptLearner, numbers: dict[str, jax.Array]) -> SweptLearner:
-        """The learner with the numbers of its run."""
-        return learner._replace(numbers=numbers)
-
-    def discount_of(self, learner: SweptLearner) -> Any:
-        """[] the γ of this run."""
-        return learner.numbers.get("discount", self.inner.discount)
-
-    def init_memory(self, spec: Spec) -> Memory:
-        return self.inner.init_memory(spec)
-
-    def act(
-        self, learner: SweptLearner, memory: Memory, observation: Any, key: Any, explore: bool
-    ) -> tuple[jax.Array, Memory, Any]:
-        return self._with(learner).act(learner.inner, memory, observation, key, explore)
-
-    def acting(self, learner: SweptLearner) -> SweptLearner:
-        return learner._replace(inner=self.inner.acting(learner.inner))
-
-    def preferences(self, learner: SweptLearner, observation: jax.Array) -> jax.Array:
-        return self._with(learner).preferences(learner.inner, observation)
-
-    def update(
-        self, learner: SweptLearner, batch: Transition, key: jax.Array
-    ) -> tuple[SweptLearner, Metrics]:
-        inner, metrics = self._with(learner).update(learner.inner, batch, key)
-        return learner._replace(inner=inner), metrics
-
-    def _with(self, learner: SweptLearner) -> Agent:
-        agent = copy.copy(self.inner)  # and not replaced: traced numbers cannot be checked
-        for name in self.names:
-            object.__setattr__(agent, name, learner.numbers[name])
-        return agent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,21 +113,16 @@ def train_batch(plan: Plan, batch: int, trackers: Sequence[Any] = ()) -> list[di
     env, params = setting.make()
     first = batch * plan.at_once
     chosen = plan.settings[first : first + plan.at_once]
-    names = tuple(name for name, _ in plan.values)
-    numbers = {
-        name: jnp.asarray([s[name] for s in chosen for _ in range(plan.seeds)], jnp.float32)
-        for name in names
-    }
+    agents = [dataclasses.replace(agent, **s) for s in chosen for _ in range(plan.seeds)]
     home = plan.home(batch)
     result = runner.run(
-        Swept(agent, names),
+        jax.tree.map(lambda *numbers: jnp.asarray(numbers, jnp.result_type(float)), *agents),
         env,
         params,
         config,
         range(first * plan.seeds, (first + len(chosen)) * plan.seeds),
         directory=home,
         resume=bool(checkpoint.checkpoints(home / runner.CHECKPOINTS)),
-        start=numbers,
         progress=False,
         trackers=trackers,
         checkpoint_every=plan.checkpoint_every,

@@ -27,6 +27,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -57,16 +58,14 @@ from jaxmec.methods import find_method
 from jaxmec.schedulers import find_scheduler
 from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, runner
-from jaxmec.training.cloning import CloningConfig
-from jaxmec.training.loop import TrainConfig
-from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import PlanDisplay
+from jaxmec.training.trainer import Trainer
 
 RESULT_FILE = "result.json"
 RESULT_FORMAT = 1
 MASTER_FORMAT = 2  # before, what queues at a master node's servers was overestimated
 Fields = tuple[tuple[str, Any], ...]
-Config = TrainConfig | PathwiseConfig | CloningConfig
+Config = Trainer[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,14 +333,8 @@ class Cell:
         """How much there is to do, about in gradient updates of one step of denoising."""
         if self.config is None:
             return 10.0 * self.episodes
-        if isinstance(self.config, PathwiseConfig):  # about 300 decisions cost such an update
-            denoising = max(1, self.identity["denoising_steps"])
-            return self.seeds * self.config.total_steps / 300 * denoising
-        if isinstance(self.config, CloningConfig):  # a plan costs as much as some hundred updates
-            return self.seeds * (self.config.total_steps / 512 + 200 * self.config.windows)
-        vectorised = (self.config.total_steps - self.config.prefill_steps) / self.config.num_envs
-        denoising = self.identity["denoising_steps"]
-        return self.seeds * vectorised * self.config.updates_per_step * denoising
+        agent = SimpleNamespace(denoising_steps=self.identity["denoising_steps"])
+        return self.seeds * self.config.work(agent)
 
     def __str__(self) -> str:
         return f"{self.entry.label}, {self.place}"
@@ -587,25 +580,8 @@ def _lesson(
 def _trained_as(entry: Entry, scale: float, own: Mapping[str, Any]) -> tuple[Agent, Config, Fields]:
     """The agent before the entry's options, the sizes of its training, the method's options."""
     settings = find_method(entry.name).settings(entry.published)
-    config = scaled_training(dataclasses.replace(settings.config, **own), scale)
+    config = dataclasses.replace(settings.config, **own).scaled(scale)
     return settings.agent(), config, settings.options
-
-
-def scaled_training(config: Config, scale: float) -> Config:
-    """Training ``scale`` times as long, with as many evaluation points; a shorter one has a
-    shorter prefill too."""
-    if scale == 1:
-        return config
-    if isinstance(config, CloningConfig):
-        return config.shortened(scale)
-    if not isinstance(config, TrainConfig):
-        every = max(1, math.ceil(config.eval_every * scale))
-        steps = max(every, math.ceil(config.steps * scale))
-        return dataclasses.replace(config, steps=steps, eval_every=every)
-    prefill = max(config.batch_size, math.ceil(config.prefill * min(1.0, scale)))
-    every = max(1, math.ceil(config.eval_every * scale))
-    steps = max(prefill + every, math.ceil(config.steps * scale))
-    return dataclasses.replace(config, steps=steps, prefill=prefill, eval_every=every)
 
 
 def _result_file(out: Path, cell: Cell) -> Path:

@@ -1,19 +1,10 @@
 """Training and evaluation of any agent on any environment, compiled and vmappable."""
 
 from jaxmec.training.evaluate import Policy, evaluate, greedy
-from jaxmec.training.loop import (
-    History,
-    TrainConfig,
-    TrainState,
-    evaluation_point,
-    failures,
-    init,
-    prefill,
-    train,
-    train_chunk,
-)
+from jaxmec.training.off_policy import TrainConfig, TrainState
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 from jaxmec.training.rollout import make_spec
+from jaxmec.training.trainer import History, Trainer, as_functions, failures, known, train
 
 __all__ = [
     "History",
@@ -22,13 +13,13 @@ __all__ = [
     "ReplayState",
     "TrainConfig",
     "TrainState",
+    "Trainer",
     "evaluate",
-    "evaluation_point",
     "failures",
     "greedy",
-    "init",
+    "known",
     "make_spec",
-    "prefill",
     "train",
-    "train_chunk",
 ]
+
+__getattr__ = as_functions(__name__)

@@ -1,63 +1,26 @@
-"""Learning to do as is shown: behaviour cloning, in the same pieces as ``training.loop``.
+"""Learning to do as is shown: behaviour cloning.
 
 An environment that can (``env.demonstrate``) shows decisions before training; the agent is then
 trained to give their actions at their observations (``agent.imitate``). Some of the windows shown
 are held back. They tell the best policy.
-
-Everything is pure, may be vmapped over keys, and keeps its keys as ``training.loop`` does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
-from jaxmec.training import devices, pathwise, rollout
+from jaxmec.agents.base import ImitatingAgent, Learner, Metrics
+from jaxmec.training import devices, rollout
 from jaxmec.training.rollout import Environment, make_spec
+from jaxmec.training.trainer import Trainer, as_functions
 
-evaluation_point = pathwise.evaluation_point
-
-
-@dataclass(frozen=True)
-class CloningConfig(pathwise.InUpdates):
-    """How much is shown, and how long it is learned; hashable, static under ``jit``."""
-
-    steps: int = 3_000_000  # decisions imitated, each time that it is counting
-    windows: int = 256  # slots that are shown to learn from
-    validation_windows: int = 32  # slots that decide which policy is kept
-    window: int = 96  # decisions of a slot at most; a slot's later ones are left out
-    batch_size: int = 512  # decisions in a gradient update
-    eval_every: int = 300_000  # decisions in a chunk, which an evaluation follows
-    eval_episodes: int = 1  # episodes at each evaluation point
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a positive integer")
-        if self.total_steps >= 2**31:
-            raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
-
-    def shortened(self, share: float) -> CloningConfig:
-        """A share of it, at most the whole: fewer slots shown, fewer decisions imitated."""
-        share = min(1.0, share)
-        return replace(
-            self,
-            steps=math.ceil(share * self.steps),
-            windows=math.ceil(share * self.windows),
-            validation_windows=math.ceil(share * self.validation_windows),
-            eval_every=math.ceil(share * self.eval_every),
-        )
-
-    @property
-    def update_steps(self) -> int:
-        """Decisions of one update."""
-        return self.batch_size
+VALIDATION = 2**31  # beyond any count of steps: the noise of every validation
 
 
 class Shown(NamedTuple):
@@ -80,71 +43,103 @@ class CloningState(NamedTuple):
     updates: jax.Array  # [] int32
 
 
-def init(
-    agent: PathwiseAgent, env: Environment, params: Any, config: CloningConfig, key: jax.Array
-) -> CloningState:
-    """A fresh learner, and demonstrations.
+@dataclass(frozen=True)
+class CloningConfig(Trainer[ImitatingAgent, CloningState]):
+    """How much is shown, and how long it is learned; hashable, static under ``jit``."""
 
-    Raises:
-        TypeError: an agent that cannot imitate, or an environment that cannot demonstrate.
-    """
-    if not hasattr(agent, "imitate"):
-        raise TypeError(f"{type(agent).__name__} cannot imitate; give it a TrainConfig instead")
-    if not hasattr(env, "demonstrate"):
-        raise TypeError(f"{type(env).__name__} cannot demonstrate")
-    key_learner, key_train, key_evaluation, key_shown = jax.random.split(key, 4)
-    shown, held_back = _show(env, params, config, key_shown)
-    return CloningState(
-        learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
-        shown=shown,
-        held_back=held_back,
-        key=key_train,
-        key_evaluation=key_evaluation,
-        env_steps=jnp.zeros((), jnp.int32),
-        updates=jnp.zeros((), jnp.int32),
-    )
+    state_type: ClassVar[Any] = CloningState
+    needs_demonstrations: ClassVar[bool] = True
 
+    steps: int = 3_000_000  # decisions imitated, each time that it is counting
+    windows: int = 256  # slots that are shown to learn from
+    validation_windows: int = 32  # slots that decide which policy is kept
+    window: int = 96  # decisions of a slot at most; a slot's later ones are left out
+    batch_size: int = 512  # decisions in a gradient update
+    eval_every: int = 300_000  # decisions in a chunk, which an evaluation follows
+    eval_episodes: int = 1  # episodes at each evaluation point
 
-def prefill(
-    agent: PathwiseAgent, env: Environment, params: Any, config: CloningConfig, state: CloningState
-) -> CloningState:
-    """Nothing is left to collect: the state as it is."""
-    return state
+    def __post_init__(self) -> None:
+        self.check_counts()
+        if self.total_steps >= 2**31:
+            raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 
+    @property
+    def stride(self) -> int:
+        """Decisions of one update."""
+        return self.batch_size
 
-def train_chunk(
-    agent: PathwiseAgent, env: Environment, params: Any, config: CloningConfig, state: CloningState
-) -> tuple[CloningState, Metrics]:
-    """``config.chunk_steps`` decisions imitated, then the verdict of what was held back.
-
-    Returns the state and the chunk's metrics, scalars: the mean over updates of each of the
-    agent's; "validation", the loss on what was held back.
-    """
-    imitating: Any = agent
-
-    def update(state: CloningState, _: None) -> tuple[CloningState, Metrics]:
-        key_rows, key_update = jax.random.split(jax.random.fold_in(state.key, state.updates))
-        shown = state.shown
-        rows = jax.random.randint(key_rows, (config.batch_size,), 0, shown.number)
-        batch = devices.spread((shown.observation[rows], shown.action[rows]))
-        learner, metrics = imitating.imitate(state.learner, *batch, key_update, config.updates)
-        state = state._replace(
-            learner=learner,
-            env_steps=state.env_steps + config.batch_size,
-            updates=state.updates + 1,
+    def scaled(self, share: float) -> CloningConfig:
+        """A share of it, at most the whole: fewer slots shown, fewer decisions imitated."""
+        share = min(1.0, share)
+        return dataclasses.replace(
+            self,
+            steps=math.ceil(share * self.steps),
+            windows=math.ceil(share * self.windows),
+            validation_windows=math.ceil(share * self.validation_windows),
+            eval_every=math.ceil(share * self.eval_every),
         )
-        return state, metrics
 
-    length = config.chunk_steps // config.batch_size
-    state, metrics = jax.lax.scan(update, state, length=length)
-    held = state.held_back
-    key = jax.random.fold_in(state.key_evaluation, pathwise.PLACES)  # the same at every chunk
-    loss = imitating.imitation_loss(state.learner, held.observation, held.action, key)
-    counts = jnp.arange(loss.shape[0]) < held.number
-    validation = jnp.sum(jnp.where(counts, loss, 0)) / held.number
-    learner = agent.judge(state.learner, validation)
-    metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-    return state._replace(learner=learner), {**metrics, "validation": validation}
+    def work(self, agent: ImitatingAgent) -> float:
+        """A plan costs as much as some hundred gradient updates."""
+        return self.total_steps / 512 + 200 * self.windows
+
+    def init(
+        self, agent: ImitatingAgent, env: Environment, params: Any, key: jax.Array
+    ) -> CloningState:
+        """A fresh learner, and demonstrations.
+
+        Raises:
+            TypeError: an agent that cannot imitate, or an environment that cannot demonstrate.
+        """
+        if not isinstance(agent, ImitatingAgent):
+            raise TypeError(f"{type(agent).__name__} cannot imitate; give it a TrainConfig instead")
+        if not hasattr(env, "demonstrate"):
+            raise TypeError(f"{type(env).__name__} cannot demonstrate")
+        key_learner, key_train, key_evaluation, key_shown = jax.random.split(key, 4)
+        shown, held_back = _show(env, params, self, key_shown)
+        return CloningState(
+            learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
+            shown=shown,
+            held_back=held_back,
+            key=key_train,
+            key_evaluation=key_evaluation,
+            env_steps=jnp.zeros((), jnp.int32),
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def chunk(
+        self, agent: ImitatingAgent, env: Environment, params: Any, state: CloningState
+    ) -> tuple[CloningState, Metrics]:
+        """``chunk_steps`` decisions imitated, then the verdict of what was held back.
+
+        Returns the state and the chunk's metrics, scalars: the mean over updates of each of the
+        agent's; "validation", the loss on what was held back.
+        """
+
+        def update(state: CloningState, _: None) -> tuple[CloningState, Metrics]:
+            key_rows, key_update = jax.random.split(jax.random.fold_in(state.key, state.updates))
+            shown = state.shown
+            rows = jax.random.randint(key_rows, (self.batch_size,), 0, shown.number)
+            seen, done = devices.spread((shown.observation[rows], shown.action[rows]))
+            learner, metrics = agent.imitate(
+                state.learner, seen, done, key_update, self.progress(state.updates)
+            )
+            state = state._replace(
+                learner=learner,
+                env_steps=state.env_steps + self.batch_size,
+                updates=state.updates + 1,
+            )
+            return state, metrics
+
+        state, metrics = jax.lax.scan(update, state, length=self.chunk_steps // self.batch_size)
+        held = state.held_back
+        key = jax.random.fold_in(state.key_evaluation, VALIDATION)  # the same at every chunk
+        loss = agent.imitation_loss(state.learner, held.observation, held.action, key)
+        counts = jnp.arange(loss.shape[0]) < held.number
+        validation = jnp.sum(jnp.where(counts, loss, 0)) / held.number
+        learner = agent.judge(state.learner, validation)
+        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+        return state._replace(learner=learner), {**metrics, "validation": validation}
 
 
 def _show(env: Any, params: Any, config: CloningConfig, key: jax.Array) -> tuple[Shown, Shown]:
@@ -162,3 +157,6 @@ def _show(env: Any, params: Any, config: CloningConfig, key: jax.Array) -> tuple
         return Shown(rows.observation[order], rows.action[order], jnp.sum(rows.counts))
 
     return flat(0, config.windows), flat(config.windows, len(keys))
+
+
+__getattr__ = as_functions(__name__)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Agent, Learner, Memory
+from jaxmec.agents.base import Actor, Learner, Memory
 from jaxmec.training import devices
 from jaxmec.training.rollout import Environment, strong
 
@@ -31,7 +31,7 @@ class _Carry(NamedTuple):
     totals: dict[str, jax.Array]  # [episodes] sums over the decisions of the episode
 
 
-def greedy(agent: Agent, learner: Learner) -> Policy:
+def greedy(agent: Actor, learner: Learner) -> Policy:
     """The agent's policy as it is judged: without exploration."""
 
     def policy(

@@ -23,8 +23,8 @@ from jaxmec.agents.base import Agent, Learner
 from jaxmec.core import checks, files, sealed
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
-from jaxmec.training.loop import History
 from jaxmec.training.rollout import Environment
+from jaxmec.training.trainer import History, Trainer
 
 _PARTS = checks.record({"seeds_at_once": checks.whole(1, 2**31)})
 PARTS_FILE = "parts.json"
@@ -41,7 +41,7 @@ def run(
     agent: Agent,
     env: Environment,
     params: Any,
-    config: runner.Config,
+    config: Trainer[Any, Any],
     seeds: int | Sequence[int],
     *,
     seeds_at_once: int | str | None = None,
@@ -73,7 +73,8 @@ def run(
         before = None if home is None else _begun(home)
         width = _width(seeds_at_once, len(numbers), before if resume else None, home)
         if width is None:
-            one = runner.bytes_of_one(agent, env, params, config, deterministic)
+            first = _agents(agent, numbers, np.arange(1))
+            one = runner.bytes_of_one(first, env, params, config, deterministic)
             width = fitting(one, memory.limit(), len(numbers), devices)
         if home is not None and before is not None and not resume:
             raise FileExistsError(
@@ -125,7 +126,7 @@ def _in_turn(
         with on_devices.together():
             there = folder is not None and checkpoint.checkpoints(folder / runner.CHECKPOINTS)
         result = runner.run(
-            agent,
+            _agents(agent, numbers, rows),
             env,
             params,
             config,
@@ -142,6 +143,13 @@ def _in_turn(
     learned: Any = Learned(jax.tree.map(join, *learners))
     history: History = jax.tree.map(join, *histories)
     return runner.RunResult(learned, history, numbers, home)
+
+
+def _agents(agent: Any, numbers: tuple[int, ...], rows: np.ndarray) -> Any:
+    """The agents of these rows, or the one of all."""
+    if runner.agents_of(agent, len(numbers)) == ():
+        return agent
+    return jax.tree.map(lambda x: x[rows], agent)
 
 
 def folder_of(home: Path, part: Sequence[int]) -> Path:

@@ -1,4 +1,4 @@
-"""Training through a differentiable environment: the same pieces as in ``training.loop``.
+"""Training through a differentiable environment.
 
 The cost of a window of decisions is differentiated through everything in it: the policy, what
 an action means, the queues, and what later decisions make of them. A window is played in
@@ -7,97 +7,25 @@ with an episode; or, where queues outlive their slot (``carried``), where the en
 one ended, and then what it leaves queued counts with what the environment says that it will cost
 (``env.outlook``, in the place of a critic). Validation is the same at every chunk's end: so many
 windows, or episodes. It tells the best policy, and is neither trained on nor reported.
-
-Everything is pure, may be vmapped over keys, and keeps its keys as ``training.loop`` does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
 from jaxmec.training import devices, rollout
-from jaxmec.training.evaluate import evaluate, greedy
-from jaxmec.training.loop import History
+from jaxmec.training.evaluate import evaluate
 from jaxmec.training.rollout import Environment, make_spec
+from jaxmec.training.trainer import Trainer, as_functions, denoising_steps
 
 PLACES, SPREAD = 2**31, 2**31 + 1  # beyond any count of updates: draws of carried windows' starts
-
-
-class InUpdates:
-    """The arithmetic of a training that is counted in updates of ``update_steps`` decisions."""
-
-    steps: int
-    eval_every: int
-    update_steps: Any
-
-    @property
-    def prefill_steps(self) -> int:
-        """Nothing is collected before training."""
-        return 0
-
-    @property
-    def chunk_steps(self) -> int:
-        """Decisions of a chunk: ``eval_every`` in whole updates."""
-        return math.ceil(self.eval_every / self.update_steps) * self.update_steps
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks of training, the fewest that reach ``steps``."""
-        return math.ceil(self.steps / self.chunk_steps)
-
-    @property
-    def total_steps(self) -> int:
-        """Decisions of the whole training: ``steps`` in whole chunks."""
-        return self.num_chunks * self.chunk_steps
-
-    @property
-    def updates(self) -> int:
-        """Gradient updates of the whole training, which its schedules come down over."""
-        updates: int = self.total_steps // self.update_steps
-        return updates
-
-    @property
-    def num_points(self) -> int:
-        """P, evaluation points: one before training and one after each chunk."""
-        return self.num_chunks + 1
-
-
-@dataclass(frozen=True)
-class PathwiseConfig(InUpdates):
-    """How long to train through the environment, on how much; hashable, static under ``jit``."""
-
-    steps: int = 9_000_000  # decisions, over all environments
-    num_envs: int = 64  # windows side by side in an update
-    window: int = 96  # decisions in a window
-    counted_slots: int = 1  # slots of the window that count; what it has of later ones is left out
-    carried: bool = False  # a window goes on where the last one ended; all of its slots count
-    validation_envs: int = 512  # windows that decide which policy is kept; if carried, episodes
-    eval_every: int = 600_000  # decisions in a chunk, which an evaluation follows
-    eval_episodes: int = 1  # episodes at each evaluation point
-    cost: str = "makespan"  # which entry of a step's info is to be made small
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if name in ("cost", "carried"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a positive integer")
-        if not isinstance(self.carried, bool):
-            raise ValueError(f"carried is {self.carried!r}; expected True or False")
-        if self.total_steps >= 2**31:
-            raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
-
-    @property
-    def update_steps(self) -> int:
-        """Decisions of one update."""
-        return self.num_envs * self.window
 
 
 class PathwiseState(NamedTuple):
@@ -112,296 +40,266 @@ class PathwiseState(NamedTuple):
     places: Any = ()  # [E] (observation, environment's state) where windows go on, if carried
 
 
-def init(
-    agent: PathwiseAgent, env: Environment, params: Any, config: PathwiseConfig, key: jax.Array
-) -> PathwiseState:
-    """A fresh learner; environments at their start, if windows are carried on.
+class Simulation(NamedTuple):
+    """What windows are played by and in, but for the parameters that are trained."""
 
-    Raises:
-        TypeError: an agent that learns from transitions.
-        ValueError: windows to be carried on in an environment that cannot tell its outlook.
-    """
-    if not hasattr(agent, "improve"):
-        raise TypeError(
-            f"{type(agent).__name__} learns from transitions; "
-            "give its training a TrainConfig instead of a PathwiseConfig"
-        )
-    key_learner, key_train, key_evaluation, key_validation = jax.random.split(key, 4)
-    places: Any = ()
-    if config.carried:
-        if not hasattr(env, "outlook"):
-            raise ValueError(
-                f"carried is True; expected False, since {type(env).__name__} has no outlook"
+    agent: PathwiseAgent
+    learner: Learner
+    env: Environment
+    params: Any  # the environment's
+
+
+@dataclass(frozen=True)
+class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
+    """How long to train through the environment, on how much; hashable, static under ``jit``."""
+
+    state_type: ClassVar[Any] = PathwiseState
+
+    steps: int = 9_000_000  # decisions, over all environments
+    num_envs: int = 64  # windows side by side in an update
+    window: int = 96  # decisions in a window
+    counted_slots: int = 1  # slots of the window that count; what it has of later ones is left out
+    carried: bool = False  # a window goes on where the last one ended; all of its slots count
+    validation_envs: int = 512  # windows that decide which policy is kept; if carried, episodes
+    eval_every: int = 600_000  # decisions in a chunk, which an evaluation follows
+    eval_episodes: int = 1  # episodes at each evaluation point
+    cost: str = "makespan"  # which entry of a step's info is to be made small
+
+    def __post_init__(self) -> None:
+        self.check_counts()
+        if not isinstance(self.carried, bool):
+            raise ValueError(f"carried is {self.carried!r}; expected True or False")
+        if self.total_steps >= 2**31:
+            raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
+
+    @property
+    def stride(self) -> int:
+        """Decisions of one update."""
+        return self.num_envs * self.window
+
+    def scaled(self, share: float) -> PathwiseConfig:
+        """Training ``share`` times as long, with as many evaluation points."""
+        if share == 1:
+            return self
+        every = max(1, math.ceil(self.eval_every * share))
+        steps = max(every, math.ceil(self.steps * share))
+        return dataclasses.replace(self, steps=steps, eval_every=every)
+
+    def work(self, agent: PathwiseAgent) -> float:
+        """About 300 decisions cost as much as a gradient update."""
+        return self.total_steps / 300 * denoising_steps(agent)
+
+    def init(
+        self, agent: PathwiseAgent, env: Environment, params: Any, key: jax.Array
+    ) -> PathwiseState:
+        """A fresh learner; environments at their start, if windows are carried on.
+
+        Raises:
+            TypeError: an agent that learns from transitions.
+            ValueError: windows to be carried on in an environment that cannot tell its outlook.
+        """
+        if not isinstance(agent, PathwiseAgent):
+            raise TypeError(
+                f"{type(agent).__name__} learns from transitions; "
+                "give its training a TrainConfig instead of a PathwiseConfig"
             )
-        keys = jax.random.split(jax.random.fold_in(key_train, PLACES), config.num_envs)
-        places = rollout.strong(jax.vmap(env.reset, in_axes=(0, None))(keys, params))
-        jax.eval_shape(jax.vmap(env.outlook, in_axes=(0, None)), places[1], params)
-    return PathwiseState(
-        learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
-        key=key_train,
-        key_evaluation=key_evaluation,
-        key_validation=key_validation,
-        env_steps=jnp.zeros((), jnp.int32),
-        updates=jnp.zeros((), jnp.int32),
-        places=places,
-    )
-
-
-def prefill(
-    agent: PathwiseAgent,
-    env: Environment,
-    params: Any,
-    config: PathwiseConfig,
-    state: PathwiseState,
-) -> PathwiseState:
-    """The verdict on the policy that training starts with; carried windows spread out.
-
-    Environment e of E has then played e/E of an episode, as long as episodes at most are, with
-    that policy.
-    """
-    cost = _validate(agent, env, params, config, state)
-    state = state._replace(learner=agent.judge(state.learner, cost))
-    if not config.carried:
-        return state
-    learner, parameters = state.learner, agent.parameters(state.learner)
-    longest = jnp.asarray(params.max_steps_in_episode)
-    numbers = jnp.arange(config.num_envs)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        jax.random.fold_in(state.key, SPREAD), numbers
-    )
-
-    def play(place: Any, key: jax.Array, number: jax.Array) -> Any:
-        def step(index: jax.Array, place: Any) -> Any:
-            observation, env_state = place
-            action = agent.decide(learner, parameters, observation, None)
-            key_env = jax.random.fold_in(key, index)
-            return rollout.strong(env.step(key_env, env_state, action, params)[:2])
-
-        return jax.lax.fori_loop(0, number * longest // config.num_envs, step, place)
-
-    return state._replace(places=jax.vmap(play)(state.places, keys, numbers))
-
-
-def train_chunk(
-    agent: PathwiseAgent,
-    env: Environment,
-    params: Any,
-    config: PathwiseConfig,
-    state: PathwiseState,
-) -> tuple[PathwiseState, Metrics]:
-    """``config.chunk_steps`` decisions of updates, then the verdict of the validation windows.
-
-    Returns the state and the chunk's metrics, scalars: the mean over updates of each of the
-    agent's and of "cost", the mean over decisions; "validation", the trained policy's cost
-    on the validation windows.
-    """
-
-    def update(state: PathwiseState, _: None) -> tuple[PathwiseState, Metrics]:
-        key = jax.random.fold_in(state.key, state.updates)
-        learner = state.learner
-
-        def total_cost(parameters: Any) -> tuple[jax.Array, Any]:
-            if config.carried:
-                ahead, cost, places = carried_cost(
-                    agent, env, params, config, learner, parameters, key, state.places
+        key_learner, key_train, key_evaluation, key_validation = jax.random.split(key, 4)
+        places: Any = ()
+        if self.carried:
+            if not hasattr(env, "outlook"):
+                raise ValueError(
+                    f"carried is True; expected False, since {type(env).__name__} has no outlook"
                 )
-                return cost + ahead, (cost, config.update_steps, places)
-            cost, decisions = windows_cost(
-                agent, env, params, config, learner, parameters, key, config.num_envs, True
-            )
-            return cost, (cost, decisions, ())
-
-        gradient, (cost, decisions, places) = jax.grad(total_cost, has_aux=True)(
-            agent.parameters(learner)
-        )
-        gradient = jax.tree.map(lambda g: g / decisions, gradient)
-        learner, metrics = agent.improve(learner, gradient, config.updates)
-        state = state._replace(
-            learner=learner,
-            env_steps=state.env_steps + config.update_steps,
-            updates=state.updates + 1,
+            keys = jax.random.split(jax.random.fold_in(key_train, PLACES), self.num_envs)
+            places = rollout.strong(jax.vmap(env.reset, in_axes=(0, None))(keys, params))
+            jax.eval_shape(jax.vmap(env.outlook, in_axes=(0, None)), places[1], params)
+        return PathwiseState(
+            learner=rollout.strong(agent.init(key_learner, make_spec(env, params))),
+            key=key_train,
+            key_evaluation=key_evaluation,
+            key_validation=key_validation,
+            env_steps=jnp.zeros((), jnp.int32),
+            updates=jnp.zeros((), jnp.int32),
             places=places,
         )
-        return state, {**metrics, "cost": cost / decisions}
 
-    length = config.chunk_steps // config.update_steps
-    state, metrics = jax.lax.scan(update, state, length=length)
-    cost = _validate(agent, env, params, config, state)
-    learner = agent.judge(state.learner, cost)
-    metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-    return state._replace(learner=learner), {**metrics, "validation": cost}
+    def prepare(
+        self, agent: PathwiseAgent, env: Environment, params: Any, state: PathwiseState
+    ) -> PathwiseState:
+        """The verdict on the policy that training starts with; carried windows spread out.
 
-
-def _validate(
-    agent: PathwiseAgent, env: Environment, params: Any, config: PathwiseConfig, state: Any
-) -> jax.Array:
-    """[] the mean cost of the trained policy on the validation windows, or episodes."""
-    learner, parameters = state.learner, agent.parameters(state.learner)
-    key, count = state.key_validation, config.validation_envs
-    if not config.carried:
-        total, decisions = windows_cost(
-            agent, env, params, config, learner, parameters, key, count, False
+        Environment e of E has then played e/E of an episode, as long as episodes at most are,
+        with that policy.
+        """
+        cost = self._validate(agent, env, params, state)
+        learner = agent.judge(state.learner, cost)
+        state = state._replace(learner=learner)
+        if not self.carried:
+            return state
+        parameters = agent.parameters(learner)
+        longest = jnp.asarray(params.max_steps_in_episode)
+        numbers = jnp.arange(self.num_envs)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+            jax.random.fold_in(state.key, SPREAD), numbers
         )
-        return total / decisions
 
-    def policy(key: jax.Array, observation: jax.Array, state: Any, memory: Any) -> Any:
-        del key, state
-        return agent.decide(learner, parameters, observation, None), memory
+        def play(place: Any, key: jax.Array, number: jax.Array) -> Any:
+            def step(index: jax.Array, place: Any) -> Any:
+                observation, env_state = place
+                action = agent.decide(learner, parameters, observation, None)
+                key_env = jax.random.fold_in(key, index)
+                return rollout.strong(env.step(key_env, env_state, action, params)[:2])
 
-    memory = agent.init_memory(make_spec(env, params))
-    return jnp.mean(evaluate(policy, memory, env, params, count, key)[config.cost])
+            return jax.lax.fori_loop(0, number * longest // self.num_envs, step, place)
 
+        return state._replace(places=jax.vmap(play)(state.places, keys, numbers))
 
-def evaluation_point(
-    agent: PathwiseAgent,
-    env: Environment,
-    params: Any,
-    config: PathwiseConfig,
-    state: PathwiseState,
-) -> Metrics:
-    """The kept policy's mean over ``config.eval_episodes`` episodes kept for this point.
+    def chunk(
+        self, agent: PathwiseAgent, env: Environment, params: Any, state: PathwiseState
+    ) -> tuple[PathwiseState, Metrics]:
+        """``chunk_steps`` decisions of updates, then the verdict of the validation windows.
 
-    Scalars "return", "length" and each of ``env.metric_names``.
-    """
-    results = evaluate(
-        greedy(agent, state.learner),  # type: ignore[arg-type]
-        agent.init_memory(make_spec(env, params)),
-        env,
-        params,
-        config.eval_episodes,
-        jax.random.fold_in(state.key_evaluation, state.env_steps),
-    )
-    return {name: jnp.mean(value) for name, value in results.items()}
+        The environment's step can be differentiated in its action and state, and its ``info`` has
+        ``cost`` [] and, where its time has slots, "slot" [].
 
+        Returns the state and the chunk's metrics, scalars: the mean over updates of each of the
+        agent's and of "cost", the mean over decisions; "validation", the trained policy's cost
+        on the validation windows.
+        """
 
-def train(
-    agent: PathwiseAgent, env: Environment, params: Any, config: PathwiseConfig, key: jax.Array
-) -> tuple[PathwiseState, History]:
-    """One whole training run; pure, to be jitted and vmapped by the caller.
+        def update(state: PathwiseState, _: None) -> tuple[PathwiseState, Metrics]:
+            key = jax.random.fold_in(state.key, state.updates)
+            simulation = Simulation(agent, state.learner, env, params)
 
-    Args:
-        agent: what learns.
-        env: a gymnax 1.x environment whose step can be differentiated in its action and
-            state, and whose ``info`` has ``config.cost`` [] and, where its time has slots,
-            "slot" [].
-        params: its parameters.
-        config: the sizes.
-        key: what everything random in the run depends on.
-    """
-    state = prefill(agent, env, params, config, init(agent, env, params, config, key))
-    start = evaluation_point(agent, env, params, config, state)
+            def total_cost(parameters: Any) -> tuple[jax.Array, Any]:
+                if self.carried:
+                    ahead, cost, places = self.carried_cost(
+                        simulation, parameters, key, state.places
+                    )
+                    return cost + ahead, (cost, self.stride, places)
+                cost, decisions = self.windows_cost(
+                    simulation, parameters, key, self.num_envs, explore=True
+                )
+                return cost, (cost, decisions, ())
 
-    def point(state: PathwiseState, _: None) -> tuple[PathwiseState, tuple[Any, Metrics, Metrics]]:
-        state, training = train_chunk(agent, env, params, config, state)
-        evaluation = evaluation_point(agent, env, params, config, state)
-        return state, (state.env_steps, evaluation, training)
+            gradient, (cost, decisions, places) = jax.grad(total_cost, has_aux=True)(
+                agent.parameters(state.learner)
+            )
+            gradient = jax.tree.map(lambda g: g / decisions, gradient)
+            learner, metrics = agent.improve(state.learner, gradient, self.progress(state.updates))
+            state = state._replace(
+                learner=learner,
+                env_steps=state.env_steps + self.stride,
+                updates=state.updates + 1,
+                places=places,
+            )
+            return state, {**metrics, "cost": cost / decisions}
 
-    state, (env_steps, evaluation, training) = jax.lax.scan(point, state, length=config.num_chunks)
-    return state, History(
-        env_steps=jnp.concatenate([jnp.zeros(1, jnp.int32), env_steps]),
-        evaluation={
-            name: jnp.concatenate([start[name][None], value]) for name, value in evaluation.items()
-        },
-        training={
-            name: jnp.concatenate([jnp.zeros(1, value.dtype), value])
-            for name, value in training.items()
-        },
-    )
+        state, metrics = jax.lax.scan(update, state, length=self.chunk_steps // self.stride)
+        cost = self._validate(agent, env, params, state)
+        learner = agent.judge(state.learner, cost)
+        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+        return state._replace(learner=learner), {**metrics, "validation": cost}
 
+    def _validate(
+        self, agent: PathwiseAgent, env: Environment, params: Any, state: PathwiseState
+    ) -> jax.Array:
+        """[] the mean cost of the trained policy on the validation windows, or episodes."""
+        learner, parameters = state.learner, agent.parameters(state.learner)
+        key, count = state.key_validation, self.validation_envs
+        if not self.carried:
+            total, decisions = self.windows_cost(
+                Simulation(agent, learner, env, params), parameters, key, count, explore=False
+            )
+            return total / decisions
 
-def windows_cost(
-    agent: PathwiseAgent,
-    env: Environment,
-    params: Any,
-    config: PathwiseConfig,
-    learner: Learner,
-    parameters: Any,
-    key: jax.Array,
-    num_envs: int,
-    explore: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """The summed cost of so many windows and the decisions that count in it, both [].
+        def policy(key: jax.Array, observation: jax.Array, state: Any, memory: Any) -> Any:
+            del key, state
+            return agent.decide(learner, parameters, observation, None), memory
 
-    Differentiable in ``parameters``. With ``explore`` the policy draws its noise. Windows
-    depend on ``key`` alone: other parameters meet the same arrivals.
-    """
+        memory = agent.init_memory(make_spec(env, params))
+        return jnp.mean(evaluate(policy, memory, env, params, count, key)[self.cost])
 
-    def of_window(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key_reset, key_env, key_act = jax.random.split(key, 3)
-        place = env.reset(key_reset, params)
-        keys = (key_env, key_act if explore else None)
-        cost, slot, over, _ = _play(agent, env, params, config, learner, parameters, place, *keys)
-        counts = ~over & (slot < config.counted_slots)
-        return jnp.sum(jnp.where(counts, cost, 0)), jnp.sum(counts)
+    def windows_cost(
+        self,
+        simulation: Simulation,
+        parameters: Any,
+        key: jax.Array,
+        num_envs: int,
+        *,
+        explore: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The summed cost of so many windows and the decisions that count in it, both [].
 
-    keys = devices.spread(jax.random.split(key, num_envs))
-    cost, decisions = jax.vmap(of_window)(keys)
-    return jnp.sum(cost), jnp.maximum(jnp.sum(decisions), 1)
+        Differentiable in ``parameters``. With ``explore`` the policy draws its noise. Windows
+        depend on ``key`` alone: other parameters meet the same arrivals.
+        """
+        env, params = simulation.env, simulation.params
 
+        def of_window(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key_reset, key_env, key_act = jax.random.split(key, 3)
+            place = env.reset(key_reset, params)
+            keys = (key_env, key_act if explore else None)
+            cost, slot, over, _ = self._play(simulation, parameters, place, *keys)
+            counts = ~over & (slot < self.counted_slots)
+            return jnp.sum(jnp.where(counts, cost, 0)), jnp.sum(counts)
 
-def carried_cost(
-    agent: PathwiseAgent,
-    env: Environment,
-    params: Any,
-    config: PathwiseConfig,
-    learner: Learner,
-    parameters: Any,
-    key: jax.Array,
-    places: Any,
-) -> tuple[jax.Array, jax.Array, Any]:
-    """What so many windows cost that go on from ``places`` [E], with the policy's noise.
+        keys = devices.spread(jax.random.split(key, num_envs))
+        cost, decisions = jax.vmap(of_window)(keys)
+        return jnp.sum(cost), jnp.maximum(jnp.sum(decisions), 1)
 
-    Returns:
-        The summed outlook where they end and the summed cost of their decisions, both [] and
-        differentiable in ``parameters``, and the places where they end [E].
-    """
+    def carried_cost(
+        self, simulation: Simulation, parameters: Any, key: jax.Array, places: Any
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """What windows cost that go on from ``places`` [E], with the policy's noise.
 
-    def of_window(key: jax.Array, place: Any) -> tuple[jax.Array, jax.Array, Any]:
-        key_env, key_act = jax.random.split(key)
-        cost, _, _, place = _play(
-            agent, env, params, config, learner, parameters, place, key_env, key_act
-        )
-        return env.outlook(place[1], params), jnp.sum(cost), place  # type: ignore[attr-defined]
+        Returns:
+            The summed outlook where they end and the summed cost of their decisions, both [] and
+            differentiable in ``parameters``, and the places where they end [E].
+        """
+        env: Any = simulation.env
 
-    keys = devices.spread(jax.random.split(key, config.num_envs))
-    ahead, cost, places = jax.vmap(of_window)(keys, places)
-    return jnp.sum(ahead), jnp.sum(cost), jax.lax.stop_gradient(places)
+        def of_window(key: jax.Array, place: Any) -> tuple[jax.Array, jax.Array, Any]:
+            key_env, key_act = jax.random.split(key)
+            cost, _, _, place = self._play(simulation, parameters, place, key_env, key_act)
+            return env.outlook(place[1], simulation.params), jnp.sum(cost), place
 
+        keys = devices.spread(jax.random.split(key, self.num_envs))
+        ahead, cost, places = jax.vmap(of_window)(keys, places)
+        return jnp.sum(ahead), jnp.sum(cost), jax.lax.stop_gradient(places)
 
-def _play(
-    agent: PathwiseAgent,
-    env: Environment,
-    params: Any,
-    config: PathwiseConfig,
-    learner: Learner,
-    parameters: Any,
-    place: Any,
-    key_env: jax.Array,
-    key_act: jax.Array | None,
-) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """One window of W decisions from a place (observation, environment's state).
+    def _play(
+        self,
+        simulation: Simulation,
+        parameters: Any,
+        place: Any,
+        key_env: jax.Array,
+        key_act: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+        """One window of W decisions from a place (observation, environment's state).
 
-    Returns:
-        [W] costs; [W] the slot of each decision; [W] whether the first episode was over before
-        it; the place after the last.
-    """
+        Returns:
+            [W] costs; [W] the slot of each decision; [W] whether the first episode was over
+            before it; the place after the last.
+        """
+        agent, learner, env, params = simulation
 
-    def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[jax.Array, ...]]:
-        observation, state, over = carry
-        observation, state = bounded_gradient((observation, state), agent.gradient_limit)
-        key = None if key_act is None else jax.random.fold_in(key_act, index)
-        action = agent.decide(learner, parameters, observation, key)
-        action = bounded_gradient(action, agent.gradient_limit)
-        observation, state, _, terminated, truncated, info = env.step(
-            jax.random.fold_in(key_env, index), state, action, params
-        )
-        seen = (info[config.cost], info.get("slot", jnp.zeros((), jnp.int32)), over)
-        return rollout.strong((observation, state, over | terminated | truncated)), seen
+        def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[jax.Array, ...]]:
+            observation, state, over = carry
+            observation, state = bounded_gradient((observation, state), agent.gradient_limit)
+            key = None if key_act is None else jax.random.fold_in(key_act, index)
+            action = agent.decide(learner, parameters, observation, key)
+            action = bounded_gradient(action, agent.gradient_limit)
+            observation, state, _, terminated, truncated, info = env.step(
+                jax.random.fold_in(key_env, index), state, action, params
+            )
+            seen = (info[self.cost], info.get("slot", jnp.zeros((), jnp.int32)), over)
+            return rollout.strong((observation, state, over | terminated | truncated)), seen
 
-    start = rollout.strong((*place, jnp.zeros((), bool)))
-    (observation, state, _), seen = jax.lax.scan(step, start, jnp.arange(config.window))
-    cost, slot, ended = seen
-    return cost, slot, ended, (observation, state)
+        start = rollout.strong((*place, jnp.zeros((), bool)))
+        (observation, state, _), seen = jax.lax.scan(step, start, jnp.arange(self.window))
+        cost, slot, ended = seen
+        return cost, slot, ended, (observation, state)
 
 
 @jax.custom_vjp
@@ -428,3 +326,5 @@ def _backward(limit: Any, gradient: Any) -> tuple[Any, Any]:
 
 
 bounded_gradient.defvjp(_forward, _backward)
+
+__getattr__ = as_functions(__name__)

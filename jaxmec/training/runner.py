@@ -1,6 +1,6 @@
 """The host's side of a training run: what happens between compiled chunks.
 
-``run`` computes what ``loop.train`` computes, vmapped over seeds, and stops at every
+``run`` computes what ``trainer.train`` computes, vmapped over seeds, and stops at every
 evaluation point to look for NaN, show progress, append to the metrics file, save, and obey
 Ctrl-C and the other signals in ``STOPPING``. A run's directory::
 
@@ -47,23 +47,14 @@ import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.core import checks, compilation, files
-from jaxmec.training import checkpoint, cloning, loop, memory, pathwise
+from jaxmec.training import checkpoint, memory
 from jaxmec.training import devices as on_devices
-from jaxmec.training.cloning import CloningConfig, CloningState
 from jaxmec.training.devices import Placement
-from jaxmec.training.loop import History, TrainConfig, TrainState
-from jaxmec.training.pathwise import PathwiseConfig, PathwiseState
 from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
 from jaxmec.training.trackers import Tracker
+from jaxmec.training.trainer import History, Trainer, failures, known
 
-Config = TrainConfig | PathwiseConfig | CloningConfig
-TRAINERS: dict[type, Any] = {TrainConfig: loop, PathwiseConfig: pathwise, CloningConfig: cloning}
-STATES: dict[type, Any] = {
-    TrainConfig: TrainState,
-    PathwiseConfig: PathwiseState,
-    CloningConfig: CloningState,
-}
 METRICS_FILE = "metrics.jsonl"
 ABOUT_FILE = "run.json"
 LOCK = "lock"
@@ -83,7 +74,7 @@ _SAVED = checks.record(
 class RunResult:
     """Where a run stands: at its end, or where it was interrupted."""
 
-    state: TrainState  # [S], on the devices
+    state: Any  # [S], on the devices
     history: History  # [S, P], NumPy arrays
     seeds: tuple[int, ...]  # S
     directory: Path | None
@@ -115,7 +106,7 @@ def run(
     agent: Agent,
     env: Environment,
     params: Any,
-    config: Config,
+    config: Trainer[Any, Any],
     seeds: int | Sequence[int],
     *,
     directory: checkpoint.PathLike | None = None,
@@ -133,8 +124,9 @@ def run(
     """Train S seeds side by side in one compiled program.
 
     Args:
-        agent, env, params, config: as for ``loop.train``, or for ``pathwise.train`` with its
-            config.
+        agent: what learns; or S agents as one, with a leading axis [S] in all their numbers, of
+            which each run has its own.
+        env, params, config: as for ``trainer.train``.
         seeds: S, for the seeds 0..S−1, or the seeds.
         directory: where metrics and checkpoints go; nothing is written if None.
         resume: go on from the newest checkpoint in ``directory``. Everything must be as it
@@ -171,9 +163,10 @@ def run(
         identity["start"] = digest(start)
     program = _Program(agent, env, config, deterministic, placement)
     params, start = placement.shared(params), placement.put(start)
+    agents = placement.put(agents_of(agent, len(numbers)))
     keys = jnp.stack([jax.random.key(number) for number in numbers])
     keys = placement.put(keys)
-    last_step = config.prefill_steps + config.num_chunks * config.chunk_steps
+    last_step = config.total_steps
 
     with contextlib.ExitStack() as stack:
         with on_devices.together():  # all look before the first one writes
@@ -183,7 +176,7 @@ def run(
         progress = progress if on_devices.is_first() else False
         display = stack.enter_context(_display(progress, last_step, len(numbers)))
         tracked = stack.enter_context(_tracking(trackers if on_devices.is_first() else ()))
-        template = jax.eval_shape(program.begin, params, keys, start)
+        template = jax.eval_shape(program.begin, params, agents, keys, start)
         # By its name, since a run may train what it starts from first.
         named = f"{metadata['method']}, " if metadata and metadata.get("method") else ""
         display.message(named + memory.described(template, len(numbers), placement))
@@ -198,8 +191,10 @@ def run(
         else:
             log = _Log(writing)
             tracked.begin(home, numbers, -1)
-            state = program.begin(params, keys, start)
-            history = _with_point(None, state.env_steps, program.evaluate(params, state), {})
+            state = program.begin(params, agents, keys, start)
+            history = _with_point(
+                None, state.env_steps, program.evaluate(params, agents, state), {}
+            )
             log.append(history)
             tracked.log(_step(history), _last(history.evaluation), {})
         if writing is not None:
@@ -242,9 +237,9 @@ def run(
             raise interrupted(signum)
         saved_at, unsaved = time.monotonic(), 0
         for point in range(history.env_steps.shape[1], config.num_points):
-            state, training = program.chunk(params, state)
+            state, training = program.chunk(params, agents, state)
             _check_finite(training, numbers, _first(state.env_steps), save)
-            evaluation = program.evaluate(params, state)
+            evaluation = program.evaluate(params, agents, state)
             history = _with_point(history, state.env_steps, evaluation, training)
             log.append(history)
             tracked.log(_step(history), _last(history.evaluation), _last(history.training))
@@ -267,53 +262,73 @@ def _display(progress: bool | Display, total: int, runs: int) -> Display:
     return progress
 
 
+def agents_of(agent: Any, seeds: int) -> Any:
+    """The agents of S runs, [S] in every number; () where they all have this one.
+
+    Raises:
+        ValueError: as many agents as there are not runs.
+    """
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(agent)]
+    if not shapes or () in shapes:
+        return ()
+    if any(shape[0] != seeds for shape in shapes):
+        raise ValueError(f"agent has the numbers of {shapes[0][0]} runs; expected {seeds}, or one")
+    return jax.tree.map(np.asarray, agent)
+
+
 class _Program:
     """The compiled pieces, for S runs at once; each is traced once.
 
-    ``begin`` takes params, keys [S] and start; ``chunk`` and ``evaluate`` params and the state
-    [S]. What they tell of training is on every device; the state is where ``places`` says.
+    ``begin`` takes params, agents ([S], or () for the one given), keys [S] and start; ``chunk``
+    and ``evaluate`` params, agents and the state [S]. What they tell of training is on every
+    device; the state is where ``places`` says.
     """
 
     def __init__(
         self,
         agent: Agent,
         env: Environment,
-        config: Config,
+        config: Trainer[Any, Any],
         deterministic: bool,
         placement: Placement = Placement(),  # noqa: B008 (it is frozen)
     ) -> None:
-        trainer = TRAINERS[type(config)]
         options = compilation.deterministic() if deterministic else compilation.options()
         compiled = functools.partial(placement.compile, options=options)
 
-        def begin(params: Any, key: jax.Array, start: Any = None) -> TrainState:
-            state = trainer.init(agent, env, params, config, key)
+        def mine(agents: Any) -> Any:
+            return agent if isinstance(agents, tuple) and not agents else agents
+
+        def begin(params: Any, agents: Any, key: jax.Array, start: Any = None) -> Any:
+            state = config.init(mine(agents), env, params, key)
             if start is not None:
-                starting: Any = agent
-                state = state._replace(learner=starting.started(state.learner, start))
-            return trainer.prefill(agent, env, params, config, state)
+                state = state._replace(learner=mine(agents).started(state.learner, start))
+            return config.prepare(mine(agents), env, params, state)
 
-        def chunk(params: Any, state: TrainState) -> tuple[TrainState, Metrics]:
-            return trainer.train_chunk(agent, env, params, config, state)
+        def chunk(params: Any, agents: Any, state: Any) -> tuple[Any, Metrics]:
+            return config.chunk(mine(agents), env, params, state)
 
-        def evaluate(params: Any, state: TrainState) -> Metrics:
-            return trainer.evaluation_point(agent, env, params, config, state)
+        def evaluate(params: Any, agents: Any, state: Any) -> Metrics:
+            return config.point(mine(agents), env, params, state)
 
-        self.places = placement.of_state(STATES[type(config)])
+        self.places = placement.of_state(config.state_type)
         self.metrics = placement.everywhere()
         self.begin = compiled(begin, self.places)
-        self.chunk = compiled(chunk, (self.places, self.metrics), donate=1)
+        self.chunk = compiled(chunk, (self.places, self.metrics), donate=2)
         self.evaluate = compiled(evaluate, self.metrics)
 
 
 def bytes_of_one(
-    agent: Agent, env: Environment, params: Any, config: Config, deterministic: bool = False
+    agent: Agent,
+    env: Environment,
+    params: Any,
+    config: Trainer[Any, Any],
+    deterministic: bool = False,
 ) -> int:
     """What a chunk of one run takes of a device's memory, as the compiler plans it."""
     program = _Program(agent, env, config, deterministic)
     keys = jnp.stack([jax.random.key(0)])
-    state = jax.eval_shape(program.begin, params, keys)
-    plan = program.chunk.lower(params, state).compile().memory_analysis()
+    state = jax.eval_shape(program.begin, params, (), keys)
+    plan = program.chunk.lower(params, (), state).compile().memory_analysis()
     taken = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return taken - plan.alias_size_in_bytes
 
@@ -344,7 +359,7 @@ def _with_point(
         },
         training={
             name: joined(history.training.get(name, before), value)
-            for name, value in loop.known(training).items()
+            for name, value in known(training).items()
         },
     )
 
@@ -447,7 +462,7 @@ def _check_finite(
     step: int,
     save: Callable[[str, int], Path | None],
 ) -> None:
-    bad = loop.failures(training)
+    bad = failures(training)
     if not bad:
         return
     diverged = tuple(
@@ -569,8 +584,8 @@ def check_home(home: Path | None, resume: bool) -> None:
 
 
 def _restore(
-    home: Path, template: TrainState, identity: dict[str, Any], places: Any, others: Any
-) -> tuple[TrainState, History, float]:
+    home: Path, template: Any, identity: dict[str, Any], places: Any, others: Any
+) -> tuple[Any, History, float]:
     """The state on its devices, the history, and the seconds that it took."""
     path = checkpoint.find(home / CHECKPOINTS)
     about = read_saved(path)  # first: it says more than unequal shapes
@@ -626,7 +641,7 @@ def _describe_run(
     agent: Agent,
     env: Environment,
     params: Any,
-    config: Config,
+    config: Trainer[Any, Any],
     seeds: tuple[int, ...],
 ) -> dict[str, Any]:
     """All that the course of a run depends on, as JSON by dotted name."""

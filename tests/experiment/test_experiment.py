@@ -536,7 +536,7 @@ def test_what_training_starts_from_is_shortened_as_the_method_is(name, share, mo
     options = {"steps": round(share * own.steps), "progress": False}
     with pytest.raises(KeyboardInterrupt):
         teach(name, start="ddrl-amsa-cloned", slots=2, **options)
-    assert asked == [("ddrl-amsa-cloned", CloningConfig().shortened(share))]
+    assert asked == [("ddrl-amsa-cloned", CloningConfig().scaled(share))]
 
 
 def test_what_training_starts_from_has_its_network_as_far_as_it_can():

@@ -14,8 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxmec.envs.presets import PRESETS
 from jaxmec.methods import METHODS, find_method
 from jaxmec.studies import study
-from jaxmec.studies.study import Entry, Point, Study, Sweep, scaled_training, sweep_over
-from jaxmec.training.loop import TrainConfig
+from jaxmec.studies.study import Entry, Point, Study, Sweep, sweep_over
 from jaxmec.training.progress import PlanDisplay
 from jaxmec.training.runner import Diverged, Interrupted
 
@@ -346,14 +345,3 @@ def test_sweeps_of_lists_and_of_servers():
     assert dict(servers.points[1].fields)["capacity"] == (10, 20, 30, 40, 50, 10, 20)
     with pytest.raises(ValueError, match="must grow"):
         Sweep("x", "x", ())
-
-
-def test_scaled_training_keeps_its_points():
-    config = TrainConfig(steps=100_000, num_envs=64, prefill=10_000, eval_every=10_000)
-    short = scaled_training(config, 0.25)
-    assert (short.steps, short.prefill, short.eval_every) == (25_000, 2_500, 2_500)
-    assert short.num_points == config.num_points
-    assert scaled_training(config, 1.0) is config
-    assert scaled_training(config, 4.0).prefill == 10_000
-    least = scaled_training(config, 1e-6)  # a batch, and a chunk
-    assert (least.prefill, least.eval_every, least.steps) == (128, 1, 129)

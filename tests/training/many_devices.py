@@ -23,7 +23,7 @@ import jaxmec
 from jaxmec.agents import DQN, DSAC
 from jaxmec.training import checkpoint, devices, runner
 from jaxmec.training.cloning import CloningConfig
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 
 ROWS = 11  # of the replay buffer: a length that nothing else has
@@ -84,7 +84,7 @@ def walk(home: Path) -> None:
     # No device ever has more of the buffer than its own column.
     placement = devices.place(8, 2, SIZES)
     program = runner._Program(*given[:2], SIZES, False, placement)
-    compiled = program.chunk.lower(placement.shared(params), eight.state).compile().as_text()
+    compiled = program.chunk.lower(placement.shared(params), (), eight.state).compile().as_text()
     assert f"[2,{ROWS},1,2]" in compiled and f"[2,{ROWS},8,2]" not in compiled
 
 

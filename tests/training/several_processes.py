@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmec.training import devices, runner
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.progress import ProgressDisplay
 
 if __name__ == "__main__":  # before the import below, which computes

@@ -10,7 +10,7 @@ from pathlib import Path
 import jaxmec
 from jaxmec.agents import DQN
 from jaxmec.training import runner
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 
 def start(

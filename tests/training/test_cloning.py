@@ -11,7 +11,7 @@ import pytest
 
 import jaxmec
 from jaxmec.agents import SAC, Pathwise
-from jaxmec.training import checkpoint, cloning
+from jaxmec.training import checkpoint
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.rollout import make_spec
 
@@ -77,8 +77,8 @@ def test_what_is_shown_is_learned_and_rows_that_do_not_count_are_not(steps):
 
     @jax.jit
     def run(key):
-        state = cloning.init(agent, teacher, params, config, key)
-        return state, cloning.train_chunk(agent, teacher, params, config, state)
+        state = config.init(agent, teacher, params, key)
+        return state, config.chunk(agent, teacher, params, state)
 
     start, (state, metrics) = run(jax.random.key(0))
     assert int(start.shown.number) == 20 * 20 and int(start.held_back.number) == 5 * 20
@@ -151,8 +151,8 @@ def test_what_cannot_be_cloned_is_refused():
     env, params = jaxmec.make("MultiServerOffloading-v0", action="score")
     key = jax.random.key(0)
     with pytest.raises(TypeError, match="SAC cannot imitate"):
-        cloning.init(SAC(), env, params, CloningConfig(), key)
+        CloningConfig().init(SAC(), env, params, key)
     with pytest.raises(TypeError, match="MultiServerOffloading cannot demonstrate"):
-        cloning.init(Pathwise(), env, params, CloningConfig(), key)
+        CloningConfig().init(Pathwise(), env, params, key)
     with pytest.raises(ValueError, match="windows is 0; expected a positive integer"):
         CloningConfig(windows=0)

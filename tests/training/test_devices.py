@@ -17,7 +17,7 @@ import pytest
 
 from jaxmec import cli
 from jaxmec.training import devices
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 HERE = Path(__file__).parent
 

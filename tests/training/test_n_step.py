@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jaxmec.agents import DQN, losses
 from jaxmec.agents.base import Transition
 from jaxmec.studies.cluster import Swept
-from jaxmec.training import loop, n_step
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training import n_step
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.replay import ReplayBuffer
 
 DISCOUNT = 0.9
@@ -126,9 +126,9 @@ def test_training_hands_them_to_the_agent(walk, walk_params, counting):
         n_step=3, eval_every=2, eval_episodes=1,
     )  # fmt: skip
     agent = Looking()
-    state = loop.init(agent, walk, walk_params, config, jax.random.key(0))
-    state = loop.prefill(agent, walk, walk_params, config, state)
-    loop.train_chunk(agent, walk, walk_params, config, state)
+    state = config.init(agent, walk, walk_params, jax.random.key(0))
+    state = config.prepare(agent, walk, walk_params, state)
+    config.chunk(agent, walk, walk_params, state)
     jax.effects_barrier()
     (observation, steps, reward, following), *_ = seen
     time = observation[:, 0]
@@ -149,12 +149,12 @@ def test_each_run_of_a_sweep_counts_rewards_with_its_own_discount(walk, walk_par
     def trained(swept):
         agent = DQN(discount=0.99 if swept else 0.5, hidden=(4,))
         agent = Swept(agent, ("discount",)) if swept else agent
-        state = loop.init(agent, walk, walk_params, config, jax.random.key(0))
+        state = config.init(agent, walk, walk_params, jax.random.key(0))
         if swept:
             numbers = {"discount": jnp.float32(0.5)}
             state = state._replace(learner=agent.started(state.learner, numbers))
-        state = loop.prefill(agent, walk, walk_params, config, state)
-        return loop.train_chunk(agent, walk, walk_params, config, state)[1]
+        state = config.prepare(agent, walk, walk_params, state)
+        return config.chunk(agent, walk, walk_params, state)[1]
 
     alone, swept = trained(swept=False), trained(swept=True)
     assert "q" in alone

@@ -17,7 +17,7 @@ from jaxmec.cli.commands import watch
 from jaxmec.deploy.export import training_summary
 from jaxmec.training import checkpoint, memory, parts, runner
 from jaxmec.training.devices import Placement
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 CONFIG = TrainConfig(
     steps=24,
@@ -126,7 +126,8 @@ def test_seeds_at_once_is_checked(given: Any, value: Any) -> None:
 def test_as_many_as_the_memory_holds(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
     one = runner.bytes_of_one(*given)
-    state = jax.eval_shape(runner._Program(*given[:2], CONFIG, False).begin, given[2], keys(1))
+    begin = runner._Program(*given[:2], CONFIG, False).begin
+    state = jax.eval_shape(begin, given[2], (), keys(1))
     assert one > memory.size(state)
     monkeypatch.setattr(memory, "limit", lambda: int(2.5 * one / parts.SHARE))
 
@@ -155,7 +156,7 @@ def keys(count: int) -> Any:
 
 def test_memory_is_told_by_part(given: Any) -> None:
     program = runner._Program(*given[:2], CONFIG, False)
-    state = program.begin(given[2], keys(3))
+    state = program.begin(given[2], (), keys(3))
     plain = memory._plain(state)
     assert memory.size(state) == sum(leaf.nbytes for leaf in jax.tree.leaves(plain))
     replay = sum(leaf.nbytes for leaf in jax.tree.leaves(plain.replay))

@@ -10,15 +10,13 @@ import pytest
 
 import jaxmec
 from jaxmec.agents import SAC, Pathwise
-from jaxmec.studies.study import scaled_training
-from jaxmec.training import checkpoint, pathwise
+from jaxmec.training import checkpoint
 from jaxmec.training.cloning import CloningConfig
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import (
     PathwiseConfig,
+    Simulation,
     bounded_gradient,
-    carried_cost,
-    windows_cost,
 )
 from jaxmec.training.rollout import make_spec
 
@@ -59,8 +57,12 @@ def test_gradient_is_that_of_finite_differences():
         learner = drawn(agent, env, params, jnp.float64)
 
         def cost(parameters):
-            return windows_cost(
-                agent, env, params, CONFIG, learner, parameters, jax.random.key(5), 4, True
+            return CONFIG.windows_cost(
+                Simulation(agent, learner, env, params),
+                parameters,
+                jax.random.key(5),
+                4,
+                explore=True,
             )[0]
 
         gradient = jax.jit(jax.grad(cost))(learner.candidate)
@@ -87,13 +89,13 @@ def test_jumps_change_the_gradient_and_no_value():
     for weight in (0.0, 1.0):
         env, params = make(entry_gradient=weight)
         learner = drawn(AGENT, env, params)
-        value, gradient = jax.jit(
-            jax.value_and_grad(
-                lambda parameters, env=env, params=params, learner=learner: windows_cost(
-                    AGENT, env, params, CONFIG, learner, parameters, jax.random.key(1), 8, True
-                )[0]
-            )
-        )(learner.candidate)
+        simulation = Simulation(AGENT, learner, env, params)
+
+        def cost(parameters, simulation=simulation):
+            key = jax.random.key(1)
+            return CONFIG.windows_cost(simulation, parameters, key, 8, explore=True)[0]
+
+        value, gradient = jax.jit(jax.value_and_grad(cost))(learner.candidate)
         values.append(float(value))
         gradients.append(jax.flatten_util.ravel_pytree(gradient)[0])
     assert values[0] == pytest.approx(values[1], rel=1e-6)
@@ -106,7 +108,9 @@ def test_windows_cost_what_the_environment_says_step_by_step():
     learner = drawn(AGENT, env, params)
     key = jax.random.key(11)
     total, decisions = jax.jit(
-        lambda: windows_cost(AGENT, env, params, config, learner, learner.candidate, key, 3, False)
+        lambda: config.windows_cost(
+            Simulation(AGENT, learner, env, params), learner.candidate, key, 3, explore=False
+        )
     )()
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     expected, counted, left_out = 0.0, 0, 0
@@ -141,10 +145,10 @@ def test_carried_windows_go_on_where_they_ended_and_count_what_they_leave():
     env, params = make(**LONG_QUEUES)
     learner = drawn(AGENT, env, params)
     key = jax.random.key(4)
-    state = jax.jit(lambda: pathwise.init(AGENT, env, params, CARRIED, key))()
+    state = jax.jit(lambda: CARRIED.init(AGENT, env, params, key))()
     window = jax.jit(
-        lambda places, key: carried_cost(
-            AGENT, env, params, CARRIED, learner, learner.candidate, key, places
+        lambda places, key: CARRIED.carried_cost(
+            Simulation(AGENT, learner, env, params), learner.candidate, key, places
         )
     )
     places, over = state.places, 0
@@ -181,14 +185,12 @@ def test_what_a_window_leaves_behind_has_a_gradient():
         env, params = make(**LONG_QUEUES)
         agent = Pathwise(hidden=(8,), activation="tanh", denoising_steps=0, gradient_limit=1e9)
         learner = drawn(agent, env, params, jnp.float64)
-        places = jax.jit(
-            lambda: pathwise.init(agent, env, params, CARRIED, jax.random.key(0)).places
-        )()
+        places = jax.jit(lambda: CARRIED.init(agent, env, params, jax.random.key(0)).places)()
 
         def parts(parameters):
             return jnp.stack(
-                carried_cost(
-                    agent, env, params, CARRIED, learner, parameters, jax.random.key(5), places
+                CARRIED.carried_cost(
+                    Simulation(agent, learner, env, params), parameters, jax.random.key(5), places
                 )[:2]
             )
 
@@ -218,9 +220,9 @@ def test_carried_training_goes_on_over_chunks_and_validates_on_whole_episodes():
 
     @jax.jit
     def run(key):
-        state = pathwise.init(AGENT, env, params, CARRIED, key)
-        start = pathwise.prefill(AGENT, env, params, CARRIED, state)
-        return start, pathwise.train_chunk(AGENT, env, params, CARRIED, start)
+        state = CARRIED.init(AGENT, env, params, key)
+        start = CARRIED.prepare(AGENT, env, params, state)
+        return start, CARRIED.chunk(AGENT, env, params, start)
 
     start, (state, metrics) = run(key)
     # Spread over an episode: e/E of 3 x 3 x 10 positions, so 0, 30 and 60 decisions.
@@ -237,7 +239,7 @@ def test_carried_training_goes_on_over_chunks_and_validates_on_whole_episodes():
         float(jnp.mean(played["makespan"])), rel=1e-4
     )
     with pytest.raises(ValueError, match="features='priced'"):
-        pathwise.init(AGENT, *make(), CARRIED, key)
+        CARRIED.init(AGENT, *make(), key)
     with pytest.raises(ValueError, match="carried is 1; expected True or False"):
         PathwiseConfig(carried=1)
 
@@ -258,8 +260,8 @@ def test_seeds_side_by_side_are_single_runs():
     keys = jnp.stack([jax.random.key(seed) for seed in (0, 1)])
 
     def run(key):
-        state = pathwise.init(AGENT, env, params, config, key)
-        return pathwise.train_chunk(AGENT, env, params, config, state)
+        state = config.init(AGENT, env, params, key)
+        return config.chunk(AGENT, env, params, state)
 
     together, metrics = jax.jit(jax.vmap(run))(keys)
     alone, single = jax.jit(run)(keys[1])
@@ -312,8 +314,9 @@ def test_it_learns_what_it_is_judged_by(trained):
 def test_the_learning_rate_comes_down_whatever_share_of_a_training_is_made(share):
     """As --steps, a study's steps and the teacher's shorter training make it."""
     for config in (CONFIG, CloningConfig(steps=4_096, eval_every=1_024)):
-        short = scaled_training(config, share)
-        rates = [AGENT._scheduled_rate(update, short.updates) for update in (0, short.updates - 1)]
+        short = config.scaled(share)
+        last = short.total_steps // short.stride - 1
+        rates = [AGENT.rate_at(short.progress(update), update) for update in (0, last)]
         np.testing.assert_allclose(rates, [AGENT.learning_rate, AGENT.final_learning_rate])
 
 
@@ -393,7 +396,7 @@ def test_a_run_resumed_ends_with_the_bits_of_one_never_stopped(tmp_path):
 def test_agents_and_configurations_that_do_not_fit_are_refused():
     env, params = make()
     with pytest.raises(TypeError, match="SAC learns from transitions"):
-        pathwise.init(SAC(), env, params, CONFIG, jax.random.key(0))
+        CONFIG.init(SAC(), env, params, jax.random.key(0))
     with pytest.raises(TypeError, match="give its training a PathwiseConfig"):
         jaxmec.train(
             AGENT,

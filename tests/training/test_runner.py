@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxmec.training import checkpoint, loop, runner
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training import checkpoint, runner, trainer
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.progress import ProgressDisplay
 
 SMALL_RUN = Path(__file__).with_name("small_run.py")
@@ -110,10 +110,12 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 def test_computes_what_train_computes(run: Any, counting: Any, walk: Any, walk_params: Any) -> None:
     result = run(seeds=[3, 5])
     keys = jnp.stack([jax.random.key(3), jax.random.key(5)])
-    train = jax.vmap(lambda key: loop.train(counting, walk, walk_params, CONFIG, key))
+    train = jax.vmap(lambda key: trainer.train(counting, walk, walk_params, CONFIG, key))
     state, history = jax.jit(train)(keys)
     assert jax.tree.structure(result.history) == jax.tree.structure(history)
-    training = loop.known(jax.device_get(history.training))  # on the host what is not known is NaN
+    training = trainer.known(
+        jax.device_get(history.training)
+    )  # on the host what is not known is NaN
     training = {name: np.hstack([[[np.nan]] * 2, value[:, 1:]]) for name, value in training.items()}
     history = history._replace(training=training)
     as_data = lambda x: jax.random.key_data(x) if x.dtype == keys.dtype else x  # noqa: E731
@@ -130,24 +132,45 @@ def test_computes_what_train_computes(run: Any, counting: Any, walk: Any, walk_p
 
 def test_each_piece_is_traced_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[str] = []
-    for name in ("init", "prefill", "train_chunk", "evaluation_point"):
-        original = getattr(loop, name)
+    for name in ("init", "prepare", "chunk", "point"):
+        original = getattr(TrainConfig, name)
 
         def counted(*args: Any, name: str = name, original: Any = original) -> Any:
             traced.append(name)
             return original(*args)
 
-        monkeypatch.setattr(loop, name, counted)
+        monkeypatch.setattr(TrainConfig, name, counted)
     run()
-    assert sorted(traced) == ["evaluation_point", "init", "prefill", "train_chunk"]
+    assert sorted(traced) == ["chunk", "init", "point", "prepare"]
 
 
 def test_the_state_is_donated(counting: Any, walk: Any, walk_params: Any) -> None:
     program = runner._Program(counting, walk, CONFIG, deterministic=False)
-    state = program.begin(walk_params, jax.random.split(jax.random.key(0), 2), None)
+    state = program.begin(walk_params, (), jax.random.split(jax.random.key(0), 2), None)
     items = jax.tree.leaves(state.replay.items)
-    program.chunk(walk_params, state)
+    program.chunk(walk_params, (), state)
     assert all(item.is_deleted() for item in items)
+
+
+def test_each_run_may_have_an_agent_of_its_own(run: Any, counting: Any) -> None:
+    """Each learns what it learns alone."""
+    discounts = [0.5, 0.9]
+    agents = jax.tree.map(
+        lambda *numbers: np.asarray(numbers, np.float32),
+        *(counting.replace(discount=discount) for discount in discounts),
+    )
+    both = run(seeds=[3, 5], agent=agents)
+    for row, (seed, discount) in enumerate(zip([3, 5], discounts, strict=True)):
+        alone = run(seeds=[seed], agent=counting.replace(discount=discount))
+        for mine, other in zip(
+            jax.tree.leaves((both.state.learner, both.history)),
+            jax.tree.leaves((alone.state.learner, alone.history)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(mine[row], other[0], rtol=1e-6)
+    assert both.state.learner.weight[0] != both.state.learner.weight[1]
+    with pytest.raises(ValueError, match="agent has the numbers of 2 runs; expected 3, or one"):
+        run(seeds=3, agent=agents)
 
 
 @pytest.mark.parametrize("seeds", [0, -1, [], [1, 1]])

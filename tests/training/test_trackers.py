@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import jaxmec
-from jaxmec.training import loop, runner, trackers
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training import runner, trackers
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.trackers import TensorBoard, WandB
+from jaxmec.training.trainer import History
 
 CONFIG = TrainConfig(
     steps=24,
@@ -85,7 +86,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Library:
 def test_both_have_the_run_from_its_first_point_to_its_last_and_when_it_goes_on(
     counting: Any, walk: Any, walk_params: Any, wandb: Library, tmp_path: Path
 ) -> None:
-    def run(steps: int, resume: bool = False) -> loop.History:
+    def run(steps: int, resume: bool = False) -> History:
         config = TrainConfig(**{**vars(CONFIG), "steps": steps})
         return runner.run(
             counting, walk, walk_params, config, (3, 5), directory=tmp_path, progress=False,

@@ -1,4 +1,4 @@
-"""Training as a whole: what is counted, what is the same run however it is composed."""
+"""Off-policy training: what is counted, what is the same run however it is composed."""
 
 import functools
 import math
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxmec.agents.dqn import DQN
+from jaxmec.agents.dsac import DSAC
 from jaxmec.core import compilation
 from jaxmec.envs.cartpole import CartPole
-from jaxmec.training import loop
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training import trainer
+from jaxmec.training.off_policy import TrainConfig
 
 CONFIG = TrainConfig(
     steps=300,
@@ -48,14 +49,17 @@ def row(tree, index):
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def bind(function, agent=AGENT, env=ENV, params=PARAMS, config=CONFIG):
-    return functools.partial(function, agent, env, params, config)
+def bind(method, agent=AGENT, env=ENV, params=PARAMS, config=CONFIG):
+    """A method of the trainer, or its whole training, of what is left to give."""
+    if method == "train":
+        return functools.partial(trainer.train, agent, env, params, config)
+    return functools.partial(getattr(config, method), agent, env, params)
 
 
 @pytest.fixture(scope="module")
 def train():
     """`train` of a key, compiled once for all tests."""
-    return jax.jit(bind(loop.train))
+    return jax.jit(bind("train"))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,22 @@ def test_a_config_is_checked(change, message):
         TrainConfig(**(vars(CONFIG) | change))
 
 
+def test_a_scaled_training_keeps_its_points():
+    config = TrainConfig(steps=100_000, num_envs=64, prefill=10_000, eval_every=10_000)
+    short = config.scaled(0.25)
+    assert (short.steps, short.prefill, short.eval_every) == (25_000, 2_500, 2_500)
+    assert short.num_points == config.num_points
+    assert config.scaled(1.0) is config
+    assert config.scaled(4.0).prefill == 10_000
+    least = config.scaled(1e-6)  # a batch, and a chunk
+    assert (least.prefill, least.eval_every, least.steps) == (128, 1, 129)
+
+
+def test_its_work_is_the_gradient_updates_of_each_step_of_denoising():
+    assert CONFIG.work(DQN()) == 120
+    assert CONFIG.work(DSAC(denoising_steps=3)) == 360
+
+
 def test_counts_and_history(trained):
     state, history = trained
     assert (int(state.env_steps), int(state.updates)) == (304, 120)
@@ -99,7 +119,7 @@ def test_counts_and_history(trained):
     for value in history.evaluation.values():
         assert value.shape == (4,)
         assert np.isfinite(value).all()
-    assert set(loop.EPISODE_METRICS) < set(history.training)
+    assert set(trainer.EPISODE_METRICS) < set(history.training)
     for value in history.training.values():
         assert value[0] == 0  # nothing was trained yet
         assert np.isfinite(value).all()
@@ -115,8 +135,8 @@ def test_what_the_environments_did_is_what_the_buffer_holds(walk, walk_params, c
     """Prefill and chunk of an agent that writes down what it was asked, step by step."""
     config = TrainConfig(**(vars(CONFIG) | {"buffer_size": 200}))
     run = functools.partial(bind, agent=counting, env=walk, params=walk_params, config=config)
-    start = run(loop.init)(jax.random.key(0))
-    state = run(loop.prefill)(start)
+    start = run("init")(jax.random.key(0))
+    state = run("prepare")(start)
     assert_equal(state.learner, start.learner)
     stored = written(state, 0, 16)
     actions = stored.action
@@ -129,7 +149,7 @@ def test_what_the_environments_did_is_what_the_buffer_holds(walk, walk_params, c
     counts = np.broadcast_to(np.arange(16)[:, None], (16, 4))
     np.testing.assert_array_equal(stored.extras["count"], counts)
 
-    state, metrics = run(loop.train_chunk)(state)
+    state, metrics = run("chunk")(state)
     stored = written(state, 16, 36)
     counts = np.broadcast_to(np.arange(16, 36)[:, None], (20, 4))
     np.testing.assert_array_equal(stored.extras["count"], counts)
@@ -156,18 +176,18 @@ def test_what_is_not_finite_is_seen_and_no_finished_episode_is_no_failure(
     def one_chunk(nan_at):
         agent = counting.replace(nan_at=nan_at)
         run = functools.partial(bind, agent=agent, env=walk, params=params)
-        return run(loop.train_chunk)(run(loop.prefill)(run(loop.init)(jax.random.key(0))))[1]
+        return run("chunk")(run("prepare")(run("init")(jax.random.key(0))))[1]
 
     metrics = jax.jit(jax.vmap(one_chunk))(jnp.array([39, 40]))
     failed, well = row(metrics, 0), row(metrics, 1)
     assert float(well["episodes"]) == 0
     assert float(well["episode_return"]) == float(well["episode_length"]) == 0
-    told = loop.known(jax.device_get(well))
+    told = trainer.known(jax.device_get(well))
     assert np.isnan(told["episode_return"]) and np.isnan(told["episode_length"])
     assert told["loss"] == well["loss"]
-    assert loop.failures(well) == ()
-    assert loop.failures(failed) == loop.failures(metrics) == ("loss",)
-    assert loop.failures({"loss": jnp.array([1.0, jnp.inf])}) == ("loss",)
+    assert trainer.failures(well) == ()
+    assert trainer.failures(failed) == trainer.failures(metrics) == ("loss",)
+    assert trainer.failures({"loss": jnp.array([1.0, jnp.inf])}) == ("loss",)
 
 
 def test_names_of_metrics_must_not_clash(walk, walk_params, counting):
@@ -177,15 +197,15 @@ def test_names_of_metrics_must_not_clash(walk, walk_params, counting):
 
     run = functools.partial(bind, agent=Clash(), env=walk, params=walk_params)
     with pytest.raises(ValueError, match="reward"):
-        jax.eval_shape(run(loop.train_chunk), run(loop.init)(jax.random.key(0)))
+        jax.eval_shape(run("chunk"), run("init")(jax.random.key(0)))
 
 
 def test_a_host_loop_computes_what_train_computes(trained):
     """To the bit on the CPU, with donated states, and each function compiled once."""
-    prefill = jax.jit(bind(loop.prefill), donate_argnums=0)
-    chunk = jax.jit(bind(loop.train_chunk), donate_argnums=0)
-    point = jax.jit(bind(loop.evaluation_point))
-    state = prefill(jax.jit(bind(loop.init))(jax.random.key(7)))
+    prefill = jax.jit(bind("prepare"), donate_argnums=0)
+    chunk = jax.jit(bind("chunk"), donate_argnums=0)
+    point = jax.jit(bind("point"))
+    state = prefill(jax.jit(bind("init"))(jax.random.key(7)))
     evaluations, metrics = [point(state)], []
     for _ in range(CONFIG.num_chunks):
         state, chunk_metrics = chunk(state)
@@ -202,11 +222,11 @@ def test_a_host_loop_computes_what_train_computes(trained):
 
 def test_seeds_side_by_side_are_what_they_are_alone(train):
     keys = jax.vmap(jax.random.key)(jnp.array([7, 8, 9]))
-    start = jax.vmap(bind(loop.init))(keys)
+    start = jax.vmap(bind("init"))(keys)
     weights = start.learner.critic["params"]["layers_0"]["kernel"]
     assert len(np.unique(weights)) == weights.size
 
-    state, history = jax.jit(jax.vmap(bind(loop.train)))(keys)
+    state, history = jax.jit(jax.vmap(bind("train")))(keys)
     for seed in range(3):
         alone, alone_history = train(keys[seed])
         assert_close(row(state.learner, seed), alone.learner)
@@ -226,7 +246,7 @@ def assert_close(a, b):
 def test_a_sweep_over_an_agents_and_an_environments_numbers_is_a_vmap(walk, walk_params, counting):
     def one_chunk(agent, params):
         run = functools.partial(bind, agent=agent, env=walk, params=params)
-        return run(loop.train_chunk)(run(loop.prefill)(run(loop.init)(jax.random.key(0))))
+        return run("chunk")(run("prepare")(run("init")(jax.random.key(0))))
 
     agents = counting.replace(discount=jnp.array([0.5, 0.9]), nan_at=jnp.array([-1, -1]))
     params = walk_params.replace(max_steps_in_episode=jnp.array([5, 7]), goal=jnp.array([1e9, 1e9]))
@@ -245,11 +265,8 @@ def test_agents_are_evaluated_on_the_same_episodes_new_at_every_point(walk, walk
         def act(self, learner, memory, observation, key, explore):
             return jnp.int32(0), memory, {"count": memory}
 
-    state = bind(loop.init, counting, walk, walk_params)(jax.random.key(0))
-    busy, lazy = (
-        jax.jit(bind(loop.evaluation_point, agent, walk, walk_params))
-        for agent in (counting, Lazy())
-    )
+    state = bind("init", counting, walk, walk_params)(jax.random.key(0))
+    busy, lazy = (jax.jit(bind("point", agent, walk, walk_params)) for agent in (counting, Lazy()))
     here, later = state, state._replace(env_steps=state.env_steps + 80)
     assert float(busy(here)["return"]) > float(lazy(here)["return"]) == 0
     assert float(busy(here)["noise"]) == float(lazy(here)["noise"])
@@ -276,16 +293,16 @@ def test_functions_are_traced_a_stated_number_of_times(walk, walk_params, counti
     run = functools.partial(bind, agent=Agent(), env=Env(), params=walk_params)
     expected = {  # whatever the number of seeds, environments, steps and updates
         "init": {"act": 1, "step": 1, "update": 0},
-        "prefill": {"act": 1, "step": 1, "update": 0},
-        "train_chunk": {"act": 1, "step": 1, "update": 1},
-        "evaluation_point": {"act": 1, "step": 1, "update": 0},
+        "prepare": {"act": 1, "step": 1, "update": 0},
+        "chunk": {"act": 1, "step": 1, "update": 1},
+        "point": {"act": 1, "step": 1, "update": 0},
     }
     value = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     for name, counts in expected.items():
         traces.update(act=0, step=0, update=0)
-        result = jax.eval_shape(jax.vmap(run(getattr(loop, name))), value)
+        result = jax.eval_shape(jax.vmap(run(name)), value)
         assert traces == counts, name
-        if name in ("init", "prefill"):
+        if name in ("init", "prepare"):
             value = result
 
 
@@ -296,7 +313,7 @@ def test_a_chunk_writes_to_the_buffer_where_it_is(seeds, walk, walk_params, coun
     def memory(buffer_size):
         config = TrainConfig(**(vars(CONFIG) | {"buffer_size": buffer_size}))
         run = functools.partial(bind, agent=counting, env=walk, params=walk_params, config=config)
-        init, chunk, key = run(loop.init), run(loop.train_chunk), jax.random.key(0)
+        init, chunk, key = run("init"), run("chunk"), jax.random.key(0)
         if seeds:
             init, chunk, key = jax.vmap(init), jax.vmap(chunk), jax.random.split(key, seeds)
         state = jax.eval_shape(init, key)
