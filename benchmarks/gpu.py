@@ -41,7 +41,7 @@ import jaxmec
 from jaxmec.agents import DQN, DSAC, SAC
 from jaxmec.envs.presets import find_preset, scaled
 from jaxmec.plots import save
-from jaxmec.training.loop import TrainConfig
+from jaxmec.training.off_policy import TrainConfig
 
 RESULT = RESULTS / "gpu.json"
 FIGURE = Path(__file__).parents[1] / "docs" / "benchmarks" / "gpu"
