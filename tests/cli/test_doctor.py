@@ -92,3 +92,16 @@ def test_jaxmec_that_is_not_installed_is_a_finding(tmp_path, monkeypatch):
 def test_the_python_must_be_one_that_is_supported(monkeypatch, version, fits):
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     assert (doctor._python().remedy == "") == fits
+
+
+def test_at_the_edge_jax_is_not_missed(tmp_path, monkeypatch):
+    def requires(name):
+        if name != doctor.EDGE:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return ["numpy>=2.0"]
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    report = doctor.examine(tmp_path)
+    assert not report.broken and "jaxmec-edge" in findings(report)

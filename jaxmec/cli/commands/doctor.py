@@ -5,6 +5,7 @@ Imports nothing that might be missing or broken before it is tried, JAX least of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -22,6 +23,7 @@ from jaxmec.core.terminal import quoted
 
 # Where the name to import is not the distribution's.
 MODULES = {"orbax-checkpoint": "orbax.checkpoint"}
+EDGE = "jaxmec-edge"  # the distribution of what runs beside a base station
 PYTHONS = ((3, 11), (3, 14))  # from, and up to but without
 
 
@@ -78,12 +80,7 @@ def examine(kept: Path | None) -> Report:
     Args:
         kept: the directory of compiled programs; None where none are kept.
     """
-    try:
-        texts = importlib.metadata.requires("jaxmec") or []
-        own = Finding("jaxmec", importlib.metadata.version("jaxmec"))
-    except importlib.metadata.PackageNotFoundError:
-        texts = []
-        own = Finding("jaxmec", "not installed", "pip install -e . in its repository")
+    own, texts = _installed()
     required: list[str] = []
     extras: dict[str, list[str]] = {}
     for text in texts:
@@ -93,14 +90,25 @@ def examine(kept: Path | None) -> Report:
             required.append(text)
     return Report(
         required=(_python(), own, *map(_required, required)),
-        devices=_devices(),
+        devices=Finding("devices", "not looked for: jaxmec-edge does without JAX")
+        if own.name == EDGE
+        else _devices(),
         programs=_programs(kept),
         extras=tuple(
             Finding(name, "installed" if not (missing := _missing(name, extras, set()))
-                    else f"pip install 'jaxmec[{name}]'  (not here: {', '.join(missing)})")
+                    else f"pip install '{own.name}[{name}]'  (not here: {', '.join(missing)})")
             for name in sorted(extras)
         ),
     )  # fmt: skip
+
+
+def _installed() -> tuple[Finding, list[str]]:
+    """Which of the two distributions is here, and what it requires."""
+    for name in ("jaxmec", EDGE):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            requires = importlib.metadata.requires(name) or []
+            return Finding(name, importlib.metadata.version(name)), requires
+    return Finding("jaxmec", "not installed", "pip install -e . in its repository"), []
 
 
 def _python() -> Finding:
