@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 # raise one only where clarity asks for it, and say so in the commit.
 MOST = {
     "doors": 17,
-    "long": 22,
-    "wide": 11,
-    "any_words": 1280,
-    "ignores": 38,
-    "attributes": 122,
+    "long": 21,
+    "wide": 9,
+    "any_words": 1360,
+    "ignores": 36,
+    "attributes": 106,
     "twice": 105,
-    "lines": 29_500,
+    "lines": 30_300,
 }
 
 

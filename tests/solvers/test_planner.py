@@ -63,7 +63,7 @@ def test_history_starts_at_greedy_and_never_rises():
 def test_errors_name_the_field():
     with pytest.raises(ValueError, match="restarts must be a whole number of at least 1, got 0"):
         PlannerConfig(restarts=0)
-    with pytest.raises(ValueError, match="shaken must be a share"):
+    with pytest.raises(ValueError, match="shaken must be a finite number"):
         PlannerConfig(shaken=2.0)
     instance = random_instance(0, 2, 2)
     with pytest.raises(ValueError, match="problem must be one of"):
