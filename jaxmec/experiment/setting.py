@@ -16,7 +16,7 @@ from jaxmec.core import checks
 from jaxmec.envs.presets import Preset, override
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.traces import TraceError, TraceFile
-from jaxmec.training import runner
+from jaxmec.training import identity
 
 PathLike = str | os.PathLike[str]
 TRACE = "trace.csv"  # in a run's directory, where its tasks were given in memory
@@ -124,9 +124,9 @@ class Setting:
 def _listed(workload: Any) -> str:
     """What tasks are listed, wherever: in memory, or in a file."""
     if not isinstance(workload, TraceWorkload):
-        return runner.digest(workload)
+        return identity.digest(workload)
     columns = {name: getattr(workload, name) for name in traces.Rows._fields}
-    return runner.digest({"slots": workload.slots, **columns})
+    return identity.digest({"slots": workload.slots, **columns})
 
 
 @functools.lru_cache(maxsize=16)

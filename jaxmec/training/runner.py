@@ -2,7 +2,7 @@
 
 ``run`` computes what ``trainer.train`` computes, vmapped over seeds, and stops at every
 evaluation point to look for NaN, show progress, append to the metrics file, save, and obey
-Ctrl-C and the other signals in ``STOPPING``. A run's directory::
+Ctrl-C and the other signals of ``stopping``. A run's directory::
 
     metrics.jsonl         one line for each evaluation point
     run.json              what is trained, how far and with which seeds
@@ -28,17 +28,11 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import json
 import math
-import os
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -47,11 +41,12 @@ import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.core import checks, compilation, files
-from jaxmec.training import checkpoint, memory
+from jaxmec.training import checkpoint, identity, memory
 from jaxmec.training import devices as on_devices
 from jaxmec.training.devices import Placement
 from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
+from jaxmec.training.stopping import Signals
 from jaxmec.training.trackers import Tracker
 from jaxmec.training.trainer import History, Trainer, failures, known
 
@@ -81,7 +76,7 @@ class RunResult:
 
 
 class Interrupted(Exception):
-    """A signal of ``STOPPING`` came; the chunk was finished, and saved if there is a directory."""
+    """A signal of ``stopping`` came; the chunk was finished, and saved if there is a directory."""
 
     def __init__(self, message: str, result: RunResult, signum: int) -> None:
         super().__init__(message)
@@ -158,9 +153,9 @@ def run(
     home = None if directory is None else Path(directory).absolute()
     placement = on_devices.place(devices, len(numbers), config)
     writing = home if on_devices.is_first() else None
-    identity = _describe_run(agent, env, params, config, numbers)
+    about = identity.describe(agent, env, params, config, numbers)
     if start is not None:
-        identity["start"] = digest(start)
+        about["start"] = identity.digest(start)
     program = _Program(agent, env, config, deterministic, placement)
     params, start = placement.shared(params), placement.put(start)
     agents = placement.put(agents_of(agent, len(numbers)))
@@ -172,7 +167,7 @@ def run(
         with on_devices.together():  # all look before the first one writes
             check_home(home, resume)
             stack.enter_context(locked(writing))
-        signals = stack.enter_context(_Signals())
+        signals = stack.enter_context(Signals())
         progress = progress if on_devices.is_first() else False
         display = stack.enter_context(_display(progress, last_step, len(numbers)))
         tracked = stack.enter_context(_tracking(trackers if on_devices.is_first() else ()))
@@ -183,7 +178,7 @@ def run(
         if resume:
             assert home is not None
             with on_devices.together():
-                restored = _restore(home, template, identity, program.places, program.metrics)
+                restored = _restore(home, template, about, program.places, program.metrics)
             state, history, seconds = restored
             log = _Log(writing, seconds, keep_until=_step(history))
             tracked.begin(home, numbers, _step(history))
@@ -213,7 +208,7 @@ def run(
                     step=step,
                     metric=float(np.mean(history.evaluation["return"][:, -1])),
                     metadata={
-                        "run": identity,
+                        "run": about,
                         "seconds": log.seconds,
                         "deterministic": deterministic,
                         "caller": dict(metadata or {}),
@@ -482,58 +477,6 @@ def _check_finite(
     )
 
 
-# What stops a run, saved: a keyboard, a lost terminal, and what schedulers of clusters send
-# before they end a job. Where there are none (Windows), there is nothing to heed.
-STOPPING = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)
-)
-_INSISTENT = (signal.SIGINT, signal.SIGTERM)  # the second of these ends the run at once
-
-
-class _Signals:
-    """Takes note of the first of the signals in ``STOPPING``; a second SIGINT or SIGTERM acts
-    as it always does.
-
-    Other signals come in pairs (a lost terminal), or before a SIGTERM (a scheduler's), so only
-    who has asked with SIGINT or SIGTERM and asks again is in a hurry. A signal that is ignored
-    at the start, as nohup does with SIGHUP, stays ignored; and one other than SIGINT and SIGTERM
-    that the program handles itself stays its own.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():  # else Python forbids it
-            for signum in STOPPING:
-                handler = signal.getsignal(signum)  # None: of a library, not of Python
-                own = signum not in _INSISTENT and handler != signal.SIG_DFL
-                if handler is not None and handler != signal.SIG_IGN and not own:
-                    self._previous[signum] = signal.signal(signum, self._note)
-        return self
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = self.received or signum
-        # Not through a stream, which the signal may have caught in the middle of a write.
-        said = b"\nstopping after this chunk"
-        if signum in _INSISTENT:
-            self._restore(*_INSISTENT)
-            said += b"; once more to stop at once, unsaved"
-        with contextlib.suppress(OSError):
-            os.write(2, said + b"\n")
-
-    def _restore(self, *signums: int) -> None:
-        for signum in signums:
-            if signum in self._previous:
-                signal.signal(signum, self._previous.pop(signum))
-
-    def __exit__(self, *error: object) -> None:
-        self._restore(*self._previous)
-
-
 @contextlib.contextmanager
 def locked(home: Path | None) -> Iterator[None]:
     """Two processes on one directory would spoil each other's files."""
@@ -584,12 +527,12 @@ def check_home(home: Path | None, resume: bool) -> None:
 
 
 def _restore(
-    home: Path, template: Any, identity: dict[str, Any], places: Any, others: Any
+    home: Path, template: Any, now: dict[str, Any], places: Any, others: Any
 ) -> tuple[Any, History, float]:
     """The state on its devices, the history, and the seconds that it took."""
     path = checkpoint.find(home / CHECKPOINTS)
     about = read_saved(path)  # first: it says more than unequal shapes
-    _refuse_differences(home, about["run"], identity)
+    identity.refuse_differences(home, about["run"], now)
     wanted = {"state": template, "history": checkpoint.AS_STORED}
     sharding = None if places is None else {"state": places, "history": others}
     tree, _ = checkpoint.restore(path, wanted, sharding=sharding)
@@ -605,101 +548,6 @@ def read_saved(path: Path) -> dict[str, Any]:
     about = checkpoint.read_manifest(path).metadata
     checkpoint.check_metadata(path, about, _SAVED)
     return about
-
-
-def _refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    saved, now = _unhomed(saved), _unhomed(json.loads(json.dumps(now)))
-    for name in [*saved, *(name for name in now if name not in saved)]:
-        was, is_now = saved.get(name, "absent"), now.get(name, "absent")
-        if name == "config.steps":
-            if is_now < was:
-                raise ValueError(
-                    f"cannot resume {home}: config.steps was {was} and is {is_now} now; it may grow"
-                )
-        elif "absent" in (was, is_now) and any(x is False or x is None for x in (was, is_now)):
-            continue  # what one of the versions does not have, and what is off in the other
-        elif "absent" in (was, is_now) and name.startswith(("agent.", "config.")):
-            raise ValueError(
-                f"cannot resume {home}: {name} was {was} and is {is_now} now; the run was begun "
-                "with another version of jaxmec: go on with that one, or begin anew elsewhere"
-            )
-        elif json.dumps(was) != json.dumps(is_now):
-            raise ValueError(f"cannot resume {home}: {name} was {was} and is {is_now} now")
-
-
-def _unhomed(described: dict[str, Any]) -> dict[str, Any]:
-    """With our classes and functions by their own names: their modules may have moved since."""
-    return {
-        name: value.rpartition(".")[2]
-        if isinstance(value, str) and re.fullmatch(r"jaxmec(\.\w+)+", value)
-        else value
-        for name, value in described.items()
-    }
-
-
-def _describe_run(
-    agent: Agent,
-    env: Environment,
-    params: Any,
-    config: Trainer[Any, Any],
-    seeds: tuple[int, ...],
-) -> dict[str, Any]:
-    """All that the course of a run depends on, as JSON by dotted name."""
-    described: dict[str, Any] = {}
-    _describe("config", config, described)
-    described["seeds"] = list(seeds)
-    _describe("agent", agent, described)
-    described["env"] = _type_name(env)
-    for name, value in sorted(vars(env).items()):
-        if not name.startswith("_"):
-            _describe(f"env.{name}", value, described)
-    _describe("params", params, described)
-    described["x64"] = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-    return described
-
-
-def _describe(name: str, value: Any, described: dict[str, Any]) -> None:
-    parts: list[tuple[str, Any]] = []
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        described[name] = _type_name(value)
-        parts = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    elif isinstance(value, tuple | list) and not all(map(_is_plain, value)):
-        described[name] = len(value)
-        labels = getattr(value, "_fields", None) or map(str, range(len(value)))
-        parts = list(zip(labels, value, strict=True))
-    elif isinstance(value, dict):
-        parts = sorted((str(key), part) for key, part in value.items())
-    elif _is_plain(value) or isinstance(value, tuple | list):
-        described[name] = value
-    elif hasattr(value, "dtype"):
-        array = np.asarray(value)
-        short = array.size <= 32
-        data = array.tolist() if short else hashlib.sha256(array.tobytes()).hexdigest()
-        described[name] = f"{array.dtype}{list(array.shape)} {data}"
-    elif callable(value) and hasattr(value, "__qualname__"):
-        described[name] = f"{value.__module__}.{value.__qualname__}"
-    else:
-        described[name] = _type_name(value)
-    for part, content in parts:
-        _describe(f"{name}.{part}", content, described)
-
-
-def digest(tree: Any) -> str:
-    """SHA-256 of a tree's names and values."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | None)
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

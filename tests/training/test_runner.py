@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxmec.training import checkpoint, runner, trainer
+from jaxmec.training import checkpoint, identity, runner, stopping, trainer
 from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.progress import ProgressDisplay
 
@@ -94,7 +94,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As under nohup or cron."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with runner._Signals() as signals:
+        with stopping.Signals() as signals:
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) == signals._note
             os.kill(os.getpid(), signal.SIGINT)
@@ -349,7 +349,7 @@ def switched(walk: Any, *, on: bool) -> Any:
 def test_large_parameters_are_compared(run: Any, tmp_path: Path, walk_params: Any) -> None:
     table = np.arange(100.0)
     described = [
-        runner._describe_run(None, object.__new__(ProgressDisplay), params, CONFIG, (0,))
+        identity.describe(None, object.__new__(ProgressDisplay), params, CONFIG, (0,))
         for params in ({"table": table}, {"table": table.copy()}, {"table": table + 1e-9})
     ]
     assert described[0] == described[1] != described[2]
@@ -596,6 +596,6 @@ def test_a_module_may_have_moved_since_a_run_was_begun():
     """What is compared is a class by its own name."""
     saved = {"agent": "jaxmec.old.place.DQN", "agent.loss": "jaxmec.old.huber", "config.steps": 5}
     now = {"agent": "jaxmec.agents.dqn.DQN", "agent.loss": "jaxmec.new.huber", "config.steps": 5}
-    runner._refuse_differences(Path("run"), saved, now)
+    identity.refuse_differences(Path("run"), saved, now)
     with pytest.raises(ValueError, match="agent was DQN and is SAC now"):
-        runner._refuse_differences(Path("run"), saved, {**now, "agent": "jaxmec.agents.sac.SAC"})
+        identity.refuse_differences(Path("run"), saved, {**now, "agent": "jaxmec.agents.sac.SAC"})
