@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from jaxmec.agents import DQN, losses
 from jaxmec.agents.base import Transition
-from jaxmec.studies.cluster import Swept
 from jaxmec.training import n_step
 from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.replay import ReplayBuffer
@@ -145,21 +144,17 @@ def test_each_run_of_a_sweep_counts_rewards_with_its_own_discount(walk, walk_par
         n_step=3, eval_every=10, eval_episodes=1,
     )  # fmt: skip
 
-    @functools.partial(jax.jit, static_argnames="swept")
-    def trained(swept):
-        agent = DQN(discount=0.99 if swept else 0.5, hidden=(4,))
-        agent = Swept(agent, ("discount",)) if swept else agent
+    def trained(agent):
         state = config.init(agent, walk, walk_params, jax.random.key(0))
-        if swept:
-            numbers = {"discount": jnp.float32(0.5)}
-            state = state._replace(learner=agent.started(state.learner, numbers))
         state = config.prepare(agent, walk, walk_params, state)
         return config.chunk(agent, walk, walk_params, state)[1]
 
-    alone, swept = trained(swept=False), trained(swept=True)
-    assert "q" in alone
+    agents = [DQN(discount=discount, hidden=(4,)) for discount in (0.99, 0.5)]
+    batch = jax.tree.map(lambda *numbers: jnp.asarray(numbers, jnp.float32), *agents)
+    alone, swept = jax.jit(trained)(agents[1]), jax.jit(jax.vmap(trained))(batch)
+    assert abs(float(swept["q"][0] - swept["q"][1])) > 1e-4
     for name, value in alone.items():
-        np.testing.assert_allclose(swept[name], value, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(swept[name][1], value, rtol=1e-5, err_msg=name)
 
 
 def test_more_steps_than_the_buffer_holds_are_refused():
