@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxmec import cli
+from jaxmec.cli import errors
 from jaxmec.training import devices
 from jaxmec.training.off_policy import TrainConfig
 
@@ -139,9 +140,9 @@ def test_who_the_others_are_is_said_whole_or_not_at_all(
     monkeypatch.setattr("jax.distributed.initialize", unknown)
     with pytest.raises(ValueError, match="process_id is None; expected all of"):
         devices.connect("127.0.0.1:1", 2)
-    assert cli.main(["train", "dqn", "--coordinator", "127.0.0.1:1"]) == cli.EXIT_USAGE
+    assert cli.main(["train", "dqn", "--coordinator", "127.0.0.1:1"]) == errors.EXIT_USAGE
     assert "processes is None" in capsys.readouterr().err
-    assert cli.main(["train", "dqn", "--processes", "two"]) == cli.EXIT_USAGE
+    assert cli.main(["train", "dqn", "--processes", "two"]) == errors.EXIT_USAGE
     assert "two" in (said := capsys.readouterr().err) and "processes" in said
-    assert cli.main(["train", "dqn", "--distributed"]) == cli.EXIT_FAILED
+    assert cli.main(["train", "dqn", "--distributed"]) == errors.EXIT_FAILED
     assert "no launcher that JAX knows" in capsys.readouterr().err

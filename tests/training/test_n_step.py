@@ -152,7 +152,7 @@ def test_each_run_of_a_sweep_counts_rewards_with_its_own_discount(walk, walk_par
     agents = [DQN(discount=discount, hidden=(4,)) for discount in (0.99, 0.5)]
     batch = jax.tree.map(lambda *numbers: jnp.asarray(numbers, jnp.float32), *agents)
     alone, swept = jax.jit(trained)(agents[1]), jax.jit(jax.vmap(trained))(batch)
-    assert abs(float(swept["q"][0] - swept["q"][1])) > 1e-4
+    assert not np.isclose(*swept["critic_loss"], rtol=1e-3)
     for name, value in alone.items():
         np.testing.assert_allclose(swept[name][1], value, rtol=1e-5, err_msg=name)
 
