@@ -19,7 +19,17 @@ from jaxmec.core import moved, registration
 if TYPE_CHECKING:
     from jaxmec.agents import DQN, DSAC, SAC, PerStation, TopKDQN
     from jaxmec.envs import ENVIRONMENTS, PRESETS, make, to_gymnasium
-    from jaxmec.experiment import Policy, Report, TrainResult, evaluate, load_policy, train
+    from jaxmec.experiment import (
+        Policy,
+        Recipe,
+        Report,
+        RunOptions,
+        TrainResult,
+        evaluate,
+        load_policy,
+        train,
+    )
+    from jaxmec.experiment.recipes import recipe
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
     from jaxmec.training.off_policy import TrainConfig
@@ -36,13 +46,16 @@ __all__ = [
     "SCHEDULERS",
     "PerStation",
     "Policy",
+    "Recipe",
     "Report",
+    "RunOptions",
     "TopKDQN",
     "TrainConfig",
     "TrainResult",
     "evaluate",
     "load_policy",
     "make",
+    "recipe",
     "to_gymnasium",
     "train",
 ]
@@ -52,7 +65,17 @@ __all__ = [
 _HOMES = {
     "agents": ("DQN", "DSAC", "SAC", "PerStation", "TopKDQN"),
     "envs": ("ENVIRONMENTS", "PRESETS", "make", "to_gymnasium"),
-    "experiment": ("Policy", "Report", "TrainResult", "evaluate", "load_policy", "train"),
+    "experiment": (
+        "Policy",
+        "Recipe",
+        "Report",
+        "RunOptions",
+        "TrainResult",
+        "evaluate",
+        "load_policy",
+        "recipe",
+        "train",
+    ),
     "methods": ("METHODS",),
     "schedulers": ("SCHEDULERS",),
     "training.off_policy": ("TrainConfig",),

@@ -12,6 +12,7 @@ from jaxmec import methods
 from jaxmec.agents import PerStation
 from jaxmec.methods import METHODS, find_method
 from jaxmec.training import rollout
+from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.rollout import make_spec
 
 SETTINGS = [
@@ -51,7 +52,7 @@ def transitions(agent, learner, env, params, key_reset, key_step):
 def test_it_decides_and_learns_on_its_environment(method, published):
     """One compiled program: two environments decide, both states are learned from."""
     settings = method.settings(published)
-    if getattr(settings.agent(), "trainer", None) is not None:
+    if not isinstance(settings.config, TrainConfig):
         pytest.skip("learns through the simulator, not from transitions")
     env, params = made(method, settings)
     agent, spec = small(settings.agent()), make_spec(env, params)

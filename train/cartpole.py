@@ -24,7 +24,7 @@ from jaxmec.cli import guarded
 from jaxmec.core import files
 from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import Screen
-from jaxmec.studies.study import machine
+from jaxmec.studies.cells import machine
 from jaxmec.training import checkpoint, runner
 
 SOLVED = 475.0  # Gymnasium's threshold for CartPole-v1

@@ -23,7 +23,7 @@ from jaxmec.cli import guarded
 from jaxmec.core import files, tables
 from jaxmec.core.terminal import Screen
 from jaxmec.methods import METHODS, SCALES, find_method
-from jaxmec.studies.study import machine
+from jaxmec.studies.cells import machine
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.off_policy import TrainConfig
 

@@ -59,7 +59,7 @@ def by_layer(
         takers = [each for each in ([layer] if full else layers) if name in layers[each]]
         if not takers:
             known = {f"{layer}.{each}" for each in layers[layer]} if full else set()
-            known = known or {each for names in layers.values() for each in names}
+            known = known or {*arguments, *(each for names in layers.values() for each in names)}
             raise TypeError(f"{owner} has no option {key!r}{suggestion(key, sorted(known))}")
         if not full and len(takers) > 1 and name in shared:
             takers = [each for each in takers if each in shared[name]]

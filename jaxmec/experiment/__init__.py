@@ -7,7 +7,7 @@ the rest of the package provides. `train` and `evaluate` compile what they run.
 from jaxmec.experiment.evaluation import Player, evaluate, evaluation_key, opened, player_of
 from jaxmec.experiment.learning import train
 from jaxmec.experiment.policy import Policy, load_policy, read_policy
-from jaxmec.experiment.recipe import SHARED, Recipe, lesson_of, option_layers, prepared
+from jaxmec.experiment.recipes import SHARED, Recipe, RunOptions, option_layers, recipe
 from jaxmec.experiment.report import Report
 from jaxmec.experiment.result import TrainResult
 from jaxmec.experiment.setting import PathLike, Setting, check_same_tasks
@@ -19,17 +19,17 @@ __all__ = [
     "Policy",
     "Recipe",
     "Report",
+    "RunOptions",
     "Setting",
     "TrainResult",
     "check_same_tasks",
     "evaluate",
     "evaluation_key",
-    "lesson_of",
     "load_policy",
     "opened",
     "option_layers",
     "player_of",
-    "prepared",
     "read_policy",
+    "recipe",
     "train",
 ]

@@ -17,7 +17,7 @@ from jaxmec import agents, envs
 from jaxmec.agents.base import Agent, DenoisingAgent, Learner, Spec
 from jaxmec.agents.per_station import of_station
 from jaxmec.core import bundle, checks, files
-from jaxmec.experiment.setting import SETTING_SCHEMA, PathLike, Setting, in_a_file
+from jaxmec.experiment.setting import SETTING_SCHEMA, PathLike, Setting, in_a_file, plain
 from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import checkpoint
 
@@ -149,7 +149,7 @@ class Policy:
             "policy_format": POLICY_FORMAT,
             "observations": OBSERVATIONS,
             "name": self.name,
-            "agent": described(self.agent),
+            "agent": plain(self.agent),
             "spec": self.spec._asdict(),
             "setting": dataclasses.asdict(setting),
         }
@@ -276,20 +276,8 @@ def setting_of(about: Mapping[str, Any], path: Path) -> Setting:
     return setting
 
 
-def described(agent: Any) -> dict[str, Any]:
-    """An agent as JSON holds it; one that is made of another holds it the same way."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return described(value)
-        return value.tolist() if hasattr(value, "tolist") else value
-
-    fields = {field.name: plain(getattr(agent, field.name)) for field in dataclasses.fields(agent)}
-    return {"class": type(agent).__name__, "fields": fields}
-
-
 def _agent_of(about: dict[str, Any], path: Path) -> Agent:
-    """The agent that :func:`described` wrote into the policy at ``path``."""
+    """The agent that :func:`plain` wrote into the policy at ``path``."""
     name = about["class"]
     if name in GONE_AGENTS:
         raise checkpoint.CheckpointIncompatible(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxmec import envs, traces
@@ -92,6 +94,26 @@ class Setting:
         names = {"workload", *(field.name for field in dataclasses.fields(Preset))}
         return {name: value for name, value in self.options if name in names}
 
+    def identity(self) -> dict[str, Any]:
+        """All that it stands for, as JSON holds it: a preset by its fields, a trace by its tasks,
+        wherever it lies."""
+        row = envs.find_environment(self.env)
+        named = [field.name for field in dataclasses.fields(row.options)]
+        chosen = row.options(**{k: v for k, v in self.options if k in named})
+        known = {
+            "env": self.env,
+            "preset": self.preset,
+            "seed": self.seed,
+            "options": plain(chosen),
+        }
+        if row.default_preset is not None:
+            known["fields"] = plain(self._preset)
+        if self.trace is not None:
+            known["arrivals"] = [self.trace.sha256, self.trace.slots]
+        elif "workload" in self.fields:
+            known["arrivals"] = _listed(self.fields["workload"])
+        return known
+
     @property
     def tasks(self) -> dict[str, Any]:
         """By name, all that decides which tasks arrive, beside the seed of the episodes."""
@@ -119,6 +141,23 @@ class Setting:
     def _preset(self) -> Preset:
         changes = {name: value for name, value in self.fields.items() if name != "workload"}
         return override(envs.find_environment(self.env).preset(self.preset), **changes)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON holds it, its class by its name; arrays as lists."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: plain(vars(value)[field.name]) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, "fields": fields}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+
+
+def strict(value: Any) -> Any:
+    """JSON data in which what is not finite is text, as any reader of JSON has it."""
+    if isinstance(value, dict):
+        return {name: strict(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _listed(workload: Any) -> str:

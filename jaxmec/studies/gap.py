@@ -25,6 +25,7 @@ from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
 from jaxmec.experiment import (
     PathLike,
     Policy,
+    Recipe,
     Report,
     Setting,
     TrainResult,
@@ -32,7 +33,7 @@ from jaxmec.experiment import (
     evaluate,
     opened,
     player_of,
-    prepared,
+    recipe,
     train,
 )
 from jaxmec.methods import METHODS, Method
@@ -425,8 +426,8 @@ def run(command: Command, say: Say = quiet) -> list[Gap]:
     for each in asked:
         setting = common_setting(trained, each)
         players = [
-            train(entry.name, seeds=command.train_seeds, progress=False,
-                  **_training(setting, command, trace))
+            train(_recipe(entry, setting, command, trace), seeds=command.train_seeds,
+                  progress=False)
             if isinstance(entry, Method) else entry
             for entry in entries
         ]  # fmt: skip
@@ -476,18 +477,18 @@ def _entry(name: str) -> Policy | Scheduler | Method:
     return entry
 
 
-def _training(setting: Setting, command: Command, trace: TraceFile | None) -> dict[str, Any]:
-    """What `train` is told to train in a setting with the preset's own episodes."""
-    fields = {name: value for name, value in setting.fields.items() if name != "slots"}
+def _recipe(method: Method, place: Setting, command: Command, trace: TraceFile | None) -> Recipe:
+    """How a method is trained at a place, with the preset's own episodes."""
     steps: dict[str, Any] = {} if command.train_steps is None else {"steps": command.train_steps}
-    return {
-        "env": setting.env,
-        "preset": setting.preset,
-        "preset_seed": setting.seed,
-        "trace": trace,
-        "env_options": fields,
+    return recipe(
+        method.name,
+        env=place.env,
+        preset=place.preset,
+        preset_seed=place.seed,
+        trace=trace,
+        env_options={name: value for name, value in place.fields.items() if name != "slots"},
         **steps,
-    }
+    )
 
 
 def _shortened(trace: TraceFile | None, command: Command) -> TraceFile | None:
@@ -501,7 +502,7 @@ def _check(
     played = dataclasses.replace(asked, trace=_shortened(asked.trace, command))
     for entry in entries:
         if isinstance(entry, Method):
-            prepared(entry.name, **_training(setting, command, asked.trace)).check()
+            _recipe(entry, setting, command, asked.trace).check()
         else:
             player_of(entry, **_playing(setting, played))
 

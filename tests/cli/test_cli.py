@@ -302,7 +302,7 @@ def trained_as(words):
         told.update(options)
         for name in WATCHING:
             del options[name]
-        told["recipe"] = recipe.prepared(method, **options)
+        told["recipe"] = recipe(method, **options)
         raise Stopped
 
     with (

@@ -1,6 +1,5 @@
 """The public API: train, save, load, evaluate, on small sizes."""
 
-import contextlib
 import dataclasses
 import inspect
 import json
@@ -15,16 +14,12 @@ import pytest
 
 import jaxmec
 from jaxmec import envs, experiment, mec, traces
-from jaxmec.agents import Pathwise
-from jaxmec.agents.chain import OF_NETWORK
-from jaxmec.core.naming import by_layer
-from jaxmec.experiment import SHARED, option_layers, player_of
+from jaxmec.experiment import player_of
 from jaxmec.experiment.episode import record
-from jaxmec.methods import METHODS, find_method
+from jaxmec.methods import METHODS
 from jaxmec.studies import gap
-from jaxmec.training import checkpoint, parts
+from jaxmec.training import checkpoint
 from jaxmec.training.checkpoint import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing
-from jaxmec.training.cloning import CloningConfig
 
 SMALL = {
     "steps": 1_200,
@@ -202,110 +197,10 @@ def test_wrong_names_and_values_are_told_before_anything_runs(call, message):
         call()
 
 
-def all_settings():
-    """Every way in which a method can be run, and every environment that it can be run in."""
-    for row in METHODS.values():
-        for published, scale in ((False, "cpu"), (True, "cpu"), (False, "gpu")):
-            with contextlib.suppress(ValueError):  # not every method has all
-                settings = row.settings(published, scale)
-                for env in envs.ENVIRONMENTS:
-                    yield row, settings.agent(), settings.config, env
-
-
-def test_no_layer_silently_takes_a_name_that_another_has():
-    """All overlaps of all methods: shared on purpose, with a reason, or refused."""
-    arguments = {*inspect.signature(jaxmec.train).parameters} - {"options"}
-    refused, layers_of = {}, {}
-    for row, agent, config, env in all_settings():
-        layers = layers_of.setdefault((type(agent), type(config), env), None)
-        if layers is not None:
-            continue
-        layers = layers_of[type(agent), type(config), env] = option_layers(agent, config, env)
-        for name in set().union(*layers.values()):
-            owners = [layer for layer in layers if name in layers[layer]]
-            if len(owners) > 1 and name in SHARED:
-                given = by_layer({name: 1}, layers, shared=SHARED, owner="it")
-                assert [layer for layer in layers if given[layer]] == [
-                    layer for layer in owners if layer in SHARED[name]
-                ]
-                continue
-            if len(owners) == 1 and name not in arguments:
-                continue
-            refused.setdefault(name, (row.name, env, owners))
-            for owner in owners:
-                full = by_layer({f"{owner}.{name}": 1}, layers, shared=SHARED, owner="it")
-                assert {layer: of for layer, of in full.items() if of} == {owner: {name: 1}}
-    assert {"penalty", "start"} <= refused.keys()
-    for name, (method, env, owners) in refused.items():
-        with pytest.raises(TypeError, match=f"{name!r} is ambiguous") as caught:
-            jaxmec.train(method, env=env, progress=False, **{name: "noise"})
-        for owner in owners:
-            assert f"{owner}.{name}" in str(caught.value)
-    starts = [row for row in METHODS.values() if row.start is not None]
-    assert not any("start" in {f.name for f in dataclasses.fields(row.agent())} for row in starts)
-    assert not set(OF_NETWORK) & {*refused, *SHARED}  # handed on by their plain names
-
-
 def test_where_schedulers_are_played_no_option_has_an_arguments_name():
     for row in envs.ENVIRONMENTS.values():
         for call in (jaxmec.evaluate, record, gap.measure):
             assert not row.option_names & {*inspect.signature(call).parameters}
-
-
-def stopped(monkeypatch):
-    """What is trained, which is not."""
-    told = {}
-
-    def instead(agent, environment, params, config, seeds, **options):
-        told.update(agent=agent, environment=environment, params=params, config=config)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parts, "run", instead)
-    return told
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "agent", "env"),
-    [
-        ("lad-ts", {"agent.start": "noise"}, {"start": "noise"}, {}),
-        ("ddrl-amsa", {"agent.tau": 0.5, "env.penalty": 3.0}, {"tau": 0.5}, {"penalty": 3.0}),
-        ("ddrl-amsa", {"env_options": {"penalty": 3.0}}, {"tau": 0.02}, {"penalty": 3.0}),
-        ("drlcoedge", {"discount": 0.5}, {"discount": 0.5}, {}),
-    ],
-)  # fmt: skip
-def test_a_name_written_in_full_goes_where_it_says(monkeypatch, method, options, agent, env):
-    told = stopped(monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        jaxmec.train(method, progress=False, **{"config.num_envs": 4}, **options)
-    for name, value in agent.items():
-        if name in {key.removeprefix("agent.") for key in options}:
-            assert getattr(told["agent"], name) == value
-        else:
-            assert getattr(told["agent"], name) == getattr(METHODS[method].agent(), name)
-    for name, value in env.items():
-        assert float(getattr(told["params"], name)) == value
-    assert told["config"].num_envs == 4
-
-
-@pytest.mark.parametrize(
-    "options", [{"k": 2}, {"agent.k": 2}, {"env.k": 2}, {"env_options": {"k": 2}}]
-)
-def test_the_number_of_servers_named_is_one(monkeypatch, options):
-    told = stopped(monkeypatch)
-    method = next(row.name for row in METHODS.values() if hasattr(row.agent(), "k"))
-    with pytest.raises(KeyboardInterrupt):
-        jaxmec.train(method, progress=False, **options)
-    assert told["agent"].k == told["environment"].k == 2
-    with pytest.raises(TypeError, match=r"k must be one number|given twice"):
-        jaxmec.train(method, progress=False, **options, **{
-            "env.k" if "agent.k" in options else "agent.k": 4})  # fmt: skip
-
-
-def test_a_start_is_a_method_by_its_bare_name_and_else_a_path(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    for name, message in (("ddrl-ats-clone", "did you mean"), ("./mine", "mine")):
-        with pytest.raises((ValueError, CheckpointMissing), match=message):
-            jaxmec.train("ddrl-amsa-pathwise", start=name, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -462,22 +357,6 @@ def test_the_same_tasks_are_the_same_in_memory_and_in_a_file(tmp_path):
         experiment.check_same_tasks("one", others, "other", in_file)
 
 
-def test_an_option_is_given_once():
-    with pytest.raises(TypeError, match="probability is given twice"):
-        experiment.prepared("drlcoedge", probability=0.1, env_options={"probability": 0.2})
-
-
-def test_a_teacher_of_an_agent_is_shortened_against_the_length_that_is_said():
-    own = find_method("mlp-carried").config
-    agent = find_method("mlp-carried").agent()
-    env_options = dict(find_method("mlp-carried").options)
-    recipe = experiment.prepared(
-        agent, env=MULTI, preset="smcoedge", config=own, own=own, start="mlp-cloned",
-        env_options=env_options,
-    )  # fmt: skip
-    assert recipe.teacher["config"] == CloningConfig()
-
-
 def test_arrivals_that_no_file_can_hold_are_refused_before_training(tmp_path):
     law = jaxmec.PRESETS["amcoedge"].params().workload
     with pytest.raises(TypeError, match=r"workload is a BernoulliWorkload.*trace_workload"):
@@ -519,27 +398,3 @@ def test_a_window_shorter_than_a_slot_is_warned_of():
         warnings.simplefilter("error", UserWarning)  # said before anything is compiled
         with pytest.raises(UserWarning, match=warned):
             jaxmec.train("mlp-pathwise", window=32, **small, **setting)
-
-
-@pytest.mark.parametrize("name", ["ddrl-amsa-taught", "mlp-carried", "ddrl-ats-pathwise"])
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_what_training_starts_from_is_shortened_as_the_method_is(name, share, monkeypatch):
-    """Whatever the method's own length; with one that is not shortened, not at all."""
-    asked = []
-
-    def train(method, **options):
-        asked.append((method, options["config"]))
-        raise KeyboardInterrupt
-
-    teach, own = jaxmec.train, find_method(name).config
-    monkeypatch.setattr(experiment.learning, "train", train)
-    options = {"steps": round(share * own.steps), "progress": False}
-    with pytest.raises(KeyboardInterrupt):
-        teach(name, start="ddrl-amsa-cloned", slots=2, **options)
-    assert asked == [("ddrl-amsa-cloned", CloningConfig().scaled(share))]
-
-
-def test_what_training_starts_from_has_its_network_as_far_as_it_can():
-    agent = Pathwise(network="servers", hidden=(8, 8), denoising_steps=2)
-    cloned = experiment.recipe._network_of(agent, Pathwise())
-    assert cloned["network"] == "servers" and cloned["hidden"] == (8, 8)

@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmec.envs.presets import PRESETS
 from jaxmec.methods import METHODS, find_method
-from jaxmec.studies import study
+from jaxmec.studies import cells, study
 from jaxmec.studies.study import Entry, Point, Study, Sweep, sweep_over
 from jaxmec.training.progress import PlanDisplay
 from jaxmec.training.runner import Diverged, Interrupted
@@ -123,9 +123,9 @@ def test_an_interrupted_study_goes_on_where_it_was(whole, tmp_path, monkeypatch)
     assert len((home / "metrics.jsonl").read_text().splitlines()) < 4  # of 4 points
 
     trained, evaluated = [], []
-    train, evaluate = study.train, study.evaluate
-    monkeypatch.setattr(study, "train", lambda *a, **k: trained.append(k) or train(*a, **k))
-    monkeypatch.setattr(study, "evaluate", lambda *a, **k: evaluated.append(a) or evaluate(*a, **k))
+    train, evaluate = cells.train, cells.evaluate
+    monkeypatch.setattr(cells, "train", lambda *a, **k: trained.append(k) or train(*a, **k))
+    monkeypatch.setattr(cells, "evaluate", lambda *a, **k: evaluated.append(a) or evaluate(*a, **k))
     outcome = study.run(PLAN, tmp_path, progress=False)
     assert [call["resume"] for call in trained] == [True]
     assert len(evaluated) == 1
@@ -140,13 +140,13 @@ def test_an_interrupted_study_goes_on_where_it_was(whole, tmp_path, monkeypatch)
 
 def test_a_finished_study_runs_nothing(whole, monkeypatch):
     _, out = whole
-    monkeypatch.setattr(study, "_measure", lambda *_: pytest.fail("a finished cell was run"))
+    monkeypatch.setattr(study, "measure", lambda *_: pytest.fail("a finished cell was run"))
     assert not study.run(PLAN, out, progress=False).missing
 
 
 def test_studies_share_a_cell_of_the_same_setting(whole, monkeypatch):
     _, out = whole
-    monkeypatch.setattr(study, "_measure", lambda *_: pytest.fail("a finished cell was run"))
+    monkeypatch.setattr(study, "measure", lambda *_: pytest.fail("a finished cell was run"))
     other = dataclasses.replace(
         PLAN, name="other", methods=(Entry("drlcoedge", TINY, "of another label"),),
         schedulers=(), reference="", sweep=sweep_over("slots", (1,)),
@@ -191,18 +191,18 @@ def test_published_settings_are_another_cell():
 
 def test_changed_hyperparameters_of_a_method_are_another_cell(monkeypatch):
     before = PLAN.cells[0].folder
-    row = study.find_method("drlcoedge")
+    row = find_method("drlcoedge")
     agent = dataclasses.replace(row.tuned.agent(), tau=0.123)
     changed = dataclasses.replace(row, tuned=dataclasses.replace(row.tuned, agent=lambda: agent))
-    monkeypatch.setattr(study, "find_method", lambda name: changed)
+    monkeypatch.setitem(METHODS, "drlcoedge", changed)
     assert PLAN.cells[0].folder != before
 
 
 def test_a_changed_teacher_makes_another_cell(monkeypatch):
     """What it learns and how, and what its pupil tells it of its network."""
     taught = dataclasses.replace(PLAN, methods=(Entry("mlp-taught"),), schedulers=(), reference="")
-    before, row = taught.cells[0].identity, find_method("mlp-cloned")
-    assert before["start"]["name"] == "mlp-cloned"
+    (cell,), row = taught.cells, find_method("mlp-cloned")
+    assert cell.identity["recipe"]["start"]["name"] == "mlp-cloned"
     for change in (
         {"agent": lambda: dataclasses.replace(row.tuned.agent(), learning_rate=1e-4)},
         {"config": dataclasses.replace(row.config, windows=7)},
@@ -211,40 +211,37 @@ def test_a_changed_teacher_makes_another_cell(monkeypatch):
         settings = dataclasses.replace(row.tuned, **change)
         changed = dataclasses.replace(row, tuned=settings)
         monkeypatch.setitem(METHODS, "mlp-cloned", changed)
-        assert taught.cells[0].folder != hashed(before)
+        assert taught.cells[0].folder != cell.folder
         monkeypatch.setitem(METHODS, "mlp-cloned", row)
-    assert taught.cells[0].folder == hashed(before)
+    assert taught.cells[0].folder == cell.folder
     options = (("hidden", (4,)), ("steps", find_method("mlp-taught").config.steps // 2))
     wide = dataclasses.replace(taught, methods=(Entry("mlp-taught", options),)).cells[0]
-    assert "hidden=(4,)" in wide.identity["start"]["agent"]
-    assert wide.identity["start"]["config"]["windows"] == row.config.windows // 2
+    teacher = wide.recipe.start
+    assert teacher.agent.hidden == (4,) and teacher.config.windows == row.config.windows // 2
+    assert wide.identity["recipe"]["start"] == json.loads(json.dumps(teacher.identity()))
 
 
-def hashed(identity):
-    return dataclasses.replace(PLAN.cells[0], entry=Entry("mlp-taught"), identity=identity).folder
-
-
-def test_cells_of_a_master_node_or_in_float64_are_not_those_of_before():
-    """The queues that it sees were overestimated; other cells keep their names."""
+def test_cells_of_before_and_in_float64_are_others():
+    """Cells were named otherwise once, some of a physics that overestimated a master's queues."""
     place = {"env": SINGLE, "presets": ("lad-ts",), "sweep": None, "methods": ()}
     rule = {"schedulers": (Entry("shortest-delay"),), "reference": ""}
     (own,) = dataclasses.replace(PLAN, **place, **rule).cells
-    (master,) = dataclasses.replace(PLAN, **place | {"presets": ("fdedge",)}, **rule).cells
-    assert (own.identity["format"], master.identity["format"]) == (1, 2)
+    assert own.identity["format"] == 3
     with jax.enable_x64(True):
         (wide,) = dataclasses.replace(PLAN, **place, **rule).cells
-    assert wide.folder != own.folder == dataclasses.replace(PLAN, **place, **rule).cells[0].folder
+        wide_folder = wide.folder
+    assert wide_folder != own.folder == dataclasses.replace(PLAN, **place, **rule).cells[0].folder
 
 
 def test_a_diverged_cell_is_left_out_and_the_others_go_on(tmp_path, monkeypatch):
-    measure = study._measure
+    measure = study.measure
 
     def diverging(cell, out, display):
         if cell.entry.name == "random-subset":
             raise Diverged("loss is not finite", "loss", (0,), 10, None)
         measure(cell, out, display)
 
-    monkeypatch.setattr(study, "_measure", diverging)
+    monkeypatch.setattr(study, "measure", diverging)
     outcome = study.run(without(), tmp_path, progress=False)
     assert [cell.entry.name for cell in outcome.missing] == ["random-subset"]
     assert outcome.find("optimal") is not None and outcome.find("random-subset") is None
@@ -319,9 +316,9 @@ def test_a_plan_is_checked_whole_before_anything_is_trained(
     entries, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        study, "train", lambda *_, **__: pytest.fail("trained before it was checked")
+        cells, "train", lambda *_, **__: pytest.fail("trained before it was checked")
     )
-    monkeypatch.setattr(study, "evaluate", lambda *_, **__: pytest.fail("played before"))
+    monkeypatch.setattr(cells, "evaluate", lambda *_, **__: pytest.fail("played before"))
     plan = dataclasses.replace(PLAN, **entries)
     with pytest.raises((ValueError, TypeError), match=message):
         study.run(plan, tmp_path, progress=False)
