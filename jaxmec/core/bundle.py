@@ -4,8 +4,8 @@ A bundle is a directory::
 
     manifest.json       JSON: the method, the network, the observation, the action, ...
     policy/             the policy alone, an Orbax checkpoint, for `jaxmec.load_policy`
-    policy.stablehlo    the preferences as a StableHLO program, for machines with JAX
-    policy.onnx         the preferences as an ONNX graph, for machines without
+    policy.stablehlo    the decision as a StableHLO program, for machines with JAX
+    policy.onnx         the decision as an ONNX graph, for machines without
 
 It is a sealed directory (:mod:`jaxmec.core.sealed`). Nothing is pickled or imported: the
 manifest is JSON, the checkpoint holds arrays, and the two programs are graphs of arithmetic, or
@@ -28,7 +28,7 @@ from jaxmec.core.files import PathLike
 from jaxmec.core.sealed import MANIFEST, Listed
 
 FORMAT = "jaxmec bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: the programs gave preferences, and the manifest has no decision
 
 POLICY = "policy"
 STABLEHLO = "policy.stablehlo"
@@ -78,7 +78,23 @@ _SCHEMA = checks.record(
             },
         ),
         "allocation": checks.record({"rule": _NAME, "information": _NAME}),
-    }
+    },
+    {
+        "decision": checks.record(
+            {
+                "columns": checks.listing(
+                    checks.record(
+                        {
+                            "name": _NAME,
+                            "length": checks.whole(1, MAX_SERVERS),
+                            "optional": checks.flag,
+                        }
+                    ),
+                    most=64,
+                )
+            }
+        )
+    },
 )
 
 

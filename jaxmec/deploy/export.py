@@ -1,9 +1,9 @@
 """A trained policy as a bundle: checkpoint, StableHLO, ONNX and a manifest that explains them.
 
-All three forms compute the agent's ``preferences`` of an observation and nothing else; what a
-decision follows from them is in the manifest and is the runtime's affair. The chain of a
-diffusion actor starts from fixed noise (the judged chains') or from none, which is part of the
-graphs, so that a decision is a function of the observation.
+All three forms compute the whole decision (:mod:`jaxmec.deploy.decision`), from the named
+quantities that the manifest lists to set, fractions and make-span. The chain of a diffusion actor
+starts from fixed noise (the judged chains') or from none, which is part of the graphs, so that a
+decision is a function of what is told.
 """
 
 from __future__ import annotations
@@ -26,34 +26,40 @@ from jaxmec.agents.base import Agent, DenoisingAgent
 from jaxmec.agents.per_station import of_station
 from jaxmec.core import bundle as bundles
 from jaxmec.core.bundle import Bundle, PathLike
-from jaxmec.deploy import graph, onnx, runtime, xla
+from jaxmec.deploy import graph, onnx, schema, xla
+from jaxmec.deploy.decision import columns_of, decision_of, mode_of
 from jaxmec.deploy.distil import distil
-from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams
+from jaxmec.envs import observation
+from jaxmec.envs.offloading import OffloadingEnvironment
+from jaxmec.envs.state import OffloadingParams
 from jaxmec.envs.table import find_environment
 from jaxmec.experiment import Policy, TrainResult, load_policy
 from jaxmec.training import checkpoint, parts
 from jaxmec.training.runner import METRICS_FILE
 
 PLATFORMS = ("cpu", "cuda")
+FORMS = {
+    "jax": f"{bundles.POLICY}/: an Orbax checkpoint, for jaxmec.load_policy",
+    "stablehlo": f"{bundles.STABLEHLO}: [n, W] float32 -> [n, 2 B + 1 + A], n open; "
+    f"for {' and '.join(PLATFORMS)}",
+    "onnx": f"{bundles.ONNX}: {onnx.INPUT} [n, W] float32 -> {onnx.OUTPUT} [n, 2 B + 1 + A], "
+    f"n open; opset {graph.OPSET}",
+}
 MEANINGS = {
-    runtime.ONE_SERVER: "the server of the largest preference takes the whole task",
-    runtime.SUBSET: "the index of the largest preference, plus 1, has bit i set for each server "
+    schema.ONE_SERVER: "the server of the largest preference takes the whole task",
+    schema.SUBSET: "the index of the largest preference, plus 1, has bit i set for each server "
     "i of the set",
-    runtime.LOCAL_PLUS_ONE: "the server where the task arrived and the one of the largest "
+    schema.LOCAL_PLUS_ONE: "the server where the task arrived and the one of the largest "
     "preference",
-    runtime.TOP_K: "the k servers of the largest preferences",
-    runtime.SCORE: "an offset to each server's wait in units of score_scale s, then a log-factor "
+    schema.TOP_K: "the k servers of the largest preferences",
+    schema.SCORE: "an offset to each server's wait in units of score_scale s, then a log-factor "
     "on each service time; water-filling on both gives set and fractions",
 }
-SCALES = {  # what each feature is divided by, in the unit that FEATURES in the runtime names
-    "size": "size",
-    "work": "work",
-    "result": "result",
-    **dict.fromkeys(("backlog", "alike", "charge"), "backlog"),
-    **dict.fromkeys(("inflight", "uplink", "remaining_work", "wait", "serve", "compute"), "slot"),
-}
+HISTORY = ("training", "distilled")  # sections that a bundle made of a bundle takes over
 LIBRARIES = ("jaxmec", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "onnx")
-CHECKED = 256  # random observations on which the forms must agree before a bundle is written
+CHECKED = 256  # random rows on which the forms must agree before a bundle is written
+OTHERWISE = 0.02  # share of the rows on which two forms may decide differently, by rounding
+LEAST = 1e-3  # of a random quantity: no task is without work
 TOLERANCE = 1e-4  # of preferences between the forms, beside the largest of them if above 1
 
 
@@ -80,7 +86,7 @@ def export(
         jaxmec.deploy.graph.NotTranslatable: its network has no translation to ONNX.
         jaxmec.core.bundle.BundleNotWritten: disk full, permission denied, something else there.
     """
-    policy, summary = _opened(policy)
+    policy, history = _opened(policy)
     env, params = policy.setting.make()
     if not find_environment(policy.setting.env).schedules:
         raise NotExportable(
@@ -91,28 +97,23 @@ def export(
             "its tasks are in memory alone: save the policy (policy.save(PATH)) and export PATH"
         )
     action = describe_action(env, params)
-    distilled = None
     if one_step:
         policy, measured = distil(policy)
-        distilled = dataclasses.asdict(measured)
+        history["distilled"] = dataclasses.asdict(measured)
 
     manifest: dict[str, Any] = {
         "method": policy.name,
         "setting": dataclasses.asdict(policy.setting),
-        "training": summary,
-        "distilled": distilled,
+        "training": {},
+        "distilled": None,
+        **history,
         "network": describe_network(params),
         "observation": describe_observation(env, params),
         "action": action,
         "allocation": describe_allocation(env),
+        "decision": describe_decision(env, params),
         "noise": describe_noise(policy.agent),
-        "forms": {
-            "jax": f"{bundles.POLICY}/: an Orbax checkpoint, for jaxmec.load_policy",
-            "stablehlo": f"{bundles.STABLEHLO}: [n, {policy.spec.observation_size}] float32 -> "
-            f"[n, {policy.spec.num_actions}], n open; for {' and '.join(PLATFORMS)}",
-            "onnx": f"{bundles.ONNX}: {onnx.INPUT} [n, {policy.spec.observation_size}] float32 "
-            f"-> {onnx.OUTPUT} [n, {policy.spec.num_actions}], n open; opset {graph.OPSET}",
-        },
+        "forms": dict(FORMS),
         "versions": _versions(),
     }
     with bundles.writing(to, manifest) as directory:
@@ -125,29 +126,33 @@ def export(
 
 
 def _opened(policy: Policy | TrainResult | PathLike) -> tuple[Policy, dict[str, Any]]:
-    """The policy, and the summary of the run that it lies in."""
+    """The policy, and what is known of how it came about, for the manifest."""
     if isinstance(policy, Policy):
         return policy, {}
     if isinstance(policy, TrainResult):
         return policy.policy, {}
-    return load_policy(policy), training_summary(Path(policy))
+    path = Path(policy)
+    if bundles.is_bundle(path):  # of an older version, say
+        before = bundles.open_bundle(path).manifest
+        return load_policy(path), {name: before[name] for name in HISTORY if name in before}
+    return load_policy(path), {"training": training_summary(path)}
 
 
 def to_stablehlo(policy: Policy) -> bytes:
-    """The preferences as a serialised StableHLO program, [n, S] float32 -> [n, A], n open."""
+    """The decision as a serialised StableHLO program, [n, W] -> [n, 2 B + 1 + A], n open."""
     (n,) = jax_export.symbolic_shape("n")
-    shape = jax.ShapeDtypeStruct((n, policy.spec.observation_size), np.float32)
-    exported = jax_export.export(xla.preferences_of(policy), platforms=PLATFORMS)(shape)
+    shape = jax.ShapeDtypeStruct((n, _row_size(policy)), np.float32)
+    exported = jax_export.export(xla.decisions_of(policy), platforms=PLATFORMS)(shape)
     return bytes(exported.serialize())
 
 
 def to_onnx(policy: Policy) -> bytes:
-    """The preferences as an ONNX model; raises ``NotTranslatable`` where it cannot be."""
+    """The decision as an ONNX model; raises ``NotTranslatable`` where it cannot be."""
+    return graph.to_onnx(decision_of(policy), _row_size(policy), onnx.INPUT, onnx.OUTPUT)
 
-    def preferences(observation: jax.Array) -> jax.Array:
-        return policy.agent.preferences(policy.learner, observation)
 
-    return graph.to_onnx(preferences, policy.spec.observation_size, onnx.INPUT, onnx.OUTPUT)
+def _row_size(policy: Policy) -> int:
+    return sum(column.length for column in columns_of(*policy.setting.make()))
 
 
 # The manifest.
@@ -179,32 +184,27 @@ def describe_network(params: OffloadingParams) -> dict[str, Any]:
 def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, Any]:
     """The features in their order; an entry is its quantity in its unit, over its scale."""
     features: list[dict[str, Any]] = []
-    for name, length in env.feature_layout(params):
-        if name not in runtime.FEATURES:
-            raise NotExportable(f"the runtime does not know the feature {name!r}")
-        unit, about = runtime.FEATURES[name]
-        scale = 1.0
-        if name in SCALES:
-            scale = float(getattr(params.scales, SCALES[name]))
-        elif name == "remaining_tasks":
-            scale = float(params.workload.positions)
+    chosen = observation.chosen(env.options, params)
+    for feature, (name, length) in zip(chosen, env.feature_layout(params), strict=True):
+        scale = 1.0 if feature.scale is None else float(feature.scale(params))
+        unit, about = feature.unit, feature.about
         features.append(
             {"name": name, "length": length, "unit": unit, "scale": scale, "about": about}
         )
     size = sum(feature["length"] for feature in features)
-    observation = {
+    described = {
         "information": env.information,
         "neighbours": env.neighbours,
         "size": size,
         "features": features,
     }
     if any(feature["name"] == "charge" for feature in features):
-        observation["flow"] = describe_flow(params)
-    return observation
+        described["flow"] = describe_flow(params)
+    return described
 
 
 def describe_flow(params: OffloadingParams) -> dict[str, float]:
-    """What the feature "charge" takes for granted: :class:`jaxmec.deploy.runtime.Flow`."""
+    """What the feature "charge" takes for granted of the tasks to come."""
     workload = params.workload
     moments = workload.moments()
     return {
@@ -221,19 +221,19 @@ def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
     Raises:
         NotExportable: an action mode whose preferences name no set.
     """
-    about: dict[str, Any] = {"mode": runtime.ONE_SERVER, "num_preferences": env.num_actions}
-    if env.splits:
-        about["mode"] = env.action
-        if env.action not in MEANINGS:
-            raise NotExportable(
-                f"actions of the mode {env.action!r} cannot be exported; those of "
-                f"{', '.join(MEANINGS)} can"
-            )
-        if env.action == runtime.TOP_K:
-            about["k"] = env.k
-    mode = about["mode"]
-    about["about"] = MEANINGS[mode]
-    if mode == runtime.SCORE:
+    mode = mode_of(env)
+    if mode not in MEANINGS:
+        raise NotExportable(
+            f"actions of the mode {mode!r} cannot be exported; those of {', '.join(MEANINGS)} can"
+        )
+    about: dict[str, Any] = {
+        "mode": mode,
+        "num_preferences": env.num_actions,
+        "about": MEANINGS[mode],
+    }
+    if mode == schema.TOP_K:
+        about["k"] = env.k
+    if mode == schema.SCORE:
         about["score_scale"] = float(params.scales.slot)
     return about
 
@@ -244,6 +244,21 @@ def describe_allocation(env: Any) -> dict[str, Any]:
         return {"rule": "cwa", "information": "seen"}  # one server takes all: any rule says so
     rule = "water_filling" if env.action == "score" else env.allocate.name
     return {"rule": rule, "information": env.allocation_information}
+
+
+def describe_decision(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, Any]:
+    """What the forms take and give: the columns of a row in their order, and of a result."""
+    columns = []
+    for name, length, optional in columns_of(env, params):
+        unit, about, _ = schema.TABLE[name]
+        columns.append(
+            {"name": name, "length": length, "optional": optional, "unit": unit, "about": about}
+        )
+    result = (
+        "1 for each server of the set, else 0 [B]; fractions [B]; make-span in s [1]; "
+        "preferences [A]"
+    )
+    return {"columns": columns, "result": result}
 
 
 def describe_noise(agent: Agent) -> str:
@@ -296,48 +311,57 @@ def _versions() -> dict[str, str]:
 def _check(
     policy: Policy, action: dict[str, Any], directory: Path, manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """That the three forms agree, and that what the runtime reads is what the agent does.
+    """That the three forms agree, and that what preferences are taken for is what the agent does.
 
     Raises:
         NotExportable: they do not.
     """
-    seed = 0
-    observation = random_observations(np.random.default_rng(seed), CHECKED, manifest)
-    wanted = np.asarray(xla.preferences_of(policy)(observation))
-    acted = np.asarray(policy(observation))
-    mode = action["mode"]
-    if acted.shape == wanted.shape:  # the action is scores, from which the environment decides
-        same = np.allclose(acted, wanted, atol=TOLERANCE, rtol=TOLERANCE)
-    elif mode == runtime.TOP_K:
-        best = np.argsort(-wanted, axis=-1, kind="stable")[:, : action["k"]]
-        same = np.array_equal(np.sort(acted, axis=-1), np.sort(best, axis=-1))
-    else:
-        same = np.array_equal(acted, wanted.argmax(axis=-1))
-    if not same:
-        raise NotExportable(
-            f"the greedy action of {type(policy.agent).__name__} is not what its preferences "
-            f"say in the action mode {mode}"
-        )
+    rng = np.random.default_rng(0)
+    env, _ = policy.setting.make()
+    _check_greedy(policy, env, action["mode"], random_observations(rng, CHECKED, manifest))
+    rows = random_rows(rng, CHECKED, manifest)
+    wanted = np.asarray(xla.decisions_of(policy)(rows))
     try:
         stablehlo = xla.program((directory / bundles.STABLEHLO).read_bytes())
     except ValueError as error:
         raise NotExportable(f"the stablehlo form would be refused: {error}") from error
     forms = {
-        "stablehlo": np.asarray(jax.jit(stablehlo)(observation)),
+        "stablehlo": np.asarray(jax.jit(stablehlo)(rows)),
         "onnx": onnx.session((directory / bundles.ONNX).read_bytes()).run(
-            [onnx.OUTPUT], {onnx.INPUT: observation}
+            [onnx.OUTPUT], {onnx.INPUT: rows}
         )[0],
     }
+    preferences = -action["num_preferences"]
     errors = {}
-    allowed = TOLERANCE * max(1.0, float(np.abs(wanted).max()))  # rounding grows with the numbers
-    for form, preferences in forms.items():
-        errors[form] = float(np.abs(preferences - wanted).max())
+    # Rounding grows with the numbers.
+    allowed = TOLERANCE * max(1.0, float(np.abs(wanted[:, preferences:]).max()))
+    for form, given in forms.items():
+        difference = np.abs(given - wanted)
+        errors[form] = float(difference[:, preferences:].max())
         if not errors[form] <= allowed:
             raise NotExportable(
                 f"the {form} form differs from JAX by {errors[form]:g} in a preference, and at "
                 f"most {allowed:g} was expected"
             )
-    return {"observations": CHECKED, "largest_difference_to_jax": errors}
+        # Two preferences that are all but equal may be told apart otherwise by rounding.
+        other = np.mean((difference[:, :preferences] > allowed).any(axis=1))
+        if other > OTHERWISE:
+            raise NotExportable(
+                f"the {form} form decides otherwise than JAX on {other:.1%} of random rows"
+            )
+    return {"rows": CHECKED, "largest_difference_to_jax": errors}
+
+
+def _check_greedy(policy: Policy, env: OffloadingEnvironment, mode: str, seen: np.ndarray) -> None:
+    """That the agent's greedy action is what its preferences are taken for."""
+    prefer = jax.vmap(policy.agent.preferences, in_axes=(None, 0))
+    preferences = jax.jit(prefer)(policy.learner, seen)
+    wanted = np.asarray(jax.vmap(env.preferred)(preferences))
+    if not np.allclose(np.asarray(policy(seen)), wanted, atol=TOLERANCE, rtol=TOLERANCE):
+        raise NotExportable(
+            f"the greedy action of {type(policy.agent).__name__} is not what its preferences "
+            f"say in the action mode {mode}"
+        )
 
 
 def random_observations(
@@ -353,4 +377,28 @@ def random_observations(
             columns.append(np.eye(feature["length"])[rng.integers(0, feature["length"], count)])
         else:
             columns.append(2 * rng.random(shape))
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def random_rows(rng: np.random.Generator, count: int, manifest: dict[str, Any]) -> np.ndarray:
+    """[count, W] float32 of what a station may be told, in the network of the manifest."""
+    network, servers = manifest["network"], len(manifest["network"]["capacity"])
+    flow = manifest["observation"].get("flow", {})
+    masters = network["stations"] == 1
+    limit = np.inf if network["max_wait"] is None else network["max_wait"]
+    columns = []
+    for column in manifest["decision"]["columns"]:
+        name, shape = column["name"], (count, column["length"])
+        if name in ("capacity", "rate", "slot_length"):
+            columns.append(np.broadcast_to(network[name], shape))
+        elif name == "max_wait":
+            columns.append(np.full(shape, limit))
+        elif name == "origin":
+            columns.append(np.full(shape, -1) if masters else rng.integers(0, servers, shape))
+        elif name == "place":
+            columns.append(rng.integers(0, 2**20, shape))
+        elif name == "slot":
+            columns.append(rng.integers(0, int(flow["slots"]), shape))
+        else:
+            columns.append(LEAST + 2 * rng.random(shape))
     return np.concatenate(columns, axis=1).astype(np.float32)

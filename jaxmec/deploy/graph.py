@@ -38,7 +38,6 @@ ELEMENTWISE = {
     "abs": "Abs",
     "add": "Add",
     "add_any": "Add",
-    "and": "And",
     "ceil": "Ceil",
     "cos": "Cos",
     "div": "Div",
@@ -51,27 +50,26 @@ ELEMENTWISE = {
     "le": "LessOrEqual",
     "log": "Log",
     "logistic": "Sigmoid",
-    "lt": "Less",
     "max": "Max",
     "min": "Min",
     "mul": "Mul",
     "neg": "Neg",
-    "not": "Not",
-    "or": "Or",
     "pow": "Pow",
     "sign": "Sign",
     "sin": "Sin",
     "sqrt": "Sqrt",
     "sub": "Sub",
     "tanh": "Tanh",
-    "xor": "Xor",
 }
+LOGICAL = {"and": "And", "not": "Not", "or": "Or", "xor": "Xor"}
 REDUCTIONS = {
     "reduce_max": "ReduceMax",
     "reduce_min": "ReduceMin",
     "reduce_prod": "ReduceProd",
     "reduce_sum": "ReduceSum",
 }
+# Nodes that can keep an axis of length 1 where they reduce one.
+KEEPING = (*REDUCTIONS.values(), "ReduceMean", "ArgMax", "ArgMin")
 # Calls whose body is translated in place.
 CALLS = (
     "checkpoint",
@@ -160,7 +158,7 @@ class _Translation:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self._names: dict[tuple[Any, ...], str] = {}
-        self._made: dict[tuple[Any, ...], Value] = {}
+        self._made: dict[tuple[Any, ...], list[Value]] = {}
         self._sources: dict[str, tuple[str, tuple[Value, ...], dict[str, Any]]] = {}
         self._count = 0
 
@@ -230,15 +228,24 @@ class _Translation:
     def node(
         self, operator: str, inputs: Sequence[Value], shape: tuple[int, ...], **attributes: Any
     ) -> Value:
-        """One node; the same node twice is made once."""
+        """One node of one output."""
+        return self.nodes_of(operator, inputs, [shape], **attributes)[0]
+
+    def nodes_of(
+        self, operator: str, inputs: Sequence[Value], shapes: Sequence[Any], **attributes: Any
+    ) -> list[Value]:
+        """The outputs of one node; the same node twice is made once."""
         names = [self._name(value) for value in inputs]
         key = (operator, *names, *sorted(attributes.items()))
         if key not in self._made:
-            self._count += 1
-            name = f"v{self._count}"
-            self.nodes.append(helper.make_node(operator, names, [name], **attributes))
-            self._made[key] = Value(tuple(shape), name=name)
-            self._sources[name] = (operator, tuple(inputs), attributes)
+            outputs = [f"v{self._count + i}" for i in range(1, len(shapes) + 1)]
+            self._count += len(outputs)
+            self.nodes.append(helper.make_node(operator, names, outputs, **attributes))
+            self._made[key] = [
+                Value(tuple(shape), name=name) for name, shape in zip(outputs, shapes, strict=True)
+            ]
+            if len(outputs) == 1:
+                self._sources[outputs[0]] = (operator, tuple(inputs), attributes)
         return self._made[key]
 
     def _name(self, value: Value) -> str:
@@ -275,6 +282,17 @@ class _Translation:
             return value
         if value.constant is not None:
             return Value(shape, constant=value.constant.reshape(shape))
+        source, operands, attributes = self._sources.get(value.name, ("", (), {}))
+        if source == "Reshape":  # of a reshaped value only the last shape matters
+            return self.reshaped(operands[0], shape)
+        if source == "Cast":
+            return self.node("Cast", [self.reshaped(operands[0], shape)], shape, **attributes)
+        if (
+            source in KEEPING
+            and not attributes["keepdims"]
+            and shape == (1,) * len(operands[0].shape)
+        ):
+            return self.node(source, operands, shape, **{**attributes, "keepdims": 1})
         return self.node("Reshape", [value, _constant([0, *shape], np.int64)], shape)
 
     def whole(self, value: Value, shape: Sequence[int]) -> Value:
@@ -301,7 +319,7 @@ class _Translation:
         return self.node(operator, inputs, longest)
 
     def _shorter(self, operator: str, inputs: Sequence[Value], shape: Any) -> Value | None:
-        """max(x, 0), x · (1/√y) and Σx/n as the one node that ONNX has for each.
+        """max(x, 0), x · (1/√y), Σx/n and mish as the few nodes that ONNX has for each.
 
         At a batch of one, the number of nodes is what a decision costs.
         """
@@ -315,6 +333,8 @@ class _Translation:
                 source, operands, _ = self._sources.get(other.name, ("", (), {}))
                 if source == "Reciprocal":
                     return self._elementwise("Div", [kept, operands[0]], shape)
+        elif operator == "Div" and (grown := self._tangent_of(*inputs)) is not None:
+            return self.node("Tanh", [self.node("Softplus", [grown], grown.shape)], grown.shape)
         elif operator == "Div" and inputs[1].constant is not None:
             source, operands, attributes = self._sources.get(inputs[0].name, ("", (), {}))
             if source == "ReduceSum":
@@ -323,6 +343,29 @@ class _Translation:
                 if np.all(inputs[1].constant == math.prod(summed)):
                     return self.node("ReduceMean", operands, inputs[0].shape, **attributes)
         return None
+
+    def _tangent_of(self, above: Value, below: Value) -> Value | None:
+        """x where n/(n + 2) with n = e (e + 2) and e = exp(min(x, 20)) is tanh(log(1 + eˣ))."""
+        made = self._sources.get
+
+        def plus_two(value: Value) -> str | None:
+            source, operands, _ = made(value.name, ("", (), {}))
+            if source != "Add" or operands[1].constant is None:
+                return None
+            return operands[0].name if np.all(operands[1].constant == 2) else None
+
+        source, factors, _ = made(above.name, ("", (), {}))
+        if source != "Mul" or plus_two(below) != above.name:
+            return None
+        if plus_two(factors[1]) != factors[0].name:
+            return None
+        source, operands, _ = made(factors[0].name, ("", (), {}))
+        if source != "Exp":
+            return None
+        source, operands, _ = made(operands[0].name, ("", (), {}))
+        if source != "Min" or operands[1].constant is None or np.any(operands[1].constant != 20):
+            return None
+        return operands[0]
 
     # Primitives one by one: (equation, inputs, whole shapes of the inputs, of the outputs).
 
@@ -370,20 +413,18 @@ class _Translation:
     def _joined(self, parts: Sequence[Value], axis: int, shape: Sequence[int]) -> Value:
         """Whole values one after the other along an axis; at least one depends on the input."""
         reference = next(part for part in parts if part.constant is None)
-        size = None
-        tensors = []
-        for part in parts:
-            if 0 in part.shape:
-                continue
-            if part.constant is not None:  # it needs the batch's axis, at its length
-                size = size or self.node("Shape", [reference], (), start=0, end=1)
-                target = _constant(part.shape, np.int64)
-                length = self.node("Concat", [size, target], (), axis=0)
-                part = self.node("Expand", [part, length], part.shape)
-            tensors.append(part)
+        tensors = [self._batched(part, reference) for part in parts if 0 not in part.shape]
         if len(tensors) == 1:
             return tensors[0]
         return self.node("Concat", tensors, tuple(shape), axis=axis + 1)
+
+    def _batched(self, value: Value, reference: Value) -> Value:
+        """The value, with the batch's axis at its length if it is a constant."""
+        if value.constant is None:
+            return value
+        size = self.node("Shape", [reference], (), start=0, end=1)
+        length = self.node("Concat", [size, _constant(value.shape, np.int64)], (), axis=0)
+        return self.node("Expand", [value, length], value.shape)
 
     def _slice(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
         params = equation.params
@@ -430,18 +471,97 @@ class _Translation:
             ]
             ends = [start + size for start, size in zip(starts, sizes, strict=True)]
             return self._cut(table, whole[0], starts, ends, [1] * len(sizes))
-        if table.constant is None or sizes[0] != 1 or not full:
+        if sizes[0] != 1 or not full:
             raise NotTranslatable(f"this dynamic_slice has no translation: {equation}")
-        dtype = equation.invars[1].aval.dtype
-        index = self.node("Max", [places[0], _constant(0, dtype)], ())
-        index = self.node("Min", [index, _constant(rows - 1, dtype)], ())
+        if table.shape[0] == 1:  # all rows are the same
+            return table
+        index, dtype = places[0], equation.invars[1].aval.dtype
+        if not self._is_place(index, rows):
+            index = self.node("Max", [index, _constant(0, dtype)], ())
+            index = self.node("Min", [index, _constant(rows - 1, dtype)], ())
+        if table.constant is None:
+            if len(sizes) > 1:
+                raise NotTranslatable(f"this dynamic_slice has no translation: {equation}")
+            return self._entries(self.whole(table, whole[0]), self.reshaped(index, (1,)))
         row = self.node("Gather", [self.whole(table, whole[0]), index], sizes[1:], axis=0)
         return self.reshaped(row, sizes)
+
+    def _is_place(self, index: Value, most: int | None = None) -> bool:
+        """Whether a number is the place of an extreme: not negative, and below ``most``."""
+        source, operands, attributes = self._sources.get(index.name, ("", (), {}))
+        if source == "Cast":
+            return self._is_place(operands[0], most)
+        if source not in ("ArgMax", "ArgMin"):
+            return False
+        return most is None or operands[0].shape[attributes["axis"] - 1] <= most
+
+    def _lt(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        left, right = inputs
+        if right.constant is not None and not right.constant.any() and self._is_place(left):
+            return Value(shapes[0], constant=np.zeros(shapes[0], bool))  # none lies below 0
+        return self._elementwise("Less", inputs, shapes[0])
+
+    def _entries(self, vector: Value, places: Value) -> Value:
+        """[m] the entries of a vector at places [m], which have to be inside it."""
+        if places.constant is not None or vector.constant is not None:
+            raise NotTranslatable("taking entries of a constant, or at known places, has none")
+        return self.node("GatherElements", [vector, places], places.shape, axis=1)
+
+    def _gather(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        """``x[places]`` of a vector: with a place outside it the graph fails when it runs."""
+        numbers = equation.params["dimension_numbers"]
+        if (
+            len(whole[0]) != 1
+            or tuple(numbers.collapsed_slice_dims) != (0,)
+            or numbers.offset_dims
+            or len(shapes[0]) > 1
+        ):
+            raise NotTranslatable(f"this gather has no translation: {equation}")
+        vector = self.whole(inputs[0], whole[0])
+        places = self.reshaped(self.whole(inputs[1], whole[1]), (math.prod(shapes[0]),))
+        return self.reshaped(self._entries(vector, places), shapes[0])
+
+    def _top_k(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> list[Value]:
+        count = _constant([equation.params["k"]], np.int64)
+        value = self.whole(inputs[0], whole[0])
+        values, places = self.nodes_of("TopK", [value, count], shapes, axis=-1)
+        return [values, self._cast(places, equation.outvars[1].aval.dtype)]
+
+    def _shift_right_arithmetic(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        """floor(x / 2ⁿ) for known n: ONNX shifts no signed numbers."""
+        value, by = inputs
+        if by.constant is None:
+            raise NotTranslatable(f"a shift by what is computed has no translation: {equation}")
+        dtype = equation.outvars[0].aval.dtype
+        power = Value(by.shape, constant=np.left_shift(np.ones((), dtype), by.constant))
+        rest = self._elementwise("Mod", [value, power], shapes[0])
+        whole_part = self._elementwise("Sub", [value, rest], shapes[0])
+        return self._elementwise("Div", [whole_part, power], shapes[0])
+
+    def _bitwise(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        operator = LOGICAL[equation.primitive.name]
+        prefix = "" if equation.outvars[0].aval.dtype == np.bool_ else "Bitwise"
+        return self._elementwise(prefix + operator, inputs, shapes[0])
+
+    _and = _or = _not = _xor = _bitwise
+
+    def _reduce_or(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        return self._reduced_bool("ReduceMax", equation, inputs[0])
+
+    def _reduce_and(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+        return self._reduced_bool("ReduceMin", equation, inputs[0])
+
+    def _reduced_bool(self, operator: str, equation: Any, value: Value) -> Value:
+        numbers = self._cast(value, np.float32)
+        reduced = self.reduced(operator, numbers, equation.params["axes"], False)
+        return self._cast(reduced, np.bool_)
 
     def _scatter(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
         """``x.at[..., i, ...].set(y)`` with i known: one slice of x replaced by y."""
         operand, place, update = inputs
         numbers = equation.params["dimension_numbers"]
+        if place.constant is None and len(whole[0]) == 1 and not numbers.update_window_dims:
+            return self._scattered(operand, place, update, whole)
         axes = tuple(int(axis) for axis in numbers.inserted_window_dims)
         if (
             place.constant is None
@@ -466,18 +586,24 @@ class _Translation:
         ]
         return self._joined(parts, axis, shapes[0])
 
+    def _scattered(self, operand: Value, place: Value, update: Value, whole: Any) -> Value:
+        """``x.at[places].set(y)`` of a vector, with places [m] inside it and all different."""
+        count = math.prod(whole[2])
+        places = self.reshaped(self.whole(place, whole[1]), (count,))
+        operand, update = (
+            self._batched(self.whole(value, shape), places)
+            for value, shape in ((operand, whole[0]), (update, (count,)))
+        )
+        return self.node("ScatterElements", [operand, places, update], whole[0], axis=1)
+
     def _rem(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
         shape = np.broadcast_shapes(*(value.shape for value in inputs))
         return self.node("Mod", inputs, shape, fmod=1)
 
     def _split(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> list[Value]:
-        axis, start, parts = equation.params["axis"], 0, []
-        for length in equation.params["sizes"]:
-            starts, limits = [0] * len(whole[0]), list(whole[0])
-            starts[axis], limits[axis] = start, start + length
-            parts.append(self._cut(inputs[0], whole[0], starts, limits, [1] * len(whole[0])))
-            start += length
-        return parts
+        value, axis = self.whole(inputs[0], whole[0]), equation.params["axis"]
+        sizes = _constant(equation.params["sizes"], np.int64)
+        return self.nodes_of("Split", [value, sizes], shapes, axis=axis + 1)
 
     def _tile(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
         repeats = _constant([1, *equation.params["reps"]], np.int64)
@@ -648,6 +774,13 @@ class _Translation:
         if len(cases) != 2 or equation.invars[0].aval.dtype != np.bool_:
             raise NotTranslatable("a selection among more than two cases has no translation")
         otherwise, then = cases
+        if which.constant is not None and not which.constant.any():
+            return otherwise
+        if equation.outvars[0].aval.dtype == np.bool_:  # which ONNX Runtime does not choose among
+            unless = self._elementwise("Not", [which], jaxpr.shapes(equation.invars)[0])
+            chosen = self._elementwise("And", [which, then], shapes[0])
+            left = self._elementwise("And", [unless, otherwise], shapes[0])
+            return self._elementwise("Or", [chosen, left], shapes[0])
         return self._elementwise("Where", [which, then, otherwise], shapes[0])
 
     def _cumsum(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:

@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxmec.core import files
 from jaxmec.core.bundle import ONNX, Bundle, BundleDamaged, PathLike, open_bundle
-from jaxmec.deploy.runtime import Scheduler
+from jaxmec.deploy.runtime import Scheduler, refuse_old
 
-INPUT, OUTPUT = "observation", "preferences"
+INPUT, OUTPUT = "told", "decision"
 
 # What a graph may consist of: ONNX's own operators of arithmetic on tensors. Neither those of
 # other domains, nor loops, strings, sequences or random numbers.
@@ -53,17 +53,18 @@ def load(path: PathLike, *, threads: int = 1, digest: str | None = None) -> Sche
         return bundle, bundle.read(ONNX)
 
     bundle, model = files.read_settled(path, read)
+    refuse_old(bundle)
     try:
         run = session(model, threads).run
     except ValueError as error:
         raise BundleDamaged(f"damaged bundle: {bundle.path / ONNX}: {error}") from error
     outputs = [OUTPUT]
 
-    def preferences(observation: np.ndarray) -> np.ndarray:
-        result: Any = run(outputs, {INPUT: observation})[0]
+    def decide(rows: np.ndarray) -> np.ndarray:
+        result: np.ndarray = run(outputs, {INPUT: rows})[0]
         return result
 
-    return Scheduler(bundle, preferences, "onnx").checked()
+    return Scheduler(bundle, decide, "onnx").checked()
 
 
 def session(model: bytes, threads: int = 1) -> Any:
@@ -82,6 +83,8 @@ def session(model: bytes, threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Tensors this small are sooner made anew than looked for among those that are free.
+    options.enable_mem_reuse = False
     options.log_severity_level = 4  # errors are raised, and reported by whoever catches them
     options.add_session_config_entry("session.load_model_format", "ONNX")  # no other is looked at
     # A graph may name files outside itself as the home of its weights; ours never does.

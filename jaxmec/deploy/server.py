@@ -636,8 +636,24 @@ def _bounded(schema: Any, servers: int) -> None:
             _bounded(entry, servers)
 
 
-def openapi(config: ServeConfig, servers: int) -> dict[str, Any]:
-    """The interface as an OpenAPI 3.1 document, for a policy of so many servers."""
+STATUSES = {
+    400: "not JSON, or not HTTP",
+    401: "a bearer token is needed",
+    404: "there is no such path",
+    405: "the path has no such method",
+    408: "the request did not arrive in time",
+    413: "the request is too large",
+    415: "the content type is not JSON",
+    422: "a field is wrong; details name it",
+    431: "the header is too large",
+    500: "a mistake of the service",
+    503: "too many requests or connections at once; try again",
+}
+ALWAYS = (400, 404, 405, 408, 431, 500, 503)  # what any path may answer
+
+
+def _schemas(config: ServeConfig, servers: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of each message by name, and the definitions that they refer to."""
     models = {model.__name__: (model, "validation") for model in (OneAnswer, BatchAnswer, Problem)}
     adapters: Any = [(name, mode, TypeAdapter(model)) for name, (model, mode) in models.items()]
     adapters.append(("Asked", "validation", ASKED))
@@ -651,26 +667,18 @@ def openapi(config: ServeConfig, servers: int) -> dict[str, Any]:
     components["DecisionModel"]["properties"]["servers"]["maxItems"] = servers
     for model, name in (("BatchRequest", "batch"), ("BatchAnswer", "decisions")):
         components[model]["properties"][name]["maxItems"] = config.max_batch
+    return schemas, components
+
+
+def openapi(config: ServeConfig, servers: int) -> dict[str, Any]:
+    """The interface as an OpenAPI 3.1 document, for a policy of so many servers."""
+    schemas, components = _schemas(config, servers)
+    problem = {"application/json": {"schema": schemas["Problem"]}}
 
     def answers(*statuses: int) -> dict[str, Any]:
-        content = {"application/json": {"schema": schemas["Problem"]}}
-        about = {
-            400: "not JSON, or not HTTP",
-            401: "a bearer token is needed",
-            404: "there is no such path",
-            405: "the path has no such method",
-            408: "the request did not arrive in time",
-            413: "the request is too large",
-            415: "the content type is not JSON",
-            422: "a field is wrong; details name it",
-            431: "the header is too large",
-            500: "a mistake of the service",
-            503: "too many requests or connections at once; try again",
-        }
-        always = (400, 404, 405, 408, 431, 500, 503)
         return {
-            str(status): {"description": about[status], "content": content}
-            for status in sorted({*always, *statuses})
+            str(status): {"description": STATUSES[status], "content": problem}
+            for status in sorted({*ALWAYS, *statuses})
         }
 
     decided = {"anyOf": [schemas["OneAnswer"], schemas["BatchAnswer"]]}

@@ -1,8 +1,9 @@
 """A bundle opened with JAX, on whatever device this machine has.
 
-The form "jax" rebuilds the agent and restores its parameters; the form "stablehlo" runs the
-exported program and needs neither the agent's class nor flax. Both decide alike. A program is
-looked through before it runs: it is compiled to native code, so only arithmetic is let in.
+The form "jax" rebuilds the agent and its environment and restores the parameters; the form
+"stablehlo" runs the exported program and needs neither the agent's class nor flax. Both decide
+alike. A program is looked through before it runs: it is compiled to native code, so only
+arithmetic is let in.
 """
 
 from __future__ import annotations
@@ -17,10 +18,20 @@ from jax import export as jax_export
 from jax.interpreters import mlir
 
 from jaxmec.core import files
-from jaxmec.core.bundle import POLICY, STABLEHLO, Bundle, BundleDamaged, PathLike, open_bundle
+from jaxmec.core.bundle import (
+    POLICY,
+    STABLEHLO,
+    Bundle,
+    BundleDamaged,
+    BundleIncompatible,
+    PathLike,
+    open_bundle,
+)
 from jaxmec.core.naming import look_up
-from jaxmec.deploy.runtime import Scheduler
+from jaxmec.deploy.decision import decision_of
+from jaxmec.deploy.runtime import Scheduler, refuse_old
 from jaxmec.experiment import Policy, read_policy
+from jaxmec.traces import TraceError
 
 FORMS = ("jax", "stablehlo")
 
@@ -71,18 +82,21 @@ def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Sch
         )
 
     bundle, content = files.read_settled(path, read)
-    if form == "jax":
-        function = preferences_of(content)
-    else:
-        try:
-            function = jax.jit(program(content))
-        except ValueError as error:
-            raise BundleDamaged(f"damaged bundle: {bundle.path / STABLEHLO}: {error}") from error
+    refuse_old(bundle)
+    try:
+        function = decisions_of(content) if form == "jax" else jax.jit(program(content))
+    except TraceError as error:
+        raise BundleIncompatible(
+            f'the form "jax" makes the environment that the policy was trained in: {error}; '
+            'form="stablehlo" needs none of it'
+        ) from error
+    except ValueError as error:
+        raise BundleDamaged(f"damaged bundle: {bundle.path / STABLEHLO}: {error}") from error
 
-    def preferences(observation: np.ndarray) -> np.ndarray:
-        return np.asarray(function(observation))
+    def decide(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(function(rows))
 
-    return Scheduler(bundle, preferences, form).checked()
+    return Scheduler(bundle, decide, form).checked()
 
 
 def program(content: bytes) -> Callable[[Any], Any]:
@@ -124,11 +138,6 @@ def _strange(exported: jax_export.Exported) -> list[str]:
     return sorted(found)[:10]
 
 
-def preferences_of(policy: Policy) -> Any:
-    """The policy's preferences as a compiled function, [n, S] float32 -> [n, A] float32."""
-    agent, learner = policy.agent, policy.learner
-
-    def preferences(observation: jax.Array) -> jax.Array:
-        return agent.preferences(learner, observation)
-
-    return jax.jit(jax.vmap(preferences))
+def decisions_of(policy: Policy) -> Any:
+    """The policy's decisions as a compiled function, [n, W] float32 -> [n, 2 B + 1 + A]."""
+    return jax.jit(jax.vmap(decision_of(policy)))

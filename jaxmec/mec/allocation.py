@@ -8,6 +8,7 @@ decision; their callers vmap them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -102,12 +103,12 @@ def _hecwa(wait: Array, serve: Array, selected: Array) -> Array:
     return _normalised(_speed(serve, selected))
 
 
-def _busy(wait: Array, speed: Array) -> Array:
+def _busy(wait: Array, speed: Array, loop: bool) -> Array:
     """[B] bool: a server gets work iff filling all others up to its wait takes less than the task.
 
     ``speed`` is 0 outside the set, where ``wait`` is that of a server in it.
     """
-    if wait.shape[0] <= PAIRWISE_LIMIT:
+    if not loop:
         poured = jnp.maximum(wait[:, None] - wait[None, :], 0) * speed[None, :]
         return jnp.sum(poured, axis=1) < 1
     # The level at which the servers of any subset finish together is at least the one sought:
@@ -130,12 +131,13 @@ def _busy(wait: Array, speed: Array) -> Array:
     return wait < level
 
 
-def _water_filling(wait: Array, serve: Array, selected: Array) -> Array:
+def _water_filling(wait: Array, serve: Array, selected: Array, loop: bool | None = None) -> Array:
+    loop = wait.shape[0] > PAIRWISE_LIMIT if loop is None else loop
     # Servers outside the set must not set the level: they wait as long as the last in it.
     last = jnp.max(jnp.where(selected, wait, -jnp.inf), initial=0)
     wait = jnp.where(selected, wait, last)
     speed = _speed(serve, selected)
-    active = selected & _busy(jax.lax.stop_gradient(wait), jax.lax.stop_gradient(speed))
+    active = selected & _busy(jax.lax.stop_gradient(wait), jax.lax.stop_gradient(speed), loop)
     return _shares(wait, jnp.where(active, speed, 0))
 
 
@@ -149,5 +151,10 @@ hecwa = AllocationRule("hecwa", _hecwa)
 
 water_filling = AllocationRule("water_filling", _water_filling, counts_idle=False)
 """The exact minimiser of max_i (wait_i + x_i serve_i) over the simplex on the set."""
+
+unlooped_water_filling = AllocationRule(
+    "water_filling", partial(_water_filling, loop=False), counts_idle=False
+)
+"""The same by comparing all pairs, however many servers: for graphs that have no loops."""
 
 ALLOCATIONS = {rule.name: rule for rule in (cwa, hecwa, water_filling)}

@@ -20,9 +20,9 @@ TABLE = jnp.asarray(np.random.default_rng(8).normal(size=(11, 3)), jnp.float32)
 
 def both(function, count=64):
     """The results of a function in JAX and in ONNX Runtime, [count, ...]."""
-    model = to_onnx(function, SIZE, "observation", "preferences")
+    model = to_onnx(function, SIZE, "told", "decision")
     rows = np.random.default_rng(0).normal(size=(count, SIZE)).astype(np.float32)
-    got = session(model).run(None, {"observation": rows})[0]
+    got = session(model).run(None, {"told": rows})[0]
     return np.asarray(jax.jit(jax.vmap(function))(rows)), got
 
 
@@ -77,6 +77,7 @@ FUNCTIONS = {
     "mean and variance": lambda x: jnp.stack([x.mean(), x.var(), x.std()]),
     "extremes": lambda x: jnp.stack([x.max(), x.min(), jnp.prod(x)]),
     "argmax": lambda x: jnp.argmax(x.reshape(2, 3), axis=1).astype(jnp.float32),
+    "where of booleans": lambda x: jnp.where(jnp.any(x > 1), x > 0, x < 0).astype(jnp.float32),
     "where": lambda x: jnp.where(x > 0, x, -2 * x),
     "comparisons": lambda x: ((x >= 0) & ~(x == 1) | (x != x)).astype(jnp.float32),
     "clip": lambda x: jnp.clip(x, -0.5, 0.25),
@@ -90,6 +91,20 @@ FUNCTIONS = {
     "split": lambda x: jnp.concatenate(jnp.split(x, [1, 4])[::-1]),
     "set a row": lambda x: jnp.zeros((3, SIZE)).at[1].set(x).sum(axis=1),
     "a row of a table": lambda x: TABLE[jnp.abs(100 * x[0]).astype(jnp.int32) % 11],
+    "an entry at a computed place": lambda x: x[jnp.argmax(x)] - x[jnp.argmin(x[:3])] + x,
+    "an entry at a place that may be outside": lambda x: jax.lax.dynamic_slice(
+        x, ((100 * x[0]).astype(jnp.int32),), (1,)
+    ),
+    "entries at computed places": lambda x: x[(jnp.argmax(x) + jnp.arange(3)) % SIZE],
+    "entries set at computed places": lambda x: (
+        jnp.full(SIZE, 7.0).at[(jnp.argmax(x) + jnp.arange(2)) % SIZE].set(x[:2])
+    ),
+    "the largest": lambda x: jnp.concatenate(jax.lax.top_k(jnp.floor(x), 4)).astype(jnp.float32),
+    "bits": lambda x: ((jnp.floor(9 * x).astype(jnp.int32) >> jnp.arange(SIZE)) & 3).astype(
+        jnp.float32
+    ),
+    "any and all": lambda x: jnp.stack([jnp.any(x > 1.5), jnp.all(x > -1.5)]).astype(jnp.float32),
+    "reductions put back": lambda x: x - jnp.max(x)[None] + jnp.sum(x).reshape(1, 1)[0],
     "remainder": lambda x: (jnp.floor(10 * x).astype(jnp.int32) % 4).astype(jnp.float32),
     "transposes": lambda x: jnp.transpose(x.reshape(1, 2, 3), (2, 0, 1)).ravel(),
     "broadcast": lambda x: (x[:, None] - x[None, :]).ravel(),
@@ -134,7 +149,7 @@ def test_a_batch_of_one_is_no_special_case():
 )
 def test_an_unknown_primitive_is_refused_by_name(function, primitive):
     with pytest.raises(NotTranslatable, match=f"primitive '{primitive}'"):
-        to_onnx(function, SIZE, "observation", "preferences")
+        to_onnx(function, SIZE, "told", "decision")
 
 
 def test_what_does_not_depend_on_the_input_is_computed_now():
@@ -142,14 +157,22 @@ def test_what_does_not_depend_on_the_input_is_computed_now():
         noise = jax.random.normal(jax.random.key(0), (500, 5))
         return x[:5] + jnp.sort(noise, axis=0).mean(axis=0)
 
-    model = onnx.load_from_string(to_onnx(heavy, SIZE, "observation", "preferences"))
+    model = onnx.load_from_string(to_onnx(heavy, SIZE, "told", "decision"))
     assert len(model.graph.node) <= 3
     wanted, got = both(heavy)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
+def test_mish_is_few_nodes():
+    model = onnx.load_from_string(to_onnx(ACTIVATIONS["mish"], SIZE, "told", "decision"))
+    assert [node.op_type for node in model.graph.node] == ["Softplus", "Tanh", "Mul", "Identity"]
+    wide = np.linspace(-40, 40, 64, dtype=np.float32)[:, None] + np.zeros(SIZE, np.float32)
+    got = session(model.SerializeToString()).run(None, {"told": wide})[0]
+    np.testing.assert_allclose(got, ACTIVATIONS["mish"](wide), rtol=2e-6, atol=1e-12)
+
+
 def test_the_model_says_what_it_is():
-    model = onnx.load_from_string(to_onnx(lambda x: x, SIZE, "observation", "preferences"))
+    model = onnx.load_from_string(to_onnx(lambda x: x, SIZE, "told", "decision"))
     assert model.producer_name == "jaxmec"
     (dimension, size) = model.graph.input[0].type.tensor_type.shape.dim
     assert dimension.dim_param == "n" and size.dim_value == SIZE
