@@ -77,7 +77,26 @@ def presets() -> str:
         lines.append(_row([f"`{field.name}`", *values, comments.get(field.name, "")]))
     lines += ["", "Per-position numbers (densities, qualities, result sizes) are drawn once, from "
               "`seed`, as a person who runs the published code would find them."]  # fmt: skip
+    lines += ["", "## What an observation is made of", "", *_features()]
     return "\n".join(lines) + "\n"
+
+
+def _features() -> list[str]:
+    """The table of features, in their order; which are shown depends on the options."""
+    from jaxmec.envs.observation import FEATURES
+
+    lines = [
+        "In this order; `information`, `features`, `show_place` and `neighbours` say which of them "
+        "a scheduler sees ([the options](api/envs.md#jaxmec.envs.state.OffloadingOptions)). Each "
+        "is divided by a scale of the preset, so that it is of order 1.",
+        "",
+        _row(["feature", "unit", "one number", "meaning"]),
+        _row(["---"] * 4),
+    ]
+    for feature in FEATURES:
+        of = "a server" if feature.per_server else "in all"
+        lines.append(_row([f"`{feature.name}`", feature.unit, of, feature.about]))
+    return lines
 
 
 def methods() -> str:
