@@ -24,6 +24,7 @@ from typing import Any
 
 from jaxmec.cli.comments import comments
 from jaxmec.cli.fields import Field, as_text, in_words
+from jaxmec.core import files
 from jaxmec.core.naming import look_up
 
 FILE = Path(__file__).with_name("index.json")
@@ -251,4 +252,4 @@ def text_of(index: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(text_of(build()), "utf-8")
+    files.write_whole(FILE, text_of(build()))
