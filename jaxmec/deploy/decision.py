@@ -97,7 +97,7 @@ def _unlooped(env: OffloadingEnvironment) -> OffloadingEnvironment:
     """The environment with water-filling that has no loop, which no graph has."""
     env = copy.copy(env)
     if env.splits:
-        env.fill = unlooped_water_filling
+        env._fill = unlooped_water_filling
         if env.allocate.name == unlooped_water_filling.name:
             env.allocate = unlooped_water_filling
     return env

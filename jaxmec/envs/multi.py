@@ -133,7 +133,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         self.action = options.action
         self.k = options.k
         self.allocate = ALLOCATIONS[options.allocate]
-        self.fill = water_filling  # what scores are decoded by
+        self._fill = water_filling  # what scores are decoded by; a graph's has no loop
         self.allocation_information = options.allocation_information
         self.entry_gradient = float(options.entry_gradient)
 
@@ -300,7 +300,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         self, scores: Any, view: View, believed: QueueState, params: OffloadingParams
     ) -> jax.Array:
         """[B] fractions of water-filling on what scores [2 m] make of waits and service times."""
-        return self.fill(*self._scored(scores, view, believed, params), self._among(view.task))
+        return self._fill(*self._scored(scores, view, believed, params), self._among(view.task))
 
     def _scored(
         self, scores: Any, view: View, believed: QueueState, params: OffloadingParams

@@ -100,3 +100,23 @@ def test_an_environment_takes_its_options_as_one_object_or_by_name():
     assert (env.information, env.feature_set, env.action, env.k) == ("local", "times", "top_k", 2)
     with pytest.raises(TypeError, match="informations"):
         envs.MultiServerOffloading(params, informations="full")
+
+
+# What a run's identity says of its environment (`jaxmec.training.identity`). A name more, and runs
+# that were begun before are refused: what is no choice begins with an underscore.
+OF_BOTH = {
+    "action", "charges", "feature_set", "information", "keeps_history", "neighbours",
+    "num_servers", "place_is_seen",
+}  # fmt: skip
+SAID = {
+    "CartPole-v1": set(),
+    "SingleServerOffloading-v0": OF_BOTH,
+    "MultiServerOffloading-v0": OF_BOTH
+    | {"allocate", "allocation_information", "entry_gradient", "k"},
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_run_of_before_goes_on(name):
+    environment, _ = jaxmec.make(name)
+    assert {key for key in vars(environment) if not key.startswith("_")} == SAID[name]
