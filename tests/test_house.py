@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 # raise one only where clarity asks for it, and say so in the commit.
 MOST = {
     "doors": 17,
-    "long": 21,
-    "wide": 9,
-    "any_words": 1360,
-    "ignores": 36,
-    "attributes": 106,
-    "twice": 105,
-    "lines": 30_300,
+    "long": 15,
+    "wide": 5,
+    "any_words": 1330,
+    "ignores": 33,
+    "attributes": 92,
+    "twice": 92,
+    "lines": 30_150,
 }
 
 
