@@ -68,7 +68,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         f"jaxmec-{PROJECT['version']}.dist-info",
     }
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "jaxmec").rglob("*.py")}
-    assert sources | {"jaxmec/py.typed"} == {name for name in names if name.startswith("jaxmec/")}
+    data = {"jaxmec/py.typed", "jaxmec/cli/index.json"}
+    assert sources | data == {name for name in names if name.startswith("jaxmec/")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from jaxmec import cli
+from jaxmec.cli import errors
 from jaxmec.core.tables import results_table
 from jaxmec.core.terminal import Screen, quoted
 
@@ -75,7 +76,7 @@ def test_a_reader_that_leaves_a_table_is_no_error():
     command = [sys.executable, "-m", "jaxmec", "list", "presets"]
     pipe = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     pipe.stdout.close()
-    assert (pipe.stderr.read(), pipe.wait()) == (b"", cli.EXIT_PIPE)
+    assert (pipe.stderr.read(), pipe.wait()) == (b"", errors.EXIT_PIPE)
 
 
 @pytest.mark.parametrize("columns", ["0", "abc", "-5", "1", ""])

@@ -11,7 +11,7 @@ import toy_environment
 
 import jaxmec
 from jaxmec import envs
-from jaxmec.cli import main
+from jaxmec.cli import index
 from jaxmec.envs.table import of_problem
 from jaxmec.schedulers import SCHEDULERS
 from jaxmec.studies.study import Entry, Study
@@ -23,7 +23,7 @@ def toy(monkeypatch):
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_new_environment_is_a_file_and_a_row(tmp_path, capsys):
+def test_a_new_environment_is_a_file_and_a_row(tmp_path):
     """Made, listed, trained, evaluated, saved, loaded, recorded and compared."""
     env, params = jaxmec.make("Toy-v0", reward=2.0)
     assert isinstance(env, toy_environment.Toy) and params.reward == 2.0
@@ -31,8 +31,7 @@ def test_a_new_environment_is_a_file_and_a_row(tmp_path, capsys):
         jaxmec.make("Toy-v0", rewards=1.0)
     with pytest.raises(TypeError, match="Toy-v0 has no presets"):
         jaxmec.make("Toy-v0", preset="amcoedge")
-    assert main(["list", "environments"]) == 0
-    assert "go to the light" in capsys.readouterr().out
+    assert index.build()["environments"]["Toy-v0"]["about"] == "go to the light"
 
     agent = jaxmec.DQN(hidden=(8,))
     result = jaxmec.train(
