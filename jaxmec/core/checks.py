@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,16 +121,27 @@ def _index(place: int, shape: tuple[int, ...]) -> str:
 
 
 def whole(least: int, most: int | None = None) -> Check:
-    """A Python int, ``least`` to ``most``."""
+    """A whole number, ``least`` to ``most``: an int of Python's or NumPy's."""
     what = f"a whole number of at least {least}"
     if most is not None:
         what = f"a whole number of {least} to {most}"
 
     def problems(value: object, name: str) -> Problems:
-        if not is_int(value) or value < least or (most is not None and value > most):
+        number = _as_int(value)
+        if number is None or number < least or (most is not None and number > most):
             yield _expected(name, what, value)
 
     return problems
+
+
+def _as_int(value: object) -> int | None:
+    """What a value counts; None where it is no whole number, or True or False."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several, or one that is traced
+        return None
 
 
 def is_int(value: object) -> TypeGuard[int]:

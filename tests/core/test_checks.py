@@ -98,3 +98,14 @@ def test_neither_jax_nor_numpy_is_needed():
         "checks.require('x', 1.5, checks.number(0))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3)])
+def test_numpys_whole_numbers_count_too(value):
+    checks.require("slots", value, checks.whole(1, 4))
+
+
+@pytest.mark.parametrize("value", [3.0, True, np.True_, np.array([3, 3]), "3", np.float32(3)])
+def test_what_only_looks_like_a_whole_number_is_refused(value):
+    with pytest.raises(ValueError, match="slots must be a whole number of 1 to 4, got"):
+        checks.require("slots", value, checks.whole(1, 4))
