@@ -116,13 +116,12 @@ def build() -> dict[str, Any]:
 
 def kinds(settings: Any, env: Any) -> dict[str, tuple[type, ...]]:
     """The dataclasses whose fields `--set` takes, by group."""
-    from jaxmec.agents import PerStation
+    from jaxmec.agents.per_station import of_station
     from jaxmec.envs.presets import Preset
 
-    agent = settings.agent()
-    each = agent.inner if isinstance(agent, PerStation) else agent
+    agent = type(of_station(settings.agent()))
     places = (env.options,) if env.default_preset is None else (env.options, Preset)
-    return {"config": (type(settings.config),), "agent": (type(each),), "env": places}
+    return {"config": (type(settings.config),), "agent": (agent,), "env": places}
 
 
 def hints(kinds: Mapping[str, tuple[type, ...]]) -> dict[str, dict[str, Any]]:
@@ -139,7 +138,7 @@ def hints(kinds: Mapping[str, tuple[type, ...]]) -> dict[str, dict[str, Any]]:
 
 def _method(row: Any, classes: dict[str, Any]) -> dict[str, Any]:
     """A method's row, and what its ways to run have that their classes have not."""
-    from jaxmec.agents import PerStation
+    from jaxmec.agents.per_station import of_station
     from jaxmec.envs.table import ENVIRONMENTS
 
     settings: dict[str, Any] = {}
@@ -147,8 +146,7 @@ def _method(row: Any, classes: dict[str, Any]) -> dict[str, Any]:
         settings[kind] = None
         if given is None:
             continue
-        agent = given.agent()
-        agent = agent.inner if isinstance(agent, PerStation) else agent
+        agent = of_station(given.agent())
         for part in (given.config, agent):
             name = type(part).__name__
             if name not in classes:

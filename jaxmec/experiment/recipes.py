@@ -15,6 +15,7 @@ import jax
 from jaxmec import agents, envs
 from jaxmec.agents.base import Agent
 from jaxmec.agents.chain import OF_NETWORK
+from jaxmec.agents.per_station import of_station
 from jaxmec.core.naming import ambiguous, by_layer, look_up
 from jaxmec.envs.table import FOR_AGENTS
 from jaxmec.experiment.demonstrations import DEMONSTRATING, Demonstrator
@@ -92,7 +93,7 @@ class Recipe:
     @property
     def each(self) -> Any:
         """The agent, or what each station has of it."""
-        return self.agent.inner if isinstance(self.agent, agents.PerStation) else self.agent
+        return of_station(self.agent)
 
     def _agent_with(self, fields: dict[str, Any]) -> Agent:
         each = dataclasses.replace(self.each, **fields)
