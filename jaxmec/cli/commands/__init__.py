@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Sequence
+from importlib.abc import InspectLoader
 
 from jaxmec.core.naming import look_up
 
@@ -25,12 +27,11 @@ def names() -> list[str]:
 
 def about(name: str) -> str:
     """What a command does, in a line, without importing it."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name == name:
-            spec = module.module_finder.find_spec(name, None)
-            source = spec.loader.get_source(spec.name)  # type: ignore[union-attr]
-            return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].rstrip(".")
-    raise ValueError(f"there is no command {name!r}")
+    spec = importlib.util.find_spec(f"{__name__}.{name}")
+    if spec is None or not isinstance(spec.loader, InspectLoader):
+        raise ValueError(f"there is no command {name!r}")
+    source = spec.loader.get_source(spec.name) or ""
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].rstrip(".")
 
 
 def run(name: str, words: Sequence[str]) -> int:
