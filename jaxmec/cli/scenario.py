@@ -1,10 +1,12 @@
-"""Flags that say where: in which environment, and on which tasks."""
+"""Flags that say who plays where: in which environment, and on which tasks."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import tyro
 
 from jaxmec.cli.errors import UsageError
 
@@ -13,14 +15,28 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Where:
-    """Which environment."""
+class Played:
+    """What is played, and where."""
 
-    env: str | None = None  # environment id; by default what the method is for
-    preset: str | None = None  # published setting; by default the method's
-    preset_seed: int = 0  # of what a preset draws once: densities, qualities, result sizes
-    trace: Path | None = None  # file of tasks (jaxmec trace) that arrive instead of the preset's
+    what: tyro.conf.Positional[str]
+    """a scheduler's name, or else the path of a policy, a run or a bundle: ./local is a path"""
+    env: str | None = None  # environment id; by default the policy's own
+    preset: str | None = None  # published setting; by default the policy's own
+    preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
+    trace: Path | None = None  # file of tasks; by default what the policy was trained on
     trace_slots: int | None = None  # play only its first so many slots
+    information: str | None = None  # for a scheduler; by default the least that it needs
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The keywords that `jaxmec.evaluate` takes for it."""
+        return {
+            "env": self.env,
+            "preset": self.preset,
+            "preset_seed": self.preset_seed,
+            "trace": trace_file(self.trace, self.trace_slots),
+            **({} if self.information is None else {"information": self.information}),
+        }
 
 
 def trace_file(path: Path | None, slots: int | None) -> TraceFile | None:

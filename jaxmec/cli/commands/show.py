@@ -11,31 +11,23 @@ import tyro
 
 from jaxmec.cli import programs
 from jaxmec.cli.errors import EXIT_OK, UsageError
-from jaxmec.cli.scenario import trace_file
+from jaxmec.cli.scenario import Played
 from jaxmec.core.naming import look_up
 from jaxmec.core.terminal import quoted
 
 PICTURES = ("timeline", "map", "denoising", "policy", "animation")
 
 
-@dataclasses.dataclass(frozen=True)
-class Show:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Show(Played):
     """Pictures of what a saved policy (a path) or a scheduler (a name) does in one episode.
 
     Without --pictures, all that there are of it: a scheduler has no denoising, and an environment
     without tasks has no timeline, map or policy.
     """
 
-    what: tyro.conf.Positional[str]
-    """a scheduler's name, or else the path of a policy, a run or a bundle: ./local is a path"""
     to: Path  # folder that they are written to
     pictures: tuple[str, ...] = ()  # some of timeline, map, denoising, policy, animation
-    env: str | None = None  # environment id; by default the policy's own
-    preset: str | None = None  # published setting; by default the policy's own
-    preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
-    trace: Path | None = None  # file of tasks; by default what the policy was trained on
-    trace_slots: int | None = None  # play only its first so many slots
-    information: str | None = None  # for a scheduler; by default the least that it needs
     seed: int = 1  # of the episode: the first that `jaxmec evaluate` plays with that seed
     slots: tuple[int, int] | None = None  # first and last of timeline and animation; else one
     decision: int = 0  # number of the one whose denoising is shown
@@ -56,13 +48,7 @@ def run(words: Sequence[str]) -> int:
     from jaxmec.experiment.episode import record
 
     policy: Any = opened(command.what)
-    where: dict[str, Any] = {
-        "env": command.env,
-        "preset": command.preset,
-        "preset_seed": command.preset_seed,
-        "trace": trace_file(command.trace, command.trace_slots),
-        **({} if command.information is None else {"information": command.information}),
-    }
+    where = command.where
     episode: Any = record(policy, seed=command.seed, **where)
     row = find_environment(episode.setting.env)
     possible = set(row.pictures)

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import tyro
 
 from jaxmec.cli.errors import EXIT_OK, EXIT_USAGE
-from jaxmec.cli.options import read_ahead
 from jaxmec.core.naming import look_up
 from jaxmec.core.terminal import Screen, quoted
 
@@ -105,17 +104,28 @@ def _say_trace(file: Path, rows: Any, preset: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TraceAhead:
+class _Ahead:
     """The flag that the defaults of the others depend on."""
 
     preset: str = "amcoedge"
+
+
+def _preset_of(words: Sequence[str], prog: str) -> str:
+    """What --preset says, read before the other flags have their defaults, by the same parser.
+
+    The other flags are left for later, and so is ``--help``.
+    """
+    ahead, _ = tyro.cli(
+        _Ahead, args=list(words), prog=prog, return_unknown_args=True, add_help=False
+    )
+    return ahead.preset
 
 
 def _trace_import(words: Sequence[str]) -> int:
     from jaxmec import traces
     from jaxmec.envs.presets import find_preset
 
-    name = read_ahead(_TraceAhead, words, "jaxmec trace import").preset
+    name = _preset_of(words, "jaxmec trace import")
     preset = find_preset(name)
 
     @dataclasses.dataclass(frozen=True)
@@ -197,7 +207,7 @@ def _trace_synth(words: Sequence[str]) -> int:
     from jaxmec import traces
     from jaxmec.envs.presets import find_preset
 
-    name = read_ahead(_TraceAhead, words, "jaxmec trace synth").preset
+    name = _preset_of(words, "jaxmec trace synth")
     preset = find_preset(name)
     mean_work = float(preset.params().workload.moments().work)
     default = traces.Synthetic(
