@@ -1,4 +1,4 @@
-"""What all benchmarks share: taking turns, the machine, the versions, the file of results."""
+"""What benchmarks share: trainings, taking turns, the machine, versions, the file of results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmec.core.files import write_whole
+from jaxmec.training.off_policy import TrainConfig
+from jaxmec.training.trainer import failures
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jaxmec", "jax", "jaxlib", "gymnax", "numpy", "torch")
@@ -42,6 +45,30 @@ def turns(
             call()
             taken.append(clock() - start)
     return seconds
+
+
+def begun(agent: Any, env: Any, params: Any, config: TrainConfig) -> Any:
+    """The state of a training whose replay buffer is filled, to be donated to its first chunk."""
+    state = jax.jit(
+        lambda key: config.prepare(agent, env, params, config.init(agent, env, params, key))
+    )(jax.random.key(0))
+    # One buffer cannot be donated twice, and targets share theirs with the critics.
+    return jax.tree.map(jnp.array, state)
+
+
+def chunks(program: Callable[[Any], Any], state: Any) -> Callable[[], None]:
+    """A call that trains the next chunk, of a program that is donated the state.
+
+    It raises ``FloatingPointError`` where training diverges.
+    """
+
+    def call() -> None:
+        nonlocal state
+        state, metrics = jax.block_until_ready(program(state))
+        if failed := failures(metrics):
+            raise FloatingPointError(f"not finite: {', '.join(failed)}")
+
+    return call
 
 
 @contextlib.contextmanager

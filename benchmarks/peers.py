@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import tyro
-from measuring import RESULTS, begin, ratio, turns, write
+from measuring import RESULTS, begin, begun, ratio, turns, write
 
 import jaxmec
 from jaxmec.agents import Agent
@@ -74,10 +73,7 @@ def ours(name: str, config: TrainConfig) -> Callable[[], Any]:
     """A call that trains ``eval_every`` steps."""
     env, params = jaxmec.make("CartPole-v1")
     agent = agent_of(name)
-    begun = jax.jit(lambda key: config.prepare(
-        agent, env, params, config.init(agent, env, params, key)
-    ))(jax.random.key(0))  # fmt: skip
-    state = [jax.tree.map(jnp.array, begun)]  # targets share their buffers with the critic
+    state = [begun(agent, env, params, config)]
     program = jax.jit(
         lambda state: config.chunk(agent, env, params, state)[0],
         donate_argnums=0,

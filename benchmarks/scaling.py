@@ -6,6 +6,7 @@ python benchmarks/scaling.py --size small
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -17,11 +18,11 @@ from typing import Any, Literal
 
 import jax
 import tyro
-from measuring import RESULTS, begin, ratio, turns, write
+from measuring import RESULTS, begin, chunks, ratio, turns, write
 
 import jaxmec
 from jaxmec.core import compilation
-from jaxmec.training import TrainConfig, TrainState, failures
+from jaxmec.training import TrainConfig, TrainState
 from jaxmec.training import devices as on_devices
 
 RESULT = RESULTS / "scaling.json"
@@ -61,7 +62,7 @@ def training(config: TrainConfig, seeds: int, devices: int) -> Callable[[], Any]
     agent = jaxmec.DSAC()
     placement = on_devices.place(devices, seeds, config)
     state_places = placement.of_state(TrainState)
-    begun = placement.compile(
+    first = placement.compile(
         lambda params, key: config.prepare(
             agent, env, params, config.init(agent, env, params, key)
         ),
@@ -74,14 +75,8 @@ def training(config: TrainConfig, seeds: int, devices: int) -> Callable[[], Any]
         options=compilation.options(),
     )
     params = placement.shared(params)
-    state = [begun(params, placement.put(jax.random.split(jax.random.key(0), seeds)))]
-
-    def call() -> None:
-        state[0], metrics = jax.block_until_ready(chunk(params, state[0]))
-        if failures(metrics):
-            raise FloatingPointError(f"not finite: {', '.join(failures(metrics))}")
-
-    return call
+    state = first(params, placement.put(jax.random.split(jax.random.key(0), seeds)))
+    return chunks(functools.partial(chunk, params), state)
 
 
 def against_seeds(size: Size) -> list[dict[str, Any]]:

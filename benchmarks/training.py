@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from measuring import RESULTS, begin, ratio, turns, uncached, write
+from measuring import RESULTS, begin, begun, chunks, ratio, turns, uncached, write
 from numpy_loop import Loop
 
 import jaxmec
 from jaxmec.core import compilation
 from jaxmec.envs.presets import PRESETS
 from jaxmec.methods import find_method
-from jaxmec.training import TrainConfig, failures
+from jaxmec.training import TrainConfig
 
 RESULT = RESULTS / "training.json"
 
@@ -93,18 +92,14 @@ def lad_ts(size: Size) -> tuple[Callable[[], Any], int, dict[str, Any]]:
     env, params = jaxmec.make(
         "SingleServerOffloading-v0", preset="lad-ts", **dict(settings.options), **dict(size.preset)
     )
-    key = jax.random.key(0)
-    begun = jax.jit(lambda key: config.prepare(
-        agent, env, params, config.init(agent, env, params, key)
-    ))(key)  # fmt: skip
-    state = [jax.tree.map(jnp.array, begun)]  # targets share their buffers with the critics
+    state = begun(agent, env, params, config)
     program = jax.jit(
         lambda state: config.chunk(agent, env, params, state),
         donate_argnums=0,
         compiler_options=compilation.options(),
     )
     start = time.perf_counter()
-    traced = program.lower(state[0])
+    traced = program.lower(state)
     lowered = time.perf_counter()
     with uncached():
         compiled = traced.compile()
@@ -116,13 +111,7 @@ def lad_ts(size: Size) -> tuple[Callable[[], Any], int, dict[str, Any]]:
         "bytes_of_state": getattr(memory, "argument_size_in_bytes", None),
         "bytes_beside_it": getattr(memory, "temp_size_in_bytes", None),
     }
-
-    def call() -> None:
-        state[0], metrics = jax.block_until_ready(compiled(state[0]))
-        if failures(metrics):
-            raise FloatingPointError(f"not finite: {', '.join(failures(metrics))}")
-
-    return call, config.chunk_steps, about
+    return chunks(compiled, state), config.chunk_steps, about
 
 
 def torch_loop(size: Size) -> tuple[Callable[[], Any], list[int]]:
