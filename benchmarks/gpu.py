@@ -243,12 +243,14 @@ def of_seeds(size: Size) -> list[Row]:
 
 
 @contextlib.contextmanager
-def trained(name: str, size: Size, **options: Any) -> Iterator[tuple[Any, np.ndarray]]:
+def trained(name: str, size: Size, scale: str = "cpu") -> Iterator[tuple[Any, np.ndarray]]:
     """A result and the [P] seconds of its points, all seeds side by side."""
+    recipe = jaxmec.recipe(name, scale=scale).scaled(size.share)
     with tempfile.TemporaryDirectory() as folder, uncached():
         began = time.perf_counter()
-        result = jaxmec.train(name, seeds=size.seeds, directory=Path(folder) / "run",
-                              progress=False, **options)  # fmt: skip
+        result = jaxmec.train(
+            recipe, seeds=size.seeds, directory=Path(folder) / "run", progress=False
+        )
         whole = time.perf_counter() - began
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         seconds = np.array([json.loads(line)["seconds"] for line in lines])
@@ -256,18 +258,8 @@ def trained(name: str, size: Size, **options: Any) -> Iterator[tuple[Any, np.nda
         yield result, seconds + max(0.0, whole - seconds[-1])
 
 
-def shortened(name: str, size: Size, scale: str = "cpu") -> dict[str, Any]:
-    """The method's steps at this size, with as many points as it has."""
-    if size.share == 1:
-        return {}
-    config = jaxmec.METHODS[name].settings(scale=scale).config
-    every = max(1, int(config.eval_every * size.share))
-    prefill = getattr(config, "prefill", 0)
-    return {"steps": prefill + max(every, int(config.steps * size.share)), "eval_every": every}
-
-
 def reached(result: Any, seconds: np.ndarray, good: Callable[[Any], np.ndarray]) -> Row:
-    """When every seed, and when the mean over seeds, had been as good as asked."""
+    """When the last of all seeds had been as good as asked."""
     every = np.logical_or.accumulate(good(result), axis=1).all(axis=0)  # [P]
     return {
         "seconds_to_all": float(seconds[int(np.argmax(every))]) if every.any() else None,
@@ -280,7 +272,7 @@ def of_cartpole(size: Size) -> list[Row]:
     """Each agent with thousands of environments, until every seed has been at 475."""
     rows = []
     for name in ("dsac", "sac", "dqn"):
-        with trained(name, size, scale="gpu", **shortened(name, size, "gpu")) as (result, seconds):
+        with trained(name, size, "gpu") as (result, seconds):
             rows.append({"case": f"{name}, scale gpu, {size.seeds} seeds to {SOLVED:g}"} | reached(
                 result, seconds, lambda r: np.asarray(r.history.evaluation["return"]) >= SOLVED
             ))  # fmt: skip
@@ -291,7 +283,7 @@ def of_figure(size: Size) -> list[Row]:
     """The abstract's figure: three agents, 100,000 steps each."""
     rows = []
     for name in ("dsac", "sac", "dqn"):
-        with trained(name, size, **shortened(name, size)) as (result, seconds):
+        with trained(name, size) as (result, seconds):
             returns = np.asarray(result.history.evaluation["return"])
             rows.append(
                 {
@@ -312,13 +304,13 @@ def of_offloading(size: Size) -> list[Row]:
     optimal = jaxmec.evaluate("optimal", episodes=20 if size.share == 1 else 1).mean("makespan")
     rows: list[Row] = []
     name = "ddrl-amsa-taught"
-    with trained(name, size, **shortened(name, size)) as (result, seconds):
+    with trained(name, size) as (result, seconds):
         rows.append({"case": f"{name}, {size.seeds} seeds to {BELOW_OPTIMAL} x Optimal"} | reached(
             result, seconds,
             lambda r: np.asarray(r.history.evaluation["makespan"]) <= BELOW_OPTIMAL * optimal,
         ))  # fmt: skip
     name = "ddrl-ats"
-    with trained(name, size, **shortened(name, size)) as (result, seconds):
+    with trained(name, size) as (result, seconds):
         steps = np.asarray(result.history.env_steps)[0]
         decisions = (steps[-1] - steps[0]) * size.seeds
         rows.append(
