@@ -29,7 +29,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 of all leaves, in order."""
+    """SHA-256 of all leaves, in order, whatever they are called: names may change."""
     sha = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)

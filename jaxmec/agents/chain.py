@@ -81,7 +81,7 @@ class DiffusionPolicy:
 def ordered_repr(agent: DiffusionPolicy, last: tuple[str, ...]) -> str:
     """The agent as text, the fields in ``last`` after all others.
 
-    Studies find what they have trained by this text, so its order stays whoever defines a field.
+    The order is the one that users know, whichever of an agent's classes defines a field.
     """
     names = [f.name for f in dataclasses.fields(agent) if f.name not in last]
     text = ", ".join(f"{name}={getattr(agent, name)!r}" for name in (*names, *last))

@@ -10,9 +10,7 @@ import jax
 import numpy as np
 
 from jaxmec.agents.base import Agent
-from jaxmec.experiment.policy import (
-    Policy,
-)
+from jaxmec.experiment.policy import Policy
 from jaxmec.experiment.setting import PathLike, Setting
 from jaxmec.methods import Config
 from jaxmec.training.rollout import make_spec

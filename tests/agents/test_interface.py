@@ -101,7 +101,7 @@ def test_stations_without_chains_say_so():
 
 
 def test_it_is_written_as_ever():
-    """Studies find what they have trained by how an agent is written."""
+    """Whichever of its classes defines a field."""
     assert repr(DSAC()) == (
         "DSAC(discount=0.99, actor_learning_rate=0.0003, critic_learning_rate=0.001, "
         "temperature_learning_rate=0.0003, tau=0.02, actor_tau=1.0, temperature=0.5, "
