@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import jaxmec
 from jaxmec import cli
 from jaxmec.agents import PerStation
-from jaxmec.cli import commands, index, programs
+from jaxmec.cli import commands, fields, index, programs
 from jaxmec.cli.commands import doctor
 from jaxmec.cli.errors import EXIT_PIPE
 from jaxmec.envs import ENVIRONMENTS
@@ -349,6 +349,40 @@ def test_a_plan_refuses_names_that_mean_several_things(capsys):
     full = "lad-ts:agent.start=noise:config.steps=20000:env.penalty=2"
     code, out, _ = run(capsys, *words, full)
     assert code == 0 and "140,000 steps" in out  # as few as there can be
+
+
+def test_a_field_of_several_groups_is_theirs_to_settle():
+    """Which of them is meant, `jaxmec.train` says or asks; what one group has is meant."""
+    hints = {"config": {"steps": int}, "agent": {"k": int}, "env": {"k": int}}
+    texts = {"steps": "5", "k": "2", "env.k": "3"}
+    assert fields.values(texts, hints, "it") == {"config.steps": 5, "k": 2, "env.k": 3}
+
+
+def test_what_is_played_is_told_whole():
+    """`evaluate` and `show` take the same flags."""
+    told = {
+        "env": "MultiServerOffloading-v0",
+        "preset": "smcoedge",
+        "preset_seed": 3,
+        "information": "local",
+    }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in told.items()]
+    calls = []
+
+    def instead(what, **options):
+        calls.append((what, options))
+        raise Stopped
+
+    for function, command in (
+        ("jaxmec.evaluate", ["evaluate"]),
+        ("jaxmec.experiment.episode.record", ["show", "--to", "nowhere"]),
+    ):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(function, instead)
+            with pytest.raises(Stopped):
+                cli.main([*command, "water-filling", *words])
+        _, options = calls[-1]
+        assert {name: options[name] for name in told} == told and options["trace"] is None
 
 
 def test_a_field_is_meant_where_a_flag_has_its_name():

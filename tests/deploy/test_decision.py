@@ -7,7 +7,7 @@ import oracle
 import pytest
 from edge_policies import CASES, MULTI, Case, situations, states, visited
 
-from jaxmec.agents import DQN, Pathwise
+from jaxmec.agents import DQN, Pathwise, TopKDQN
 from jaxmec.deploy import export, graph, onnx, schema
 from jaxmec.deploy.decision import columns_of, decision_of
 from jaxmec.deploy.schema import Network, Packer
@@ -25,13 +25,21 @@ def rows_of(policy, queues, tasks):
     return packer.rows(packer.network_row(told), told.uplink_contention, queues, tasks)
 
 
-def test_with_more_servers_than_are_compared_in_training():
+@pytest.mark.parametrize(
+    ("agent", "action"),
+    [
+        (Pathwise(hidden=(8,), network="servers", denoising_steps=1), "score"),
+        (TopKDQN(hidden=(8,), k=3), "top_k"),
+    ],
+)
+def test_with_more_servers_than_are_compared_in_training(agent, action):
     """Beyond 32 servers training fills by a loop, which no graph has."""
     case = Case(
-        Pathwise(hidden=(8,), network="servers", denoising_steps=1),
+        agent,
         MULTI,
         "amcoedge",
-        (("action", "score"), ("information", "local"), ("features", "times"), ("slots", 2),
+        (("action", action), ("allocate", "water_filling"), ("information", "local"),
+         ("features", "times"), ("slots", 2),
          ("capacity", tuple(np.linspace(5, 30, 40))), ("rate", (450.0,) * 40)),
     )  # fmt: skip
     policy = case.policy()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxmec
-from jaxmec import envs
+from jaxmec import envs, traces
 from jaxmec.agents import DQN, Pathwise, PerStation
 from jaxmec.agents.chain import OF_NETWORK
 from jaxmec.core.naming import by_layer
@@ -119,6 +119,23 @@ def test_a_wrong_name_is_told_the_right_one_wherever_that_belongs():
             jaxmec.train("dsac", **{wrong: 1})
     with pytest.raises(ValueError, match="tensorboard needs directory"):
         RunOptions(tensorboard=True)
+
+
+def test_other_arrivals_take_the_place_of_those_before(tmp_path):
+    rows = traces.Rows(
+        slot=np.array([0, 1]), origin=np.array([0, 1]), size=np.array([2.0, 3.0]),
+        work=np.array([0.4, 0.5]), result=None,
+    )  # fmt: skip
+    file = traces.write(tmp_path / "tasks.csv", rows)
+    in_memory = traces.read(file)
+    of_file = recipe("ddrl-amsa", trace=file)
+    assert of_file.setting.trace is not None
+    listed = of_file.changed(env_options={"workload": in_memory})
+    assert listed.setting.trace is None and "workload" in dict(listed.setting.options)
+    again = listed.changed(trace=file)
+    assert again.setting == of_file.setting
+    with pytest.raises(TypeError, match="both arrivals"):
+        recipe("ddrl-amsa", trace=file, env_options={"workload": in_memory})
 
 
 def test_changes_are_of_the_recipe_before_them():
