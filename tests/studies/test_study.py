@@ -262,6 +262,17 @@ def test_programs_are_kept_unless_somebody_keeps_them(tmp_path):
     assert any((tmp_path / "kept" / "compiled").iterdir())
 
 
+def test_a_result_of_another_cell_is_never_taken_for_this_one(tmp_path):
+    plan = without(schedulers=(Entry("local"),), reference="", episodes=1)
+    study.run(plan, tmp_path, progress=False)
+    (file,) = (tmp_path / "cells").glob("*/result.json")
+    document = json.loads(file.read_text())
+    document["cell"]["episode_seed"] += 1
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*another cell.*remove it"):
+        study.collect(plan, tmp_path)
+
+
 def test_a_damaged_result_is_named(tmp_path):
     plan = without(schedulers=(Entry("local"),), reference="", episodes=1)
     study.run(plan, tmp_path, progress=False)
