@@ -12,14 +12,19 @@ from jaxmec.serving.decision import (
 )
 from jaxmec.serving.fleet import Fleet
 from jaxmec.serving.laws import Alternating, always_up, given
+from jaxmec.serving.scenario import Mix, Poisson, Requests, ServingParams
 
 __all__ = [
     "Alternating",
     "Availability",
     "Fate",
     "Fleet",
+    "Mix",
+    "Poisson",
     "Queues",
     "Request",
+    "Requests",
+    "ServingParams",
     "always_up",
     "dispatch",
     "dispatch_parts",

@@ -54,6 +54,11 @@ class Availability:
         """B."""
         return self.breaks.shape[-2]
 
+    def draw(self, key: Any, steady: Any) -> Availability:
+        """Itself: the law of what is known beforehand (:mod:`jaxmec.serving.scenario`)."""
+        del key, steady
+        return self
+
 
 @pytree
 class Pieces:

@@ -28,6 +28,7 @@ class Request(NamedTuple):
     images: Any  # [] int, n
     quality: Any = 0.0  # [] in [0, 1], the least that will do
     limit: Any = float("inf")  # [] s, τ, from the arrival
+    factor: Any = 1.0  # [] times an option's quality is that of this answer (a share painted, say)
 
 
 class Fate(NamedTuple):
