@@ -68,7 +68,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         f"jaxmec-{PROJECT['version']}.dist-info",
     }
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "jaxmec").rglob("*.py")}
+    fleets = (ROOT / "jaxmec" / "serving").rglob("*.toml")
     data = {"jaxmec/py.typed", "jaxmec/cli/index.json"}
+    data |= {path.relative_to(ROOT).as_posix() for path in fleets}
     assert sources | data == {name for name in names if name.startswith("jaxmec/")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -62,6 +62,7 @@ def _failed(error: Exception, what: str) -> int:
     if isinstance(error, BundleError | ImportError | OSError):
         _complain(error)
         return EXIT_FAILED
+    from jaxmec.serving import FleetError
     from jaxmec.traces import TraceError
     from jaxmec.training.checkpoint import CheckpointError
     from jaxmec.training.runner import Diverged, Interrupted
@@ -69,7 +70,7 @@ def _failed(error: Exception, what: str) -> int:
     if isinstance(error, Interrupted):
         _complain(error, style=None)
         return error.exit_code
-    if isinstance(error, CheckpointError | TraceError | Diverged | RuntimeError):
+    if isinstance(error, CheckpointError | FleetError | TraceError | Diverged | RuntimeError):
         _complain(error)
         return EXIT_FAILED
     raise error

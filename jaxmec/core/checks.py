@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeGuard, runtime_checkable
 
+from jaxmec.core.naming import suggestion
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -259,5 +261,20 @@ def record(required: Mapping[str, Check], others: Mapping[str, Check] | None = N
                 yield from inner(value[key], full)
             elif key in required:
                 yield f"{full} is missing"
+
+    return problems
+
+
+def closed(required: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
+    """An object with the ``required`` keys, perhaps the ``others``, and no more."""
+    known = {**required, **(others or {})}
+    inner = record(required, others)
+
+    def problems(value: object, name: str) -> Problems:
+        for key in value if isinstance(value, dict) else ():
+            if key not in known:
+                full = f"{name}.{shown(key)[1:-1]}".lstrip(".")
+                yield f"{full} is not one of {', '.join(known)}{suggestion(key, known)}"
+        yield from inner(value, name)
 
     return problems

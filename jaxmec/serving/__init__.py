@@ -12,6 +12,7 @@ from jaxmec.serving.decision import (
 )
 from jaxmec.serving.fleet import Fleet
 from jaxmec.serving.laws import Alternating, always_up, given
+from jaxmec.serving.presets import FleetError, ServingPreset, find_serving_preset
 from jaxmec.serving.scenario import Mix, Poisson, Requests, ServingParams
 
 __all__ = [
@@ -19,15 +20,18 @@ __all__ = [
     "Availability",
     "Fate",
     "Fleet",
+    "FleetError",
     "Mix",
     "Poisson",
     "Queues",
     "Request",
     "Requests",
     "ServingParams",
+    "ServingPreset",
     "always_up",
     "dispatch",
     "dispatch_parts",
+    "find_serving_preset",
     "given",
     "listen",
     "whole_images",

@@ -109,3 +109,12 @@ def test_numpys_whole_numbers_count_too(value):
 def test_what_only_looks_like_a_whole_number_is_refused(value):
     with pytest.raises(ValueError, match="slots must be a whole number of 1 to 4, got"):
         checks.require("slots", value, checks.whole(1, 4))
+
+
+def test_a_closed_record_has_no_other_keys():
+    check = checks.closed({"memory": checks.number(above=0)}, {"name": checks.text()})
+    assert checks.problems({"memory": 8, "name": "T4"}, check, "server") == ""
+    found = checks.problems({"memmory": 8}, check, "server")
+    assert "server.memmory is not one of memory, name; did you mean 'memory'?" in found
+    assert "server.memory is missing" in found
+    assert checks.problems([], check, "server") == "server must be an object, got a list of 0"
