@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxmec.cli.actions import ACTIONS
 from jaxmec.cli.comments import comments
 from jaxmec.cli.fields import Field, as_text, in_words
 from jaxmec.core import files
@@ -29,7 +30,6 @@ from jaxmec.core.naming import look_up
 
 FILE = Path(__file__).with_name("index.json")
 NOTHING = dataclasses.MISSING
-TRACE_ACTIONS = ("check", "import", "synth")
 
 
 @functools.cache
@@ -174,9 +174,9 @@ def _flags(command: str) -> dict[str, list[str]]:
     if command == "train":  # whose help is made from the index
         text = "\n".join(["--help --help-all", *help.flags(Train)])
     else:
-        actions = [[action] for action in TRACE_ACTIONS] if command == "trace" else [[]]
         shown = io.StringIO()
-        for words in actions:
+        for action in ACTIONS.get(command, ("",)):
+            words = [action] if action else []
             with _unbroken(), contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
                 commands.run(command, [*words, "--help"])
         text = shown.getvalue()

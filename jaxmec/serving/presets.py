@@ -187,6 +187,11 @@ class ServingPreset:
         )
 
     @property
+    def stations(self) -> int:
+        """S; station i stands at server i."""
+        return len(self.wanted.origin_share)
+
+    @property
     def capacity(self) -> float:
         """Requests a s at load 1: Σ_i 1 / (z c_i + a_i) / n, of z steps and n images."""
         m = [variant.name for variant in self.variants].index(self.reference.variant)

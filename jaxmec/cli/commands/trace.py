@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxmec.cli.errors import EXIT_OK, EXIT_USAGE
-from jaxmec.core.naming import look_up
+from jaxmec.cli import actions
+from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.terminal import Screen, quoted
 
 
 def run(words: Sequence[str]) -> int:
-    actions = {
+    about = {
         "check": (_trace_check, "read a trace file, say what is in it, or what is wrong and where"),
         "import": (
             _trace_import,
@@ -26,13 +26,7 @@ def run(words: Sequence[str]) -> int:
         ),
         "synth": (_trace_synth, "draw one: diurnal, mmpp (bursts) or heavy-tailed sizes"),
     }
-    if not words or words[0].startswith("-"):
-        print("usage: jaxmec trace ACTION ...\n")
-        print("\n".join(f"  {name:<10} {about}" for name, (_, about) in actions.items()))
-        print("\njaxmec trace ACTION --help says more.")
-        return EXIT_OK if words and words[0] in ("-h", "--help") else EXIT_USAGE
-    action, _ = look_up("action", words[0], actions)
-    return action(words[1:])
+    return actions.run("trace", about, words)
 
 
 @dataclasses.dataclass(frozen=True)
