@@ -10,9 +10,11 @@ from jaxmec.serving.decision import (
     listen,
     whole_images,
 )
+from jaxmec.serving.errors import FleetError
 from jaxmec.serving.fleet import Fleet
-from jaxmec.serving.laws import Alternating, always_up, given
-from jaxmec.serving.presets import FleetError, ServingPreset, find_serving_preset
+from jaxmec.serving.laws import Alternating, Spot, always_up, given
+from jaxmec.serving.outage_files import read_outages, read_spot
+from jaxmec.serving.presets import ServingPreset, find_serving_preset
 from jaxmec.serving.scenario import Mix, Poisson, Requests, ServingParams
 
 __all__ = [
@@ -28,11 +30,14 @@ __all__ = [
     "Requests",
     "ServingParams",
     "ServingPreset",
+    "Spot",
     "always_up",
     "dispatch",
     "dispatch_parts",
     "find_serving_preset",
     "given",
     "listen",
+    "read_outages",
+    "read_spot",
     "whole_images",
 ]

@@ -5,7 +5,7 @@ What a law draws is drawn when an episode begins, and seen by no policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,96 @@ class Alternating:
         speed = jnp.stack([jnp.ones_like(troubled), troubled], axis=-1).reshape(shape[0], -1)
         speed = jnp.concatenate([speed, jnp.ones_like(speed[:, :1])], axis=1)
         return Availability(breaks, jnp.where(steady[:, None], 1, speed))
+
+
+@pytree
+class Spot:
+    """Servers that are up when recorded instances were, each from a moment of its own.
+
+    Server i follows record i modulo F. Where an episode's record ends the server is up. Made by
+    :meth:`of`.
+    """
+
+    begins: Any  # [F, R] int32, the entry that each run of like entries begins with, rising
+    up: Any  # [F, R] bool, what its entries are
+    entries: Any  # [F] int32, of each record
+    gap: Any  # [F] s between entries
+    window: Any  # s of an episode
+    pieces: int = static(default=1)  # runs in any window, at most
+
+    @staticmethod
+    def least(window: float, gap: float) -> int:
+        """Entries that a record must have, so that an episode can begin in it."""
+        return int(np.ceil(window / gap)) + 1
+
+    @classmethod
+    def of(cls, records: Sequence[np.ndarray], gaps: Sequence[float], window: float) -> Spot:
+        """The law of F records.
+
+        Args:
+            records: [N] bool each, up or not.
+            gaps: s between the entries of each.
+            window: s of an episode.
+
+        Raises:
+            ValueError: no record, or one that lasts no longer than an episode.
+        """
+        checks.real("window", window, ndim=0, above=0)
+        checks.real("gaps", np.asarray(gaps, float), ndim=1, above=0)
+        if not records or len(records) != len(gaps):
+            raise ValueError(f"records must be one a gap and one at least, got {len(records)}")
+        runs, most = [], 1
+        for number, (record, gap) in enumerate(zip(records, gaps, strict=True)):
+            least = cls.least(window, gap)
+            if len(record) < least:
+                raise ValueError(
+                    f"records[{number}] must have at least {least} entries, got {len(record)}"
+                )
+            changes = np.flatnonzero(np.diff(np.asarray(record, np.int8))) + 1
+            begins = np.concatenate([[0], changes])
+            runs.append(begins)
+            first = np.arange(len(record) - least + 1)
+            seen = np.searchsorted(begins, first + least) - np.searchsorted(begins, first, "right")
+            most = max(most, int(seen.max()) + 1)
+        longest = max(map(len, runs))
+        padded = [np.pad(b, (0, longest - len(b)), constant_values=2**30) for b in runs]
+        up = [np.pad(np.asarray(record, bool)[b], (0, longest - len(b)), constant_values=True)
+              for record, b in zip(records, runs, strict=True)]  # fmt: skip
+        return cls(
+            jnp.asarray(np.stack(padded), jnp.int32),
+            jnp.asarray(np.stack(up)),
+            jnp.asarray([len(record) for record in records], jnp.int32),
+            jnp.asarray(gaps, float),
+            jnp.asarray(window, float),
+            most,
+        )
+
+    def draw(self, key: jax.Array, steady: jax.Array) -> Availability:
+        """The availability of B servers; those that are ``steady`` [B] bool are always up."""
+        key_entry, key_within = jax.random.split(key)
+        servers = steady.shape[0]
+        which = jnp.arange(servers) % self.gap.shape[0]
+        gap, entries = self.gap[which], self.entries[which]
+        within = jax.random.uniform(key_within, (servers,), gap.dtype)  # of the first entry
+        last = entries - jnp.ceil(self.window / gap).astype(jnp.int32)
+        entry = jax.random.randint(key_entry, (servers,), 0, last)
+
+        def of_server(begins: Any, up: Any, entry: Any, within: Any, gap: Any) -> tuple[Any, Any]:
+            first = jnp.sum(begins <= entry) - 1
+            run = first + jnp.arange(self.pieces)
+            there = run < begins.shape[0]
+            run = jnp.minimum(run, begins.shape[0] - 1)
+            # In whole entries first: weeks in seconds are more than float32 can tell apart.
+            begin = ((begins[run] - entry).astype(gap.dtype) - within) * gap
+            begin = jnp.where(jnp.arange(self.pieces) == 0, 0, begin)
+            there &= begin < self.window
+            breaks = jnp.append(jnp.where(there, begin, jnp.inf), jnp.inf)
+            end = jnp.sum(there)
+            breaks = jnp.where(jnp.arange(self.pieces + 1) == end, self.window, breaks)
+            return breaks, jnp.append(jnp.where(there, up[run], True), True)
+
+        breaks, up = jax.vmap(of_server)(self.begins[which], self.up[which], entry, within, gap)
+        return Availability(breaks, jnp.where(steady[:, None] | up, 1.0, 0.0))
 
 
 def given(num_servers: int, troubles: Iterable[tuple[int, float, float, float]]) -> Availability:

@@ -13,12 +13,12 @@ import numpy as np
 
 from jaxmec.core import checks
 from jaxmec.core.naming import suggestion
+from jaxmec.serving.errors import FleetError
 from jaxmec.serving.presets import (
     FLEETS,
     FOLDER,
     SETTING,
     Cloud,
-    FleetError,
     OutageLaw,
     Reference,
     RequestClass,
@@ -108,7 +108,7 @@ _KEYS: dict[str, checks.Check] = {
         },
     ),
     "outages": checks.closed(
-        {"law": checks.one_of(("none", "log-normal", "given"))},
+        {"law": checks.one_of(("none", "log-normal", "given", "spot"))},
         {
             "up_median": _POSITIVE,
             "up_spread": _FROM_0,
@@ -117,6 +117,9 @@ _KEYS: dict[str, checks.Check] = {
             "slow_share": _SHARE,
             "slow_speed": checks.number(above=0, most=1),
             "troubles": checks.whole(1, _MOST),
+            "file": _TEXT,
+            "files": _list(_TEXT),
+            "squeeze": _POSITIVE,
         },
     ),
 }
@@ -175,6 +178,7 @@ def _merged(path: Path, seen: Sequence[Path] = ()) -> Keys:
     schema = _KEYS if like is None else {name: _partly(name) for name in _KEYS}
     try:
         checks.require("", table, checks.closed(needed, schema))
+        _resolve_files(table.get("outages", {}), path.parent)
         if like is None:
             return table
         checks.require("like", like, _TEXT)
@@ -187,6 +191,14 @@ def _merged(path: Path, seen: Sequence[Path] = ()) -> Keys:
     for key, value in table.items():
         below[key] = {**below.get(key, {}), **value} if isinstance(value, dict) else value
     return below
+
+
+def _resolve_files(outages: Keys, folder: Path) -> None:
+    """Names of files are meant from where the fleet's file is."""
+    if "file" in outages:
+        outages["file"] = str(folder / outages["file"])
+    if "files" in outages:
+        outages["files"] = [str(folder / name) for name in outages["files"]]
 
 
 def _partly(name: str) -> checks.Check:
@@ -222,8 +234,9 @@ def _preset(name: str, table: Keys) -> ServingPreset:
     checks.require("", table, checks.closed({key: _KEYS[key] for key in _REQUIRED}, _KEYS))
     variants = tuple(_variant(f"variant[{i}]", row) for i, row in enumerate(table["variant"]))
     _require_names("variant", [variant.name for variant in variants])
-    outages = OutageLaw(**table.get("outages", {"law": "none"}))
-    servers = _all_servers(table["server"], variants, outages.law == "given")
+    outages = _outage_law(table.get("outages", {"law": "none"}))
+    own = outages.law == "given" and not outages.file
+    servers = _all_servers(table["server"], variants, own)
     _require_homes(variants, servers)
     classes = tuple(RequestClass(**{"quality": 0.0, **row}) for row in table["class"])
     _require_names("class", [each.name for each in classes])
@@ -251,6 +264,13 @@ def _preset(name: str, table: Keys) -> ServingPreset:
     )
 
 
+def _outage_law(row: Keys) -> OutageLaw:
+    law = OutageLaw(**{**row, "files": tuple(row.get("files", ()))})
+    if law.law == "spot" and not law.files:
+        raise ValueError("outages.files is missing, which the law spot needs")
+    return law
+
+
 def _variant(where: str, row: Keys) -> Variant:
     row = {"work": 1.0, "task_time": 0.0, **row}
     steps, quality = tuple(row.pop("steps")), tuple(row.pop("quality"))
@@ -260,9 +280,7 @@ def _variant(where: str, row: Keys) -> Variant:
     return Variant(steps=steps, quality=quality, **row)
 
 
-def _all_servers(
-    rows: list[Keys], variants: tuple[Variant, ...], given: bool
-) -> tuple[Server, ...]:
+def _all_servers(rows: list[Keys], variants: tuple[Variant, ...], own: bool) -> tuple[Server, ...]:
     """All servers; a row with a count is so many."""
     catalogue = tomllib.loads(DEVICES.read_text("utf-8"))
     found: list[Server] = []
@@ -276,9 +294,9 @@ def _all_servers(
             if key not in row:
                 raise ValueError(f"{where}.{key} is missing, and so is a device that has one")
         one = _server(where, row, variants, device or f"server {index}")
-        if not given and {"breaks", "speed"} & set(row):
+        if not own and {"breaks", "speed"} & set(row):
             raise ValueError(
-                f"outages.law must be given where {where} has breaks and speed, got another"
+                f"outages.law must be given, without a file, where {where} has breaks and speed"
             )
         found += [one] * count
     if len(found) > _MOST:

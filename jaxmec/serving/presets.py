@@ -17,17 +17,15 @@ import numpy as np
 from jaxmec.core import checks
 from jaxmec.core.naming import look_up, suggestion
 from jaxmec.serving.availability import Availability
+from jaxmec.serving.errors import FleetError
 from jaxmec.serving.fleet import Fleet
-from jaxmec.serving.laws import Alternating, always_up
+from jaxmec.serving.laws import Alternating, always_up, given
+from jaxmec.serving.outage_files import read_outages, read_spot
 from jaxmec.serving.scenario import Mix, Poisson, Requests, ServingParams
 
 FLEETS = ("genai-5", "genai-20", "genai-64", "prototype")
 FOLDER = Path(__file__).with_name("fleets")
 ARRIVALS = ("poisson",)
-
-
-class FleetError(Exception):
-    """Something is wrong with a fleet's file; the message says what, where, what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Reference:
 class OutageLaw:
     """How servers fail, where the setting does not say that they never do."""
 
-    law: str = "none"  # none, log-normal or given
+    law: str = "none"  # none, log-normal, given or spot
     up_median: float = 180.0  # s
     up_spread: float = 1.0  # σ of the logarithm
     down_median: float = 20.0  # s
@@ -116,6 +114,9 @@ class OutageLaw:
     slow_share: float = 0.0  # of the troubles that are slowed phases
     slow_speed: float = 0.5  # of the nominal speed, in a slowed phase
     troubles: int = 8  # of one server in an episode, at most
+    file: str = ""  # given: a list of troubles; else the servers say theirs
+    files: tuple[str, ...] = ()  # spot: records of when instances were up
+    squeeze: float = 1.0  # spot: times as fast as it was
 
 
 def span(value: object, name: str) -> checks.Problems:
@@ -213,6 +214,8 @@ class ServingPreset:
         Raises:
             TypeError: no such field; suggests the nearest.
             ValueError: a value that it cannot have.
+            FleetError: a file of outages is none.
+            OSError: a file of outages cannot be read.
         """
         own = {name: changes.pop(name) for name in ("arrivals", "outages")
                if dataclasses.is_dataclass(changes.get(name))}  # fmt: skip
@@ -277,11 +280,11 @@ class ServingPreset:
         law, often = self.outages, setting.outages
         if law.law == "none" or often == 0:
             return always_up(servers)
+        if law.law != "log-normal" and often != 1:
+            raise ValueError(f"outages must be 0 or 1 where the fleet's are given, got {often:g}")
+        if law.law == "spot":
+            return read_spot(law.files, setting.horizon, law.squeeze)
         if law.law == "given":
-            if often != 1:
-                raise ValueError(
-                    f"outages must be 0 or 1 where the fleet's are given, got {often:g}"
-                )
             return self._given(servers)
         return Alternating(
             law.up_median / often,
@@ -294,7 +297,12 @@ class ServingPreset:
         )
 
     def _given(self, servers: int) -> Availability:
-        """The availability that the servers' own pieces say; a cloud is always up."""
+        """The availability that a list or the servers' own pieces say."""
+        if self.outages.file:
+            try:
+                return given(servers, read_outages(self.outages.file))
+            except ValueError as error:
+                raise FleetError(f"{self.outages.file}: {error}") from None
         longest = max(len(server.breaks) for server in self.servers)
         breaks, speed = np.full((servers, longest), np.inf), np.ones((servers, longest))
         breaks[:, 0] = 0

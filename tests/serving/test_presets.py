@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from serving_worlds import genai5
 
-from jaxmec.serving import Alternating, Availability, Poisson, Requests, ServingParams
+from jaxmec.serving import (
+    Alternating,
+    Availability,
+    FleetError,
+    Poisson,
+    Requests,
+    ServingParams,
+    Spot,
+)
 from jaxmec.serving.preset_files import drawn
-from jaxmec.serving.presets import FLEETS, FOLDER, FleetError, ServingSetting, find_serving_preset
+from jaxmec.serving.presets import FLEETS, FOLDER, ServingSetting, find_serving_preset
 
 
 def leaves(tree):
@@ -239,6 +247,25 @@ def test_availability_that_is_given(tmp_path):
         preset.params(outages=2)
 
 
+def test_outages_from_files(tmp_path):
+    (tmp_path / "down.csv").write_text("server,begin,end\n1,10,20\n")
+    (tmp_path / "spot.json").write_text(
+        '{"metadata": {"gap_seconds": 600}, "data": [1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1]}'
+    )
+    listed = WHOLE.replace('"log-normal"', '"given"\nfile = "down.csv"')
+    availability = read(tmp_path, listed).params().outages
+    np.testing.assert_allclose(availability.breaks[1, :3], [0, 10, 20])
+    np.testing.assert_allclose(availability.speed[1, :3], [1, 0, 1])
+    spot = WHOLE.replace('"log-normal"', '"spot"\nfiles = ["spot.json"]\nsqueeze = 6')
+    law = read(tmp_path, spot).params().outages
+    assert isinstance(law, Spot) and np.asarray(law.gap).tolist() == [100]
+    with pytest.raises(FleetError, match=r"spot.json: data must have at least 601 entries"):
+        read(tmp_path, spot.replace("squeeze = 6", "squeeze = 600")).params()
+    (tmp_path / "down.csv").write_text("server,begin,end\n9,10,20\n")
+    with pytest.raises(FleetError, match=r"down.csv: troubles\[0\]: server must be between"):
+        read(tmp_path, listed).params()
+
+
 WRONG = [
     ("memory = 8", "memmory = 8", "server[0].memmory is not one of rate, name, device, count, "),
     ("memory = 8", "memmory = 8", "; did you mean 'memory'?"),
@@ -266,8 +293,9 @@ WRONG = [
      "above 0, since the last piece goes on for ever, got 0"),
     ("memory = 8", "memory = 8\nbreaks = [0, 5]\nspeed = [1]", "server[0].speed must have 2 "
      "numbers, one for each of server[0].breaks, got 1"),
-    ("memory = 8", "memory = 8\nbreaks = [0]\nspeed = [1]", "outages.law must be given where "
-     "server[0] has breaks and speed"),
+    ("memory = 8", "memory = 8\nbreaks = [0]\nspeed = [1]", "outages.law must be given, without a "
+     "file, where server[0] has breaks and speed"),
+    ('"log-normal"', '"spot"', "outages.files is missing, which the law spot needs"),
     ("[0.5, 0.9]\n[[variant", "[0.9, 0.5]\n[[variant", "variant[0].quality[1] must be at least "
      "quality[0], 0.9, got 0.5"),
     ("[0.5, 0.9]\n[[variant", "[0.5]\n[[variant", "variant[0].quality must have 2 numbers, one for "
@@ -292,7 +320,7 @@ WRONG = [
     ("load = 0.5", "laod = 0.5", "setting.laod is not one of load, heartbeat,"),
     ("load = 0.5", "load = 0.5\nheartbeat = 0", "setting.heartbeat must be a finite "
      "number above 0, got 0"),
-    ('"log-normal"', '"lognormal"', "outages.law must be one of none, log-normal, given"),
+    ('"log-normal"', '"lognormal"', "outages.law must be one of none, log-normal, given, spot"),
     ("[setting]", "[settings]", "settings is not one of reference, variant, "),
     ("[requests]", "[[requests]]", "requests must be an object, got a list of 1"),
     ("[setting]", "setting", "it is no TOML: "),
