@@ -200,3 +200,97 @@ def whole_images(fractions: list[float], images: int) -> list[int]:
         counts[index] += 1
         remainders[index] = -1.0
     return counts
+
+
+@dataclass
+class Decision:
+    """One decision of an episode, and what is known of it afterwards."""
+
+    now: float
+    row: int  # of which request
+    images: int
+    attempt: int
+    told: list[float]  # [B] at the decision
+    age: list[float]  # [B]
+    sent: list[float]  # [B] by the request's station
+    reward: float
+    resolved: bool
+    delay: float | None  # where it is resolved and answered
+    served: bool
+    tie: bool  # an arrival came at the same time
+
+
+@dataclass
+class Whole:
+    """A request as its user sees it."""
+
+    open: int = 1
+    answered: float = -INF
+    quality: float = INF
+
+
+def episode(
+    world: World,
+    rows: list[dict],
+    options: list[tuple[int, int, float]],
+    decide,
+    attempts: int,
+    impatience: float,
+) -> list[Decision]:
+    """Every decision of an episode.
+
+    ``decide(number, row, images)`` gives {server: images} and an option, (variant, steps, quality)
+    of which are ``options``.
+    """
+    wholes = [Whole() for _ in rows]
+    waiting: list[tuple[float, int, int, int]] = []  # (known, row, images, attempt)
+    coming = 0
+    decisions = []
+    while coming < len(rows) or waiting:
+        arrival = rows[coming]["arrival"] if coming < len(rows) else INF
+        waiting.sort(key=lambda entry: entry[0])
+        if waiting and waiting[0][0] <= arrival:
+            now, number, images, attempt = waiting.pop(0)
+        else:
+            now, number, images, attempt = arrival, coming, rows[coming]["images"], 0
+            coming += 1
+        row, whole = rows[number], wholes[number]
+        world.listen(now)
+        seen = (
+            [server.told for server in world.servers],
+            [now - server.told_at for server in world.servers],
+            [world.sent_by(row["origin"], i)[0] for i in range(len(world.servers))],
+        )
+        split, option = decide(len(decisions), row, images)
+        variant, steps, quality = options[option]
+        share = images / row["images"]
+        whole.open -= 1
+        whole.quality = min(whole.quality, quality)
+        for index, count in sorted(split.items()):
+            part = share * count / images
+            outcome = world.dispatch(
+                now, row["origin"], row["size"] * part, row["result"] * part, count,
+                index, variant, steps,
+            )  # fmt: skip
+            if not outcome.lost:
+                whole.answered = max(whole.answered, outcome.answered)
+            elif attempt + 1 < attempts:
+                whole.open += 1
+                waiting.append((outcome.known, number, count, attempt + 1))
+            else:
+                whole.answered = INF
+        resolved = whole.open == 0
+        reward, delay, served = 0.0, None, False
+        if resolved:
+            passed = whole.answered - row["arrival"]
+            delay = passed if passed < INF else None
+            factored = min(max(whole.quality * row["factor"], 0.0), 1.0)
+            served = passed <= row["limit"] and factored >= row["quality"]
+            reward = factored * served - impatience * min(passed / row["limit"], 2.0)
+        decisions.append(
+            Decision(
+                *(now, number, images, attempt, *seen),
+                *(reward, resolved, delay, served, bool(attempt) and now == arrival),
+            )
+        )
+    return decisions

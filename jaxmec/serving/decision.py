@@ -59,7 +59,8 @@ class Queues:
     told_resident: Any  # [B, M] bool, what was resident then
     sent: Any  # [S, B] s at nominal speed that a station has asked for, cold starts left out
     sent_variants: Any  # [S, B, M] bool, of which variants
-    sent_beat: Any  # [S, B] int32: it counts while this is the server's last heartbeat
+    sent_beat: Any  # [S, B] int32: it counts while the server's last heartbeat plus epoch is this
+    epoch: Any  # [] int32, above all of episodes gone by, whose sendings no longer count
 
     @classmethod
     def empty(cls, fleet: Fleet, stations: int) -> Queues:
@@ -86,6 +87,27 @@ class Queues:
             sent=jnp.zeros((stations, servers)),
             sent_variants=jnp.zeros((stations, servers, variants), bool),
             sent_beat=jnp.full((stations, servers), -1, jnp.int32),
+            epoch=jnp.zeros((), jnp.int32),
+        )
+
+    def anew(self) -> Queues:
+        """Empty queues for another episode, in O(B).
+
+        What stations have sent is O(S B); it is left where it lies and no longer counts.
+        """
+        zero, none = jnp.zeros_like(self.free), jnp.zeros((), jnp.int32)
+        return self.replace(  # type: ignore[attr-defined]
+            free=zero,
+            recency=jnp.zeros_like(self.recency),
+            cleared=zero,
+            queued=zero,
+            link=jnp.zeros_like(self.link),
+            dispatched=none,
+            beat=jnp.full_like(self.beat, -1),
+            told_at=zero,
+            told=zero,
+            told_resident=jnp.zeros_like(self.told_resident),
+            epoch=self.epoch + jnp.max(self.beat) + 2,
         )
 
     @property
@@ -99,7 +121,7 @@ class Queues:
         Returns:
             [B] s at nominal speed; [B, M] bool, of which variants.
         """
-        counts = self.sent_beat[station] == self.beat
+        counts = self.sent_beat[station] == self.beat + self.epoch
         return (
             jnp.where(counts, self.sent[station], 0),
             counts[:, None] & self.sent_variants[station],
@@ -219,7 +241,7 @@ def dispatch(
         fleet, availability, queues: where, and how things stand.
         request: what is asked.
         now: [] s, its arrival, or when its loss is known; no earlier than at the last dispatch.
-        server: [] int, whom it goes to.
+        server: [] int, whom it goes to; −1: nobody, and it is never answered.
         variant: [] int, a variant that fits there (``fleet.fits``).
         steps: [] int, z denoising steps an image.
 
@@ -233,13 +255,20 @@ def dispatch(
     _check_choice(fleet, server, variant, steps)
     servers = _servers(fleet, availability, queues)
     one = jax.tree.map(lambda leaf: leaf[server], servers)
-    remote = server != request.origin
+    sent = server >= 0
+    remote = sent & (server != request.origin)
     link = queues.link[request.origin]
     at = jnp.where(remote, jnp.maximum(now, link) + request.size / one.rate, now)
     back = jnp.where(remote, request.result / one.rate, 0)
     order = queues.dispatched + 1
     fate, after = _serve(
         one, fleet.size, fleet.detect, at, back, request.images, variant, steps, order
+    )
+    fate = fate._replace(
+        lost=sent & fate.lost,
+        cold=jnp.where(sent, fate.cold, 0),
+        answered=jnp.where(sent, fate.answered, jnp.inf),
+        known=jnp.where(sent, fate.known, jnp.inf),
     )
     here = jnp.arange(fleet.num_servers) == server
     queues = queues.replace(  # type: ignore[attr-defined]
@@ -336,7 +365,7 @@ def _remember(
     return queues.replace(  # type: ignore[attr-defined]
         sent=queues.sent.at[station].set(sent + work),
         sent_variants=queues.sent_variants.at[station].set(variants | (asked[:, None] & chosen)),
-        sent_beat=queues.sent_beat.at[station].set(queues.beat),
+        sent_beat=queues.sent_beat.at[station].set(queues.beat + queues.epoch),
     )
 
 
@@ -349,20 +378,9 @@ def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -
     """
 
     def hear(server: _Server, phase: Any, beat: Any, told_at: Any) -> tuple[Any, ...]:
-        pieces = server.pieces
-        beat_now = _last_beat(pieces, phase, fleet.heartbeat, now)
+        beat_now = _last_beat(server.pieces, phase, fleet.heartbeat, now)
         at = phase + beat_now * fleet.heartbeat
-        fell = pieces.fell_in(jnp.where(beat < 0, -1, told_at), at)
-        queued = jnp.where(fell, pieces.work_by(server.free), server.queued)
-        backlog = jnp.maximum(queued - pieces.work_by(at), 0)
-        holds = (server.recency > 0) & ~pieces.fell_in(server.cleared, at)
-        return (
-            beat_now,
-            at,
-            queued,
-            jnp.where(server.elastic, 0, backlog),
-            holds | server.elastic,
-        )
+        return beat_now, at, *_tell(server, jnp.where(beat < 0, -1, told_at), at)
 
     beat, at, queued, told, resident = jax.vmap(hear)(
         _servers(fleet, availability, queues), fleet.phase, queues.beat, queues.told_at
@@ -375,6 +393,69 @@ def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -
         told=jnp.where(heard, told, queues.told),
         told_resident=jnp.where(heard[:, None], resident, queues.told_resident),
     )
+
+
+def _tell(server: _Server, before: Any, at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a server tells at ``at`` when it last did ``before``: queued, backlog, resident [M]."""
+    pieces = server.pieces
+    queued = jnp.where(pieces.fell_in(before, at), pieces.work_by(server.free), server.queued)
+    backlog = jnp.maximum(queued - pieces.work_by(at), 0)
+    holds = (server.recency > 0) & ~pieces.fell_in(server.cleared, at)
+    return queued, jnp.where(server.elastic, 0, backlog), holds | server.elastic
+
+
+def ask_all(
+    fleet: Fleet, availability: Availability, queues: Queues, now: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What every server would tell ``now`` [] s, were it asked and could it answer.
+
+    Returns:
+        Backlog [B] s at nominal speed, residency [B, M] bool, and who is up [B] bool.
+    """
+
+    def one(server: _Server, beat: Any, told_at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        _, backlog, resident = _tell(server, jnp.where(beat < 0, -1, told_at), now)
+        return backlog, resident, server.pieces.up_from(now) <= now
+
+    return jax.vmap(one)(_servers(fleet, availability, queues), queues.beat, queues.told_at)
+
+
+def foresee(
+    fleet: Fleet,
+    availability: Availability,
+    queues: Queues,
+    request: Request,
+    now: Any,
+    *,
+    variant: Any,
+    steps: Any,
+) -> Fate:
+    """What would become of a request [B, O] at each server with each of O options.
+
+    Args:
+        variant, steps: [O] int.
+    """
+    servers = _servers(fleet, availability, queues)
+    remote = jnp.arange(fleet.num_servers) != request.origin
+    link = jnp.maximum(now, queues.link[request.origin])
+    at = jnp.where(remote, link + request.size / fleet.rate, now)
+    back = jnp.where(remote, request.result / fleet.rate, 0)
+
+    def one(server: _Server, at: Any, back: Any, variant: Any, steps: Any) -> Fate:
+        fate, _ = _serve(
+            *(server, fleet.size, fleet.detect, at, back),
+            *(request.images, variant, steps, queues.dispatched + 1),
+        )
+        return fate
+
+    options = jax.vmap(one, in_axes=(None, None, None, 0, 0))
+    return jax.vmap(options, in_axes=(0, 0, 0, None, None))(servers, at, back, variant, steps)
+
+
+def missed_beats(fleet: Fleet, queues: Queues, now: Any) -> jax.Array:
+    """[B] int32: the heartbeats that were due by ``now`` [] s since the last that was heard."""
+    due = jnp.floor((now - fleet.phase) / fleet.heartbeat).astype(jnp.int32)
+    return jnp.maximum(due - queues.beat, 0)
 
 
 def _last_beat(pieces: Pieces, phase: Any, heartbeat: Any, now: Any) -> jax.Array:
@@ -401,12 +482,13 @@ def _check_choice(fleet: Fleet, server: Any, variant: Any, steps: Any, asked: An
         ("server", server, fleet.num_servers),
         ("variant", variant, fleet.num_variants),
     ):
-        wrong = values[(values < 0) | (values >= expected)]
+        least = -1 if name == "server" else 0
+        wrong = values[(values < least) | (values >= expected)]
         if wrong.size:
-            raise ValueError(f"{name} must be between 0 and {expected - 1}, got {wrong[0]}")
+            raise ValueError(f"{name} must be between {least} and {expected - 1}, got {wrong[0]}")
     if np.any(steps < 1):
         raise ValueError(f"steps must be at least 1, got {steps[steps < 1][0]}")
-    homeless = (np.asarray(asked) > 0) & ~np.asarray(fleet.fits)[server, variant]
+    homeless = (np.asarray(asked) > 0) & (server >= 0) & ~np.asarray(fleet.fits)[server, variant]
     if np.any(homeless):
         raise ValueError(
             f"variant {variant[homeless][0]} must fit server {server[homeless][0]}: it takes "

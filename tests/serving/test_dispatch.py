@@ -11,9 +11,9 @@ import pytest
 import serving_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving_worlds import in_jax, random_world
 
 from jaxmec.serving import (
-    Availability,
     Fate,
     Fleet,
     Queues,
@@ -27,66 +27,6 @@ from jaxmec.serving import (
 from jaxmec.serving import given as given_troubles
 
 INF = float("inf")
-
-
-def random_world(servers: int, seed: int, variants: int = 3, pieces: int = 7) -> oracle.World:
-    """A fleet with outages, slowed phases, perhaps a cloud, and memory that holds few variants."""
-    rng = np.random.default_rng(seed)
-    sizes = rng.uniform(1, 6, variants)
-
-    def speeds() -> list[tuple[float, float]]:
-        begins = [0.0, *np.cumsum(rng.exponential(12.0, rng.integers(0, pieces)))]
-        values = rng.choice([0.0, 0.0, 0.4, 1.0], len(begins))
-        values[-1] = rng.choice([0.5, 1.0])
-        return list(zip(map(float, begins), map(float, values), strict=True))
-
-    fleet = [
-        oracle.Server(
-            step_time=list(rng.uniform(0.02, 0.6, variants)),
-            task_time=list(rng.uniform(0.0, 0.3, variants)),
-            load_time=list(rng.uniform(0.0, 10.0, variants)),
-            memory=float(rng.choice([sizes.max(), sizes.sum() - 0.01, 40.0])),
-            rate=float(rng.choice([rng.uniform(5, 500), INF])),
-            latency=float(rng.choice([0.0, 3.0])),
-            elastic=bool(rng.random() < 0.15),
-            phase=0.0,
-            pieces=speeds(),
-        )
-        for _ in range(servers)
-    ]
-    heartbeat = float(rng.uniform(0.5, 9))
-    for server in fleet:
-        server.phase = float(rng.uniform(0, heartbeat))
-    return oracle.World(
-        fleet, list(sizes), heartbeat, float(rng.uniform(0, 2)), [0.0] * max(1, servers // 2)
-    )
-
-
-def in_jax(world: oracle.World) -> tuple[Fleet, Availability]:
-    """The same, as the package takes it."""
-    servers = world.servers
-    longest = max(len(server.pieces) for server in servers)
-
-    def padded(part: int, fill: float) -> list[list[float]]:
-        return [
-            [*(piece[part] for piece in s.pieces), *[fill] * (longest - len(s.pieces))]
-            for s in servers
-        ]
-
-    fleet = Fleet(
-        step_time=[s.step_time for s in servers],
-        task_time=[s.task_time for s in servers],
-        load_time=[s.load_time for s in servers],
-        size=world.sizes,
-        memory=[s.memory for s in servers],
-        rate=[s.rate for s in servers],
-        latency=[s.latency for s in servers],
-        elastic=[s.elastic for s in servers],
-        heartbeat=world.heartbeat,
-        phase=[s.phase for s in servers],
-        detect=world.detect,
-    )
-    return fleet, Availability(padded(0, INF), padded(1, 1.0))
 
 
 def requests(world: oracle.World, seed: int, number: int) -> list[dict]:
@@ -146,7 +86,10 @@ def differences(world: oracle.World, seed: int, parts: bool, number: int = 40):
             )
     columns = {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
     now = columns.pop("now")
-    listed = (now, Request(arrival=now, quality=0 * now, limit=0 * now, **columns))
+    listed = (
+        now,
+        Request(arrival=now, quality=0 * now, limit=0 * now, factor=1 + 0 * now, **columns),
+    )
     heard, fate, after, sent = jax.tree.map(
         np.asarray,
         play(

@@ -1,0 +1,599 @@
+"""Serving generative models in event time as a gymnax environment (docs/serving.md).
+
+One step is one decision: where the current request is served, as which variant of the model, with
+how many denoising steps. The next decision is the earlier of the next arrival and the earliest
+known loss. What becomes of a request is worked out when it is dispatched
+(:mod:`jaxmec.serving.decision`), and no view shows it.
+
+Requests and outages depend on the episode's key alone, whatever is decided. A step costs O(B).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import environment
+from gymnax.environments import spaces as gymnax_spaces
+
+from jaxmec.core import checks
+from jaxmec.envs import spaces
+from jaxmec.serving.availability import Availability
+from jaxmec.serving.decision import (
+    Fate,
+    Queues,
+    Request,
+    dispatch,
+    dispatch_parts,
+    listen,
+    whole_images,
+)
+from jaxmec.serving.scenario import ServingParams
+from jaxmec.serving.view import INFORMATION, Outlook, View, expect, view_of
+
+ACTIONS = ("option", "shares")
+FEATURE_SETS = ("told", "expected")
+LATE = 2.0  # times the limit, what a delay counts as at most in the reward
+LARGEST_SCORE = 1e30  # what an infinite score counts as
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingOptions:
+    """What is decided and seen.
+
+    Args:
+        action: "option", one index over servers and their options; or "shares", scores by which
+            the images of a request are split. See :class:`GenerativeServing`.
+        information: one of ``INFORMATION``; see :class:`jaxmec.serving.View`.
+        features: "told", what is known of the request and the servers; or "expected", also what
+            follows from it: what each option asks for, and how much of the time left it takes.
+        refuse: with action "option", one more action that refuses the request, which has failed
+            then.
+        waiting: how many lost requests can wait to be decided anew; one more has failed. By
+            default the number of servers, and at least 8.
+
+    Raises:
+        ValueError: an unknown name, or options that do not go together.
+    """
+
+    action: str = "option"
+    information: str = "local"
+    features: str = "expected"
+    refuse: bool = False
+    waiting: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.fields(
+            self,
+            action=checks.one_of(ACTIONS),
+            information=checks.one_of(INFORMATION),
+            features=checks.one_of(FEATURE_SETS),
+            refuse=checks.flag,
+            waiting=checks.optional(checks.whole(1)),
+        )
+        if self.refuse and self.action != "option":
+            raise ValueError(f"refuse goes with action 'option', got action={self.action!r}")
+
+
+class Lost(NamedTuple):
+    """Requests whose loss is or will be known, and which are then decided anew."""
+
+    known: jax.Array  # [R] s; infinite: a free place
+    request: Request  # [R]
+    attempt: jax.Array  # [R] int32, how often each was lost
+    whole: jax.Array  # [R] int32, the place in ``Wholes`` of what it is a part of
+
+
+class Wholes(NamedTuple):
+    """Requests that were split and of which parts are open. Places of those in ``Lost``."""
+
+    open: jax.Array  # [R] int32, parts not answered yet
+    answered: jax.Array  # [R] s, the latest answer of the others; infinite if one has failed
+    quality: jax.Array  # [R] the least of theirs
+
+
+class ServingState(NamedTuple):
+    """Where an episode stands when a decision is due."""
+
+    queues: Queues  # with all heartbeats up to now
+    availability: Availability  # of the whole episode
+    now: jax.Array  # [] s
+    request: Request  # to be decided
+    attempt: jax.Array  # [] int32, how often it was lost
+    whole: jax.Array  # [] int32, what it is a part of; −1: of nothing else
+    upcoming: Request  # the next to arrive
+    law: Any  # what the law of arrivals remembers
+    number: jax.Array  # [] int32, requests drawn, ``upcoming`` included
+    key: jax.Array  # of the episode's requests
+    lost: Lost
+    wholes: Wholes
+    time: jax.Array  # [] int32, decisions made
+
+
+class Placed(NamedTuple):
+    """What a decision did: P parts, 1 where a request has one server, else B."""
+
+    fate: Fate  # [P]
+    images: jax.Array  # [P] int32
+    quality: jax.Array  # [] of the option
+    cloud: jax.Array  # [] the share of the images at elastic servers
+    queues: Queues
+
+
+class Settled(NamedTuple):
+    """What a decision leaves."""
+
+    resolved: jax.Array  # [] bool: no part of the request is open
+    delay: jax.Array  # [] s since its arrival, where it is; infinite where it has failed
+    quality: jax.Array  # [] the least of its parts
+    lost: Lost
+    wholes: Wholes
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One feature of an observation: non-negative and of order 1."""
+
+    name: str
+    about: str
+    value: Callable[[View, Outlook, ServingParams], Any]
+    axes: str = ""  # of what it is one number: B servers, M variants, O options
+    expected: bool = False  # only where features="expected"
+
+
+TIME, SIZE, IMAGES = 10.0, 10.0, 8.0  # s, Mbit and images that count as 1
+MANY = 10.0  # the most that a feature of times without a bound can be
+
+FEATURES: tuple[Feature, ...] = (
+    Feature("size", "10 Mbit on the way in", lambda v, o, p: v.request.size / SIZE),
+    Feature("images", "8 images", lambda v, o, p: v.request.images / IMAGES),
+    Feature("quality", "the least quality that will do", lambda v, o, p: v.request.quality),
+    Feature("factor", "what an option's quality counts", lambda v, o, p: v.request.factor),
+    Feature("limit", "10 s of the time limit", lambda v, o, p: v.request.limit / TIME),
+    Feature("left", "the share of it that is left", lambda v, o, p: v.left / v.request.limit),
+    Feature("attempt", "how often it was lost, of 3", lambda v, o, p: v.attempt / 3),
+    Feature("uplink", "10 s until the station's uplink is free", lambda v, o, p: v.link / TIME),
+    Feature(
+        "origin",
+        "1 for the server at the request's station",
+        lambda v, o, p: jnp.arange(p.fleet.num_servers) == v.request.origin,
+        "B",
+    ),
+    Feature("told", "10 s of backlog told", lambda v, o, p: v.told / TIME, "B"),
+    Feature("age", "10 s since", lambda v, o, p: v.age / TIME, "B"),
+    Feature("missed", "heartbeats missed since", lambda v, o, p: v.missed, "B"),
+    Feature("sent", "10 s of own sendings since", lambda v, o, p: v.sent / TIME, "B"),
+    Feature("up", "1 for a server that is up, as far as is seen", lambda v, o, p: v.up, "B"),
+    Feature("resident", "1 for a variant resident", lambda v, o, p: v.resident, "BM"),
+    Feature("asked", "1 for one asked for since", lambda v, o, p: v.sent_variants, "BM"),
+    Feature(
+        "ask",
+        "10 s of work, cold start included",
+        lambda v, o, p: (o.cold + o.work) / TIME,
+        "BO",
+        expected=True,
+    ),
+    Feature(
+        "finish",
+        "the expected delay from now, of the time left",
+        lambda v, o, p: o.finish / jnp.maximum(v.left, v.request.limit / MANY),
+        "BO",
+        expected=True,
+    ),
+)
+
+
+class GenerativeServing(environment.Environment):
+    """Requests for pictures go to servers that are unequal, fail, and tell about themselves late.
+
+    Action modes:
+        option: an index, server · O + option, of one server and one of its O options (variant and
+            steps). One that the server cannot offer (:meth:`action_mask`) counts as the first that
+            can be had anywhere. With ``refuse`` index B · O refuses.
+        shares: [B + O] real scores. The option of the largest score is taken; the images are split
+            over the servers that offer it in the shares of the softmax of their scores, whole
+            images by largest remainder. Each part is a decision, in the order of the servers.
+
+    The reward is the quality of a request that is served (answered in time, good enough), less
+    impatience · min(delay / limit, 2), given once all that will become of the request is decided.
+    """
+
+    Options = ServingOptions
+    metric_names = (
+        *("requests", "served", "quality", "answered", "delay", "lost", "retried"),
+        *("cold_starts", "cloud"),
+    )
+    distributed = ("delay", "answered")  # of which evaluation gives quantiles: of what, and when
+
+    def __init__(
+        self, params: ServingParams, options: ServingOptions | None = None, **changes: Any
+    ) -> None:
+        """Args:
+        params: the default parameters; their numbers of servers, options and stations are the
+            environment's.
+        options: an instance of ``Options``; by default its defaults.
+        changes: single fields of the options.
+        """
+        super().__init__()
+        self._options = dataclasses.replace(options or ServingOptions(), **changes)
+        self._default_params = params
+        self.num_servers, self.num_options = params.fleet.num_servers, params.num_options
+        self.information, self.action = self._options.information, self._options.action
+        self.splits = self.action == "shares"
+        self.places = self._options.waiting or max(8, self.num_servers)  # R
+
+    @property
+    def name(self) -> str:
+        """The registered id."""
+        return "GenerativeServing-v0"
+
+    @property
+    def options(self) -> ServingOptions:
+        """What was chosen."""
+        return self._options
+
+    @property
+    def default_params(self) -> ServingParams:  # type: ignore[override]
+        """The parameters that the environment was made with."""
+        return self._default_params
+
+    @property
+    def num_actions(self) -> int:
+        """B O and perhaps one to refuse, or B + O."""
+        if self.splits:
+            return self.num_servers + self.num_options
+        return self.num_servers * self.num_options + self._options.refuse
+
+    def action_space(self, params: ServingParams | None = None) -> gymnax_spaces.Space:
+        """An index, or scores."""
+        if self.splits:
+            return spaces.Scores(self.num_actions)
+        return gymnax_spaces.Discrete(self.num_actions)
+
+    def action_mask(self, params: ServingParams | None = None) -> jax.Array:
+        """[A] bool: the actions that there are. All scores are."""
+        params = self.default_params if params is None else params
+        if self.splits:
+            return jnp.ones(self.num_actions, bool)
+        refusal = jnp.ones(int(self._options.refuse), bool)
+        return jnp.concatenate([params.allowed.ravel(), refusal])
+
+    def action_names(self) -> tuple[str, ...]:
+        """[A] what each action, or each entry of an action that is a vector, is."""
+        servers = [f"server {i}" for i in range(self.num_servers)]
+        chosen = [f"option {k}" for k in range(self.num_options)]
+        if self.splits:
+            return (*servers, *chosen)
+        named = [f"{server}, {option}" for server in servers for option in chosen]
+        return (*named, *["refuse"][: self._options.refuse])
+
+    # gymnax jits `reset` and `step`; here jit is the caller's, at the top of the program.
+
+    def reset(  # type: ignore[override]
+        self, key: jax.Array, params: ServingParams | None = None
+    ) -> tuple[jax.Array, ServingState]:
+        """The first observation [observation_size] and state of an episode."""
+        params = self.default_params if params is None else params
+        dtype = params.fleet.step_time.dtype
+        queues = Queues.empty(params.fleet, params.num_stations)
+        state = self._begin(key, queues, self._nothing_lost(dtype), params)
+        return self.observe_state(state, params), state
+
+    def _begin(
+        self, key: jax.Array, queues: Queues, nothing: tuple[Lost, Wholes], params: ServingParams
+    ) -> ServingState:
+        """The first state of an episode, on empty queues."""
+        key_outages, key_law, key_requests = jax.random.split(key, 3)
+        availability = params.outages.draw(key_outages, params.fleet.elastic)
+        law = params.arrivals.begin(key_law)
+        request, law = params.arrivals.next(jax.random.fold_in(key_requests, 0), 0.0, law)
+        upcoming, law = params.arrivals.next(
+            jax.random.fold_in(key_requests, 1), request.arrival, law
+        )
+        zero = jnp.zeros((), jnp.int32)
+        return ServingState(
+            queues=listen(params.fleet, availability, queues, request.arrival),
+            availability=availability,
+            now=request.arrival,
+            request=_numbers(request, queues.free.dtype),
+            attempt=zero,
+            whole=zero - 1,
+            upcoming=_numbers(upcoming, queues.free.dtype),
+            law=law,
+            number=zero + 2,
+            key=key_requests,
+            lost=nothing[0],
+            wholes=nothing[1],
+            time=zero,
+        )
+
+    def _nothing_lost(self, dtype: Any) -> tuple[Lost, Wholes]:
+        places = self.places
+        zero, none = jnp.zeros(places, dtype), jnp.zeros(places, jnp.int32)
+        request = Request(zero, none, zero, zero, none, zero, zero, zero)
+        lost = Lost(jnp.full(places, jnp.inf, dtype), request, none, none)
+        return lost, Wholes(none, zero, zero)
+
+    def step(  # type: ignore[override]
+        self,
+        key: jax.Array,
+        state: ServingState,
+        action: Any,
+        params: ServingParams | None = None,
+    ) -> tuple[jax.Array, ServingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """Decide the current request and go to the next decision.
+
+        After the last request and all that were lost the episode is truncated and the state
+        returned is the first of a new one; ``info["final_observation"]`` is what would have been
+        seen had more requests come. ``key`` is only for the new episode. ``info`` has the entries
+        of ``metric_names``, each [], of what this decision settled, and action_mask [A] bool.
+        """
+        params = self.default_params if params is None else params
+        placed = self.place(action, state, params)
+        settled = self._settle(placed, state, params)
+        info = _figures(placed, settled, state)
+        late = jnp.minimum(settled.delay / state.request.limit, LATE)
+        reward = info["quality"] - params.impatience * jnp.where(settled.resolved, late, 0)
+        going_on, over = self._advance(placed.queues, settled, state, params)
+
+        nothing = self._nothing_lost(placed.queues.free.dtype)
+        begun = self._begin(key, going_on.queues.anew(), nothing, params)
+        # What stations have sent is O(S B), is the same in both, and stays where it lies.
+        next_state = jax.tree.map(
+            lambda new, old: old if new is old else jnp.where(over, new, old), begun, going_on
+        )
+        info["final_observation"] = self.observe_state(going_on, params)
+        info["action_mask"] = self.action_mask(params)
+        observation = self.observe_state(next_state, params)
+        return observation, next_state, reward, jnp.zeros_like(over), over, info
+
+    def place(self, action: Any, state: ServingState, params: ServingParams) -> Placed:
+        """Send the current request where an action says."""
+        queues, fleet, now = state.queues, params.fleet, state.now
+        if self.splits:
+            images, option = self.divide(action, state.request, params)
+            fate, queues = dispatch_parts(
+                *(fleet, state.availability, queues, state.request, now),
+                images=images,
+                variant=params.variant[option],
+                steps=params.steps[option],
+            )
+            cloud = jnp.sum(jnp.where(fleet.elastic, images, 0)) / state.request.images
+        else:
+            server, option = self.choice(action, params)
+            fate, queues = dispatch(
+                *(fleet, state.availability, queues, state.request, now),
+                server=server,
+                variant=params.variant[option],
+                steps=params.steps[option],
+            )
+            fate = jax.tree.map(lambda leaf: leaf[None], fate)
+            images = state.request.images[None]
+            cloud = fleet.elastic[server] & (server >= 0)
+        return Placed(fate, images, params.quality[option], cloud, queues)
+
+    def choice(self, action: Any, params: ServingParams) -> tuple[jax.Array, jax.Array]:
+        """[] int the server, −1 where the request is refused, and [] int the option of an index."""
+        mask = self.action_mask(params)
+        index = jnp.clip(jnp.asarray(action), 0, self.num_actions - 1)
+        index = jnp.where(mask[index], index, jnp.argmax(mask))
+        refused = index >= self.num_servers * self.num_options
+        server, option = jnp.divmod(index, self.num_options)
+        return jnp.where(refused, -1, server), option
+
+    def divide(
+        self, scores: Any, request: Request, params: ServingParams
+    ) -> tuple[jax.Array, jax.Array]:
+        """[B] int32 images of a request for each server, and [] int the option, of scores."""
+        scores = jnp.nan_to_num(
+            jnp.asarray(scores, params.fleet.rate.dtype),
+            nan=-LARGEST_SCORE,
+            posinf=LARGEST_SCORE,
+            neginf=-LARGEST_SCORE,
+        )
+        option = jnp.argmax(scores[self.num_servers :])
+        offers = params.allowed[:, option]
+        fraction = jax.nn.softmax(scores[: self.num_servers], where=offers)
+        return whole_images(fraction, request.images), option
+
+    def _settle(self, placed: Placed, state: ServingState, params: ServingParams) -> Settled:
+        """What a decision leaves: what is answered, what has failed and what waits to be sent anew.
+
+        A part that is lost waits until that is known, with the images that it has.
+        """
+        fate, parts = placed.fate, placed.images.shape[0]
+        free = jnp.isinf(state.lost.known)
+        rank = jnp.cumsum(free) - 1  # [R] of each free place
+        again = fate.lost & (state.attempt + 1 < params.attempts)
+        again = again & (jnp.cumsum(again) <= jnp.sum(free))
+        waits = jnp.sum(again, dtype=jnp.int32)
+        failed = jnp.any(fate.lost & ~again)
+        answered = jnp.max(jnp.where(fate.lost, -jnp.inf, fate.answered))
+        answered = jnp.where(failed, jnp.inf, answered)
+        quality, wholes, whole = placed.quality, state.wholes, state.whole
+        resolved = waits == 0
+        if self.splits:
+            known = whole >= 0
+            answered = jnp.where(known, jnp.maximum(answered, wholes.answered[whole]), answered)
+            quality = jnp.where(known, jnp.minimum(quality, wholes.quality[whole]), quality)
+            still = jnp.where(known, wholes.open[whole] - 1, 0) + waits
+            whole = jnp.where(known, whole, jnp.argmin(wholes.open).astype(jnp.int32))
+            resolved = still == 0
+            row = Wholes(still, answered, quality)
+            place = jnp.where(known | (waits > 0), whole, self.places)  # none, where none is open
+            wholes = jax.tree.map(
+                lambda leaf, value: leaf.at[place].set(value, mode="drop"), wholes, row
+            )
+        # The part of the k-th loss goes to the k-th free place.
+        order = jnp.where(again, jnp.cumsum(again) - 1, parts)
+        part = (
+            jnp.zeros(parts, jnp.int32)
+            .at[order]
+            .set(jnp.arange(parts, dtype=jnp.int32), mode="drop")
+        )
+        part = part[jnp.clip(rank, 0, parts - 1)]  # [R]
+        taken = free & (rank < waits)
+        share = placed.images[part] / state.request.images
+        request = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, taken.shape), state.request)
+        entry = Lost(
+            known=fate.known[part],
+            request=request._replace(
+                size=request.size * share,
+                result=request.result * share,
+                images=placed.images[part],
+            ),
+            attempt=jnp.broadcast_to(state.attempt + 1, taken.shape),
+            whole=jnp.broadcast_to(whole, taken.shape),
+        )
+        lost = jax.tree.map(lambda new, old: jnp.where(taken, new, old), entry, state.lost)
+        delay = answered - state.request.arrival
+        return Settled(resolved, delay, quality, lost, wholes)
+
+    def _advance(
+        self, queues: Queues, settled: Settled, state: ServingState, params: ServingParams
+    ) -> tuple[ServingState, jax.Array]:
+        """The state at the next decision, had the episode gone on; [] bool, whether it is over."""
+        lost, upcoming = settled.lost, state.upcoming
+        first = jnp.argmin(lost.known)
+        known = lost.known[first]
+        comes = (upcoming.arrival <= params.horizon) & (state.number <= params.max_requests)
+        again = jnp.isfinite(known) & ((known <= upcoming.arrival) | ~comes)
+        over = ~again & ~comes
+        now = jnp.where(again, known, upcoming.arrival)
+        now = jnp.where(jnp.isfinite(now), now, state.now)  # nobody comes any more
+        arrived = upcoming._replace(arrival=jnp.minimum(upcoming.arrival, now))
+        request = jax.tree.map(
+            lambda one, other: jnp.where(again, one[first], other), lost.request, arrived
+        )
+        following, law = params.arrivals.next(
+            jax.random.fold_in(state.key, state.number), upcoming.arrival, state.law
+        )
+        following = _numbers(following, queues.free.dtype)
+        following, law = jax.tree.map(
+            lambda old, new: jnp.where(again, old, new), (upcoming, state.law), (following, law)
+        )
+        going_on = ServingState(
+            queues=listen(params.fleet, state.availability, queues, now),
+            availability=state.availability,
+            now=now,
+            request=request,
+            attempt=jnp.where(again, lost.attempt[first], 0),
+            whole=jnp.where(again, lost.whole[first], -1),
+            upcoming=following,
+            law=law,
+            number=state.number + ~again,
+            key=state.key,
+            lost=lost._replace(
+                known=jnp.where(again & (jnp.arange(self.places) == first), jnp.inf, lost.known)
+            ),
+            wholes=settled.wholes,
+            time=state.time + 1,
+        )
+        return going_on, over
+
+    def view(self, state: ServingState, params: ServingParams) -> View:
+        """What the station sees under the environment's information model."""
+        return view_of(
+            *(params, state.availability, state.queues, state.request, state.attempt),
+            *(state.now, self.information),
+        )
+
+    @property
+    def _features(self) -> tuple[Feature, ...]:
+        every = self._options.features == "expected"
+        return tuple(feature for feature in FEATURES if every or not feature.expected)
+
+    def features(self, state: ServingState, params: ServingParams) -> dict[str, jax.Array]:
+        """The observation by name, each feature with its axes."""
+        return self._seen(self.view(state, params), params)
+
+    def _seen(self, view: View, params: ServingParams) -> dict[str, jax.Array]:
+        outlook, dtype = expect(view, params), params.fleet.step_time.dtype
+        return {
+            feature.name: jnp.clip(
+                jnp.asarray(feature.value(view, outlook, params), dtype), 0, MANY
+            )
+            for feature in self._features
+        }
+
+    def observe(self, view: View, params: ServingParams) -> jax.Array:
+        """[observation_size] of a view; a pure function on one example."""
+        return jnp.concatenate([jnp.ravel(value) for value in self._seen(view, params).values()])
+
+    def observe_state(self, state: ServingState, params: ServingParams) -> jax.Array:
+        """[observation_size] the features, one after the other."""
+        return self.observe(self.view(state, params), params)
+
+    def feature_layout(self, params: ServingParams | None = None) -> tuple[tuple[str, int], ...]:
+        """The features of an observation in their order, (name, length)."""
+        return tuple((f.name, math.prod(self._shape(f, params))) for f in self._features)
+
+    def feature_names(self, params: ServingParams | None = None) -> tuple[str, ...]:
+        """[observation_size] what each entry of an observation is."""
+        return tuple(
+            feature.name + (f"[{', '.join(map(str, index))}]" if index else "")
+            for feature in self._features
+            for index in np.ndindex(*self._shape(feature, params))
+        )
+
+    def _shape(self, feature: Feature, params: ServingParams | None) -> tuple[int, ...]:
+        params = self.default_params if params is None else params
+        sizes = {"B": self.num_servers, "M": params.fleet.num_variants, "O": self.num_options}
+        return tuple(sizes[axis] for axis in feature.axes)
+
+    def observation_space(self, params: ServingParams) -> gymnax_spaces.Box:
+        """Numbers from 0 to ``MANY``, of order 1."""
+        size = sum(length for _, length in self.feature_layout(params))
+        return gymnax_spaces.Box(0.0, MANY, (size,), params.fleet.step_time.dtype)
+
+    def summary(self, totals: dict[str, jax.Array], length: jax.Array) -> dict[str, jax.Array]:
+        """An episode's figures from the sums of ``metric_names`` over its decisions.
+
+        served, lost (never answered), retried (dispatches beyond the first), cold_starts and
+        cloud are a request; quality is of the served, delay of the answered.
+        """
+        del length
+        requests = totals["requests"]
+        figures = {
+            name: totals[name] / requests
+            for name in ("served", "lost", "retried", "cold_starts", "cloud")
+        }
+        figures["quality"] = totals["quality"] / jnp.maximum(totals["served"], 1)
+        figures["delay"] = totals["delay"] / jnp.maximum(totals["answered"], 1)
+        return figures
+
+
+def _numbers(request: Request, dtype: Any) -> Request:
+    """A request whose entries are arrays of one kind each, whatever a law returned."""
+    whole = ("origin", "images")
+    return Request(
+        **{
+            name: jnp.asarray(value, jnp.int32 if name in whole else dtype)
+            for name, value in request._asdict().items()
+        }
+    )
+
+
+def _figures(placed: Placed, settled: Settled, state: ServingState) -> dict[str, jax.Array]:
+    """What a decision adds to the sums of an episode, by the names in ``metric_names``."""
+    request, dtype = state.request, settled.delay.dtype
+    answered = settled.resolved & jnp.isfinite(settled.delay)
+    quality = jnp.clip(settled.quality * request.factor, 0, 1)
+    served = answered & (settled.delay <= request.limit) & (quality >= request.quality)
+    figures = {
+        "requests": settled.resolved,
+        "served": served,
+        "quality": jnp.where(served, quality, 0),
+        "answered": answered,
+        "delay": jnp.where(answered, settled.delay, 0),
+        "lost": settled.resolved & ~answered,
+        "retried": state.attempt > 0,
+        "cold_starts": jnp.sum((placed.fate.cold > 0) & (placed.images > 0)),
+        "cloud": placed.cloud,
+    }
+    return {name: jnp.asarray(value, dtype) for name, value in figures.items()}
