@@ -66,7 +66,8 @@ def fields_of(
     if where["preset"] is not None:
         named = preset or (row["preset"] if own else None) or where["preset"]
         named = named if named in index["presets"] else named.partition("-")[0]
-        parts.append(("env", "Preset", index["presets"].get(named, {}).get("values", {})))
+        values = index["presets"].get(named, {}).get("values", {})
+        parts.append(("env", where["fields"], values))
     return [
         Field(group, name, field["type"], values.get(name, field["default"]), field["about"],
               tuple(field["choices"]))
@@ -86,11 +87,13 @@ def build() -> dict[str, Any]:
 
     classes: dict[str, Any] = {"Preset": _fields(Preset, next(iter(PRESETS.values())))}
     for place in ENVIRONMENTS.values():
-        classes[place.options.__name__] = _fields(place.options, place.options())
+        for kind in place.kinds:
+            if kind.__name__ not in classes:
+                classes[kind.__name__] = _fields(kind, kind())
     return {
         "environments": {
             name: {"about": row.about, "options": row.options.__name__,
-                   "preset": row.default_preset}
+                   "preset": row.default_preset, "fields": row.kinds[-1].__name__}
             for name, row in ENVIRONMENTS.items()
         },
         "presets": {
@@ -117,11 +120,9 @@ def build() -> dict[str, Any]:
 def kinds(settings: Any, env: Any) -> dict[str, tuple[type, ...]]:
     """The dataclasses whose fields `--set` takes, by group."""
     from jaxmec.agents.per_station import of_station
-    from jaxmec.envs.presets import Preset
 
     agent = type(of_station(settings.agent()))
-    places = (env.options,) if env.default_preset is None else (env.options, Preset)
-    return {"config": (type(settings.config),), "agent": (agent,), "env": places}
+    return {"config": (type(settings.config),), "agent": (agent,), "env": env.kinds}
 
 
 def hints(kinds: Mapping[str, tuple[type, ...]]) -> dict[str, dict[str, Any]]:

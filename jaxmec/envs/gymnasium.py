@@ -23,6 +23,14 @@ class Drawn(Protocol):
         """Draw a state, of NumPy arrays, into the axes of a figure."""
 
 
+@runtime_checkable
+class Masked(Protocol):
+    """An environment some of whose actions cannot be taken."""
+
+    def action_mask(self, params: Any) -> Any:
+        """[A] bool: those that can."""
+
+
 class _Spec(EnvSpec):
     """Of an environment made from objects, which no JSON holds."""
 
@@ -126,7 +134,11 @@ class GymnasiumAdapter(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode; ``seed`` begins a new random stream, ``options`` are not used."""
+        """Begin an episode; ``seed`` begins a new random stream, ``options`` are not used.
+
+        The second value has "action_mask" [A] where some actions cannot be taken, as that of
+        ``step`` has.
+        """
         super().reset(seed=seed)
         if seed is not None:
             self._seed(seed)
@@ -134,7 +146,10 @@ class GymnasiumAdapter(gymnasium.Env):
             self._seed(int(self.np_random.integers(2**32)))
         observation, self._state = self._first(self._key, self._draw())
         self._shown = self._state
-        return self._observation(jax.device_get(observation)), {}
+        info = {}
+        if isinstance(self._env, Masked):  # as `step` has it too
+            info["action_mask"] = np.asarray(self._env.action_mask(self._params))
+        return self._observation(jax.device_get(observation)), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One transition.

@@ -83,13 +83,21 @@ class Preset:
             if not pair or not 0 <= value[0] <= value[1] < math.inf:
                 raise ValueError(f"{name} must be a range (low, high) from 0 up, got {value!r}")
 
-    def params(self, seed: int = 0, workload: Workload | None = None) -> OffloadingParams:
+    def params(
+        self, seed: int = 0, workload: Workload | None = None, **changes: Any
+    ) -> OffloadingParams:
         """Environment parameters whose per-position numbers are drawn from ``seed``.
 
         Args:
             seed: of the densities, qualities and result sizes, each a stream of its own.
             workload: arrivals to use instead of the preset's (a trace, say).
+            changes: fields of the preset.
+
+        Raises:
+            TypeError: no such field.
         """
+        if changes:
+            return override(self, **changes).params(seed, workload)
         # Here, so that presets can be listed without JAX.
         from jaxmec.envs.state import ObservationScales, OffloadingParams
         from jaxmec.mec import BernoulliWorkload, EdgeNetwork, UniformCountWorkload

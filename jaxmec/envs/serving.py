@@ -28,6 +28,7 @@ from jaxmec.serving.decision import (
     Fate,
     Queues,
     Request,
+    ask_all,
     dispatch,
     dispatch_parts,
     listen,
@@ -147,6 +148,7 @@ class Feature:
 
 
 TIME, SIZE, IMAGES = 10.0, 10.0, 8.0  # s, Mbit and images that count as 1
+DRAWN = 20.0  # s of backlog that a picture shows at least, so that pictures can be compared
 MANY = 10.0  # the most that a feature of times without a bound can be
 
 FEATURES: tuple[Feature, ...] = (
@@ -545,6 +547,23 @@ class GenerativeServing(environment.Environment):
         params = self.default_params if params is None else params
         sizes = {"B": self.num_servers, "M": params.fleet.num_variants, "O": self.num_options}
         return tuple(sizes[axis] for axis in feature.axes)
+
+    def draw(self, axes: Any, state: ServingState, params: ServingParams) -> None:
+        """Every server's backlog, as told and true, into the axes of a figure."""
+        fleet, servers = params.fleet, np.arange(self.num_servers)
+        true, _, up = ask_all(fleet, state.availability, state.queues, state.now)
+        axes.bar(servers - 0.2, state.queues.told, 0.4, color="#0072B2", label="told")
+        axes.bar(servers + 0.2, true, 0.4, color="#E69F00", label="true")
+        names = ["cloud" if elastic else str(i) for i, elastic in enumerate(fleet.elastic)]
+        names = [name if there else f"{name} (down)" for name, there in zip(names, up, strict=True)]
+        axes.set(xlabel="server", ylabel="backlog [s]", xticks=servers, xticklabels=names)
+        axes.set_ylim(
+            0, max(DRAWN, 1.1 * float(np.max(true)), 1.1 * float(state.queues.told.max()))
+        )
+        axes.set_title(
+            f"{float(state.now):.1f} s, a request at station {int(state.request.origin)}"
+        )
+        axes.legend(loc="upper right", frameon=False)
 
     def observation_space(self, params: ServingParams) -> gymnax_spaces.Box:
         """Numbers from 0 to ``MANY``, of order 1."""

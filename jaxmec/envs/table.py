@@ -7,14 +7,15 @@ name. The rows are plain data, without JAX: an environment's module is imported 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from jaxmec.core.naming import look_up, suggestion
-from jaxmec.envs.presets import Preset, find_preset, override
 from jaxmec.envs.processes import refuse_after_fork
 
 if TYPE_CHECKING:
+    from jaxmec.envs.presets import Preset
     from jaxmec.mec.workload import Workload
 
 
@@ -32,6 +33,8 @@ class Environment:
     kind: str  # "module:class"
     metric: str = "return"  # what methods are compared by
     default_preset: str | None = None  # None: an environment without presets
+    presets: str = "jaxmec.envs.presets:find_preset"  # "module:function" that finds one by name
+    preset_fields: str = "jaxmec.envs.presets:Preset"  # "module:dataclass" of what can be changed
     problem: str | None = None  # "multi" or "single", what schedulers and the planner solve there
     oracle: str | None = None  # the scheduler that policies are set against
     set_options: tuple[tuple[str, Any], ...] = ()  # with which an action is a set of servers
@@ -50,11 +53,17 @@ class Environment:
     @property
     def option_names(self) -> set[str]:
         """Everything that :meth:`make` takes by name, beside preset, seed and workload."""
-        kinds = (self.options,) if self.default_preset is None else (self.options, Preset)
-        return {field.name for kind in kinds for field in dataclasses.fields(kind)}
+        return {field.name for kind in self.kinds for field in dataclasses.fields(kind)}
 
-    def preset(self, named: str | Preset | None = None) -> Preset:
-        """The preset of that name, or the environment's default.
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The dataclasses of what can be chosen: the options, and the fields of a preset."""
+        if self.default_preset is None:
+            return (self.options,)
+        return self.options, pkgutil.resolve_name(self.preset_fields)
+
+    def preset(self, named: Any = None) -> Any:
+        """The preset of that name, or the environment's default; a preset itself is one.
 
         Raises:
             ValueError: an unknown name, with the nearest right one.
@@ -62,13 +71,14 @@ class Environment:
         """
         if self.default_preset is None:
             raise TypeError(f"{self.name} has no presets and no workload")
-        if isinstance(named, Preset):
+        if named is not None and not isinstance(named, str | os.PathLike):
             return named
-        return find_preset(self.default_preset if named is None else named)
+        find = pkgutil.resolve_name(self.presets)
+        return find(self.default_preset if named is None else named)
 
     def make(
         self,
-        preset: str | Preset | None = None,
+        preset: Any = None,
         seed: int = 0,
         workload: Workload | None = None,
         **options: Any,
@@ -86,7 +96,9 @@ class Environment:
             return kind(), kind.Options(**options)
         own = {f.name: options.pop(f.name) for f in dataclasses.fields(kind.Options)
                if f.name in options}  # fmt: skip
-        params = override(self.preset(preset), **options).params(seed, workload)
+        if workload is not None:
+            options["workload"] = workload
+        params = self.preset(preset).params(seed, **options)
         return kind(params, kind.Options(**own)), params
 
 
@@ -119,6 +131,15 @@ ENVIRONMENTS = {
             oracle="optimal",
             set_options=(("action", "mask"),),
             pictures=("timeline", "map", "denoising", "policy", "animation"),
+        ),
+        Environment(
+            "GenerativeServing-v0",
+            "serve pictures on servers that are unequal, fail and tell late",
+            "jaxmec.envs.serving:GenerativeServing",
+            metric="served",
+            default_preset="genai-5",
+            presets="jaxmec.serving.presets:find_serving_preset",
+            preset_fields="jaxmec.serving.presets:ServingSetting",
         ),
     )
 }
@@ -156,8 +177,9 @@ def make(
 
     Args:
         env_id: one of ``ENVIRONMENTS``.
-        preset: the published setting of an offloading environment, by name or as data.
-        seed: of what a preset draws once: densities, qualities, result sizes.
+        preset: a published setting of offloading, or a fleet for serving: by name, by the path of
+            its file, or as data.
+        seed: of what a preset draws once: densities, qualities, result sizes, cold starts.
         workload: arrivals instead of the preset's, such as a trace.
         options: the environment's own (``ENVIRONMENTS[env_id].options``), and any field of the
             preset to override; for CartPole, the fields of

@@ -91,7 +91,9 @@ class Setting:
     @property
     def fields(self) -> dict[str, Any]:
         """The options that are fields of the preset, or arrivals in its place."""
-        names = {"workload", *(field.name for field in dataclasses.fields(Preset))}
+        row = envs.find_environment(self.env)
+        own = {field.name for field in dataclasses.fields(row.options)}
+        names = {"workload", *row.option_names} - own
         return {name: value for name, value in self.options if name in names}
 
     def identity(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class Setting:
             "options": plain(chosen),
         }
         if row.default_preset is not None:
-            known["fields"] = plain(self._preset)
+            known["fields"] = self._preset_fields()
         if self.trace is not None:
             known["arrivals"] = [self.trace.sha256, self.trace.slots]
         elif "workload" in self.fields:
@@ -117,8 +119,12 @@ class Setting:
     @property
     def tasks(self) -> dict[str, Any]:
         """By name, all that decides which tasks arrive, beside the seed of the episodes."""
-        if not envs.find_environment(self.env).schedules:
-            return {"env": self.env}
+        row = envs.find_environment(self.env)
+        if not row.schedules:
+            where = {"env": self.env}
+            if row.default_preset is None:
+                return where
+            return where | {"preset_seed": self.seed, "fields": self._preset_fields()}
         if self.trace is not None:
             return {"arrivals": _arrivals(self.trace)}
         if "workload" in self.fields:
@@ -137,6 +143,14 @@ class Setting:
         # Some are tied to another field, by its name.
         return {k: getattr(preset, v) if isinstance(v, str) else v for k, v in values.items()}
 
+    def _preset_fields(self) -> Any:
+        """The preset with what is changed of it, as JSON holds it."""
+        row = envs.find_environment(self.env)
+        if row.schedules:
+            return plain(self._preset)
+        preset = plain(row.preset(self.preset))
+        return [preset, {name: plain(value) for name, value in sorted(self.fields.items())}]
+
     @property
     def _preset(self) -> Preset:
         changes = {name: value for name, value in self.fields.items() if name != "workload"}
@@ -148,6 +162,8 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = {field.name: plain(vars(value)[field.name]) for field in dataclasses.fields(value)}
         return {"class": type(value).__name__, "fields": fields}
+    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        return [plain(entry) for entry in value]
     return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
 
 

@@ -62,7 +62,9 @@ def test_rows_name_what_there_is():
             env, _ = row.make(**dict(row.set_options))
             assert env.name == row.name and env.splits == (row.problem == "multi")
         else:
-            assert row.default_preset is None and row.oracle is None
+            assert row.oracle is None
+            env, params = row.make()
+            assert env.name == row.name and env.num_actions == env.action_space(params).n
     with pytest.raises(ValueError, match="did you mean 'CartPole-v1'"):
         envs.find_environment("cartpole-v1")
 
