@@ -1,5 +1,6 @@
 """Serving generative models in event time: pure physics on one example, no learning."""
 
+from jaxmec.serving.arrivals import Bursts, Diurnal, Recorded, heavy_tailed
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.decision import (
     Fate,
@@ -20,12 +21,15 @@ from jaxmec.serving.scenario import Mix, Poisson, Requests, ServingParams
 __all__ = [
     "Alternating",
     "Availability",
+    "Bursts",
+    "Diurnal",
     "Fate",
     "Fleet",
     "FleetError",
     "Mix",
     "Poisson",
     "Queues",
+    "Recorded",
     "Request",
     "Requests",
     "ServingParams",
@@ -36,6 +40,7 @@ __all__ = [
     "dispatch_parts",
     "find_serving_preset",
     "given",
+    "heavy_tailed",
     "listen",
     "read_outages",
     "read_spot",

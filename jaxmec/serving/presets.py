@@ -16,16 +16,17 @@ import numpy as np
 
 from jaxmec.core import checks
 from jaxmec.core.naming import look_up, suggestion
+from jaxmec.serving.arrivals import Bursts, Diurnal, heavy_tailed
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.errors import FleetError
 from jaxmec.serving.fleet import Fleet
 from jaxmec.serving.laws import Alternating, always_up, given
 from jaxmec.serving.outage_files import read_outages, read_spot
-from jaxmec.serving.scenario import Mix, Poisson, Requests, ServingParams
+from jaxmec.serving.scenario import Arrivals, Mix, Poisson, Requests, ServingParams
 
 FLEETS = ("genai-5", "genai-20", "genai-64", "prototype")
 FOLDER = Path(__file__).with_name("fleets")
-ARRIVALS = ("poisson",)
+ARRIVALS = ("poisson", "bursts", "diurnal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,13 @@ SETTING: dict[str, checks.Check] = {
     "outages": checks.number(0),
     "arrivals": checks.one_of(ARRIVALS),
     "cold_spread": span,
+    "burst": checks.number(1),
+    "busy": checks.number(above=0),
+    "quiet": checks.number(above=0),
+    "amplitude": checks.number(0, most=1),
+    "period": checks.number(above=0),
+    "images_tail": checks.number(0),
+    "most_images": checks.whole(1, 1024),
 }
 
 
@@ -156,8 +164,15 @@ class ServingSetting:
     attempts: int = 3  # a request that was lost so often has failed
     cloud: bool = True  # the fleet's cloud, if it has one, can be asked
     outages: float = 1.0  # times as frequent as the fleet's law says; 0: always up
-    arrivals: str = "poisson"
+    arrivals: str = "poisson"  # law of the requests' times: poisson, bursts or diurnal
     cold_spread: tuple[float, float] = (1.0, 1.0)  # a server's load times, times a factor between
+    burst: float = 5.0  # bursts: the rate in one over that between them
+    busy: float = 20.0  # bursts: s, mean length
+    quiet: float = 80.0  # bursts: s, mean time between
+    amplitude: float = 0.8  # diurnal: of the sine, as a share of the mean rate
+    period: float = 600.0  # diurnal: s
+    images_tail: float = 0.0  # of Zipf's law of a request's images; 0: as the fleet's requests say
+    most_images: int = 32  # of a request, where they have a tail
 
     def __post_init__(self) -> None:
         checks.fields(self, **SETTING)
@@ -203,13 +218,15 @@ class ServingPreset:
         ]
         return float(np.sum(1 / np.array(seconds)) / self.reference.images)
 
-    def params(self, seed: int = 0, **changes: Any) -> ServingParams:
+    def params(
+        self, seed: int = 0, workload: Arrivals | None = None, **changes: Any
+    ) -> ServingParams:
         """What an environment is made of.
 
         Args:
             seed: of the servers' cold starts and the phases of their heartbeats, a stream each.
-            changes: fields of :class:`ServingSetting`; ``arrivals`` and ``outages`` may be laws
-                (:mod:`jaxmec.serving.scenario`).
+            workload: a law of arrivals instead of the preset's, a record say.
+            changes: fields of :class:`ServingSetting`; ``outages`` may be a law of availability.
 
         Raises:
             TypeError: no such field; suggests the nearest.
@@ -217,16 +234,17 @@ class ServingPreset:
             FleetError: a file of outages is none.
             OSError: a file of outages cannot be read.
         """
-        own = {name: changes.pop(name) for name in ("arrivals", "outages")
-               if dataclasses.is_dataclass(changes.get(name))}  # fmt: skip
+        outages: Any = None
+        if dataclasses.is_dataclass(changes.get("outages")):
+            outages = changes.pop("outages")
         setting = changed(self.setting, **changes)
         cloud = self.cloud if setting.cloud else None
         servers = len(self.servers) + (cloud is not None)
         variant, steps, quality = zip(*self.options, strict=True)
         return ServingParams(
             fleet=self._fleet(setting, seed, cloud),
-            outages=own["outages"] if "outages" in own else self._outages(setting, servers),
-            arrivals=own["arrivals"] if "arrivals" in own else self._arrivals(setting),
+            outages=self._outages(setting, servers) if outages is None else outages,
+            arrivals=self._arrivals(setting) if workload is None else workload,
             variant=np.array(variant),
             steps=np.array(steps),
             quality=np.array(quality),
@@ -312,11 +330,21 @@ class ServingPreset:
         return Availability(breaks, speed)
 
     def _arrivals(self, setting: ServingSetting) -> Any:
-        rate = setting.load * self.capacity
-        return Requests(Poisson(rate), self._mix())
+        wanted = self.wanted
+        if setting.images_tail > 0:
+            images, share = heavy_tailed(setting.images_tail, setting.most_images)
+            wanted = dataclasses.replace(wanted, images=tuple(images), images_share=tuple(share))
+        # The load stays what it is, whatever the number of images.
+        rate = setting.load * self.capacity * self.wanted.mean_images / wanted.mean_images
+        times: Any = Poisson(rate)
+        if setting.arrivals == "bursts":
+            times = Bursts(rate, setting.burst, setting.busy, setting.quiet)
+        elif setting.arrivals == "diurnal":
+            times = Diurnal(rate, setting.amplitude, setting.period)
+        return Requests(times, self._mix(wanted))
 
-    def _mix(self) -> Mix:
-        wanted, classes = self.wanted, self.classes
+    def _mix(self, wanted: Wanted) -> Mix:
+        classes = self.classes
         return Mix(
             share=np.array([each.share for each in classes], float),
             quality=np.array([each.quality for each in classes], float),

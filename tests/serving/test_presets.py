@@ -99,7 +99,7 @@ def test_outages_are_as_frequent_as_is_asked_for():
 def test_laws_of_ones_own_arrivals():
     preset = find_serving_preset("genai-5")
     law = Requests(Poisson(2.0), preset.params().arrivals.mix)
-    assert preset.params(arrivals=law).arrivals is law
+    assert preset.params(workload=law).arrivals is law
 
 
 @pytest.mark.parametrize(
