@@ -9,7 +9,7 @@ from jaxmec.core.naming import look_up
 
 # For the index and for completion, which import no command.
 ACTIONS = {
-    "trace": ("check", "import", "synth"),
+    "trace": ("check", "import", "requests", "synth"),
     "fleet": ("check", "draw", "list", "show"),
 }
 

@@ -85,8 +85,16 @@ class Setting:
             name: tuple(value) if isinstance(value, list) else value for name, value in self.options
         }
         if self.trace is not None:
-            options["workload"] = self.trace.workload()
+            options["workload"] = self._recorded(self.trace)
         return envs.make(self.env, preset=self.preset, seed=self.seed, **options)
+
+    def _recorded(self, trace: TraceFile) -> Any:
+        """The arrivals of a trace: of tasks, or of requests where those are served."""
+        if envs.find_environment(self.env).schedules:
+            return trace.workload()
+        if trace.slots is not None:
+            raise ValueError(f"slots must be None for a trace of requests, got {trace.slots}")
+        return traces.read_requests(trace.checked()).arrivals()
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -124,7 +132,8 @@ class Setting:
             where = {"env": self.env}
             if row.default_preset is None:
                 return where
-            return where | {"preset_seed": self.seed, "fields": self._preset_fields()}
+            arrivals = {} if self.trace is None else {"arrivals": self.trace.sha256}
+            return where | arrivals | {"preset_seed": self.seed, "fields": self._preset_fields()}
         if self.trace is not None:
             return {"arrivals": _arrivals(self.trace)}
         if "workload" in self.fields:

@@ -224,8 +224,9 @@ class Recorded:
         if len(arrival) == 0 or np.any(np.diff(arrival) < 0):
             raise ValueError("arrival must be one request at least, in order of time")
         # In float64 first: in float32 seconds of a month are steps of a quarter of one.
-        gap = np.diff(arrival, prepend=0.0)
-        object.__setattr__(self, "gap", jnp.asarray(gap, self.arrival.dtype))
+        if self.gap is None:
+            gap = np.diff(arrival, prepend=0.0)
+            object.__setattr__(self, "gap", jnp.asarray(gap, self.arrival.dtype))
         needed = int(np.max(np.asarray(self.origin))) + 1
         if self.num_stations == 0:
             object.__setattr__(self, "num_stations", needed)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmec.core import checks
 from jaxmec.core.naming import look_up, suggestion
-from jaxmec.serving.arrivals import Bursts, Diurnal, heavy_tailed
+from jaxmec.serving.arrivals import Bursts, Diurnal, Recorded, heavy_tailed
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.errors import FleetError
 from jaxmec.serving.fleet import Fleet
@@ -147,6 +147,7 @@ SETTING: dict[str, checks.Check] = {
     "quiet": checks.number(above=0),
     "amplitude": checks.number(0, most=1),
     "period": checks.number(above=0),
+    "anywhere": checks.flag,
     "images_tail": checks.number(0),
     "most_images": checks.whole(1, 1024),
 }
@@ -171,6 +172,7 @@ class ServingSetting:
     quiet: float = 80.0  # bursts: s, mean time between
     amplitude: float = 0.8  # diurnal: of the sine, as a share of the mean rate
     period: float = 600.0  # diurnal: s
+    anywhere: bool = False  # an episode begins anywhere in a trace of requests, not at its first
     images_tail: float = 0.0  # of Zipf's law of a request's images; 0: as the fleet's requests say
     most_images: int = 32  # of a request, where they have a tail
 
@@ -239,6 +241,8 @@ class ServingPreset:
             outages = changes.pop("outages")
         setting = changed(self.setting, **changes)
         cloud = self.cloud if setting.cloud else None
+        if setting.anywhere and isinstance(workload, Recorded):
+            workload = dataclasses.replace(workload, window=setting.horizon)
         servers = len(self.servers) + (cloud is not None)
         variant, steps, quality = zip(*self.options, strict=True)
         return ServingParams(

@@ -9,7 +9,8 @@ A trace file is CSV or, where its name ends in ``.parquet``, Parquet, with one t
 place of the environment's. The unit after a colon may be missing (Mbit, Gcycles and s then) or
 another one of ``UNITS``. Rows may come in any order: they are sorted by slot and station, and of
 one station's slot the earlier row is decided first. JSON lines (``.jsonl``) are read too, and
-``.gz`` may follow every name.
+``.gz`` may follow every name. A trace of requests for pictures has other columns
+(:mod:`jaxmec.traces.requests`).
 """
 
 from jaxmec.traces.files import (
@@ -24,24 +25,52 @@ from jaxmec.traces.files import (
 )
 from jaxmec.traces.laws import Synthetic
 from jaxmec.traces.logs import FORMATS, Conversion, convert
-from jaxmec.traces.reading import LARGEST, SMALLEST, UNITS, PathLike, TraceError
+from jaxmec.traces.reading import (
+    LARGEST,
+    REQUEST_UNITS,
+    SMALLEST,
+    UNITS,
+    PathLike,
+    TraceError,
+)
+from jaxmec.traces.requests import (
+    REQUEST_COLUMNS,
+    REQUEST_FORMATS,
+    RequestConversion,
+    RequestRows,
+    convert_requests,
+    describe_requests,
+    of_requests,
+    read_requests,
+    write_requests,
+)
 
 __all__ = [
     "FORMATS",
     "LARGEST",
     "OWN",
+    "REQUEST_COLUMNS",
+    "REQUEST_FORMATS",
+    "REQUEST_UNITS",
     "SMALLEST",
     "UNITS",
     "Conversion",
     "PathLike",
+    "RequestConversion",
+    "RequestRows",
     "Rows",
     "Synthetic",
     "TraceError",
     "TraceFile",
     "convert",
+    "convert_requests",
     "describe",
+    "describe_requests",
     "mean_load",
+    "of_requests",
     "read",
+    "read_requests",
     "read_rows",
     "write",
+    "write_requests",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +122,14 @@ class TraceFile:
             TraceError: the file is gone or is not what it was, or see :func:`read`.
             ValueError: no task in so many slots.
         """
+        return read_rows(self.checked()).workload(self.slots)
+
+    def checked(self) -> Path:
+        """Where the file is.
+
+        Raises:
+            TraceError: it is gone or is not what it was.
+        """
         file = Path(self.file)
         if not file.exists():
             raise TraceError(f"{file} is not there; name where the trace is now (--trace)")
@@ -130,7 +138,7 @@ class TraceFile:
                 f"{file} is not the trace that it was: expected SHA-256 {self.sha256}, found "
                 f"{found}; name the right one (--trace)"
             )
-        return read_rows(file).workload(self.slots)
+        return file
 
     def __str__(self) -> str:
         part = "" if self.slots is None else f", {self.slots} slots"
@@ -248,29 +256,35 @@ def write(path: PathLike, rows: Rows) -> Path:
     Raises:
         ValueError: a name of what is read as another form: ``.jsonl``, ``.parquet.gz``.
     """
-    path = Path(path)
-    zipped = path.suffix == ".gz"
-    kind = KINDS.get((path.with_suffix("") if zipped else path).suffix, "csv")
-    if kind == "jsonl" or (zipped and kind == "parquet"):
-        raise ValueError(f"path must end in .csv, .csv.gz or .parquet, got {path.name!r}")
     columns = {
         f"{name}:{_WRITTEN[name]}" if name in _WRITTEN else name: column
         for name, column in rows._asdict().items()
         if column is not None
     }
+    return write_table(path, columns, ["%d", "%d", *["%.9g"] * (len(columns) - 2)])
+
+
+def write_table(path: PathLike, columns: dict[str, np.ndarray], formats: Sequence[str]) -> Path:
+    """Write columns [M] by name, as :func:`write` does; ``formats`` are of their values in CSV."""
+    path = Path(path)
+    zipped = path.suffix == ".gz"
+    kind = KINDS.get((path.with_suffix("") if zipped else path).suffix, "csv")
+    if kind == "jsonl" or (zipped and kind == "parquet"):
+        raise ValueError(f"path must end in .csv, .csv.gz or .parquet, got {path.name!r}")
     if kind == "parquet":
         arrow, parquet = pyarrow_parquet()
         with files.writing_whole(path) as new:
             parquet.write_table(arrow.table(columns), new)
         return path
+    rows = len(next(iter(columns.values())))
     with (
         files.writing_whole(path) as new,
         new.open("wb") as file,
         _zipped(file) if zipped else contextlib.nullcontext(file) as to,
     ):
         to.write(f"{','.join(columns)}\n".encode())
-        line = ",".join(["%d", "%d", *["%.9g"] * (len(columns) - 2)]) + "\n"
-        for first in range(0, len(rows.slot), _LINES):
+        line = ",".join(formats) + "\n"
+        for first in range(0, rows, _LINES):
             parts = (column[first : first + _LINES].tolist() for column in columns.values())
             to.write("".join([line % row for row in zip(*parts, strict=True)]).encode())
     return path

@@ -102,7 +102,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
         "origin=SrcName",
     ),
 }
-_KINDS = {"jsonl": "jsonl", "mooncake": "jsonl", "parquet": "parquet"}  # of files; else CSV
+KINDS_OF_LOGS = {"jsonl": "jsonl", "mooncake": "jsonl", "parquet": "parquet"}  # of files; else CSV
 
 
 def convert(
@@ -141,7 +141,7 @@ def convert(
     meant = (Column.parse(text) for text in (*look_up("format", format, FORMATS), *columns))
     chosen = {column.field: column for column in meant}  # what is given replaces the format's
     _check_columns(chosen, conversion)
-    with opened(path, _KINDS.get(format, "csv"), header=header, progress=progress) as table:
+    with opened(path, KINDS_OF_LOGS.get(format, "csv"), header=header, progress=progress) as table:
         if not table.names:
             raise table.no_rows()
         chosen = {field: table.find(column) for field, column in chosen.items()}

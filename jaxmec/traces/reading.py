@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -50,6 +50,19 @@ UNITS: dict[str, dict[str, float]] = {
     "context": _TOKENS,
     "generated": _TOKENS,
 }  # fmt: skip
+# And what a column of requests for pictures may.
+REQUEST_UNITS: dict[str, dict[str, float]] = {
+    "time": UNITS["time"],
+    "origin": {},
+    "images": {},
+    "size": _DATA,
+    "result": _DATA,
+    "quality": {},
+    "limit": _TIME,
+    "model": {},
+    "status": {},
+}
+_EVERY = {**UNITS, **REQUEST_UNITS}
 # What an environment can calculate with: numbers of 32 bits, and those below the smallest normal
 # one count as 0 there.
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -71,17 +84,17 @@ class Column(NamedTuple):
     unit: str
 
     @classmethod
-    def parse(cls, text: str) -> Column:
+    def parse(cls, text: str, known: Mapping[str, Any] = UNITS) -> Column:
         """What ``size=payload:kB`` says; the unit is told from the name in the file."""
         field, equals, name = text.partition("=")
         if not equals or not name:
             raise ValueError(f"column must be what=name or what=name:unit, got {text!r}")
-        look_up("column", field, UNITS)
+        look_up("column", field, known)
         return cls(field, name, "")
 
     def check(self, where: str) -> None:
         """Raise where the unit is none of this field's."""
-        units = UNITS[self.field]
+        units = _EVERY[self.field]
         if self.unit and self.unit not in units:
             raise TraceError(
                 f"{where}: {self.unit!r} is no unit of {self.field}; "
@@ -91,12 +104,12 @@ class Column(NamedTuple):
     @property
     def own_unit(self) -> str:
         """The unit by name, "" where the field has none."""
-        return self.unit or next(iter(UNITS[self.field]), "")
+        return self.unit or next(iter(_EVERY[self.field]), "")
 
     @property
     def factor(self) -> float:
         """How many of the field's first unit one of this unit is."""
-        return UNITS[self.field].get(self.own_unit, 1.0)
+        return _EVERY[self.field].get(self.own_unit, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +197,7 @@ class Piece:
         Args:
             what: made of the column, where it is not what the column itself says.
         """
-        unit = next(iter(UNITS[what or column.field]))
+        unit = next(iter(_EVERY[what or column.field]), "")
         with np.errstate(invalid="ignore"):
             fits = (values == 0) | ((values >= SMALLEST) & (values <= LARGEST))
         if not fits.all():

@@ -92,3 +92,18 @@ def test_drawing_writes_what_is_shipped(capsys, tmp_path):
     assert code == 0 and set(re.findall(r'device = "(.*)"', path.read_text())) <= {"T4", "i7"}
     code, _, err = run(capsys, "draw", "3", "--to", str(path), "--devices", "T5")
     assert code == 2 and "devices must be one of" in err
+
+
+def test_a_trace_of_requests_is_made_and_checked(capsys, tmp_path):
+    log, trace = tmp_path / "log.csv", tmp_path / "requests.csv"
+    log.write_text("at,who\n0,a\n30,b\n60,a\n")
+    words = ["--to", str(trace), "--column", "time=at:s", "--column", "origin=who"]
+    code = cli.main(["trace", "requests", str(log), *words, "--from", "10"])
+    out = capsys.readouterr().out
+    assert code == 0 and "2 in 50 s" in out and "of fleet genai-5" in out
+    assert cli.main(["trace", "check", str(trace)]) == 0
+    assert capsys.readouterr().out == out
+    small = tmp_path / "small.toml"
+    small.write_text('like = "genai-5"\n[[server]]\ndevice = "T4"\nrate = 1\n')
+    assert cli.main(["trace", "check", str(trace), "--preset", str(small)]) == 1
+    assert "expected at most 0" in capsys.readouterr().err

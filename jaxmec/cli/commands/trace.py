@@ -8,13 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jaxmec.cli import actions
 from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.terminal import Screen, quoted
+
+if TYPE_CHECKING:
+    from jaxmec.traces import RequestRows
+
+FLEET = "genai-5"  # whose servers have the load of requests
 
 
 def run(words: Sequence[str]) -> int:
@@ -23,6 +28,10 @@ def run(words: Sequence[str]) -> int:
         "import": (
             _trace_import,
             "make one from a log: Azure LLM 2023, BurstGPT, columns of your own",
+        ),
+        "requests": (
+            _trace_requests,
+            "make one of requests for pictures from a log: Alibaba GenTD26, columns of your own",
         ),
         "synth": (_trace_synth, "draw one: diurnal, mmpp (bursts) or heavy-tailed sizes"),
     }
@@ -33,17 +42,23 @@ def run(words: Sequence[str]) -> int:
 class TraceCheck:
     """Read a trace file and say what is in it, and the load that it is to a preset's servers."""
 
-    file: tyro.conf.Positional[Path]  # columns slot, origin, size, work and, if any, result
-    preset: str = "amcoedge"  # published setting whose servers have the load
+    file: tyro.conf.Positional[Path]
+    """of tasks: columns slot, origin, size, work; or of requests: time, origin, images, size"""
+    preset: str | None = None
+    """published setting, or fleet, whose servers have the load; by default amcoedge or genai-5"""
 
 
 def _trace_check(words: Sequence[str]) -> int:
     from jaxmec import traces
 
     command = tyro.cli(TraceCheck, args=list(words), prog="jaxmec trace check")
+    if traces.of_requests(command.file):
+        with _reading(command.file) as progress:
+            requests = traces.read_requests(command.file, progress)
+        return _say_requests(command.file, requests, command.preset or FLEET)
     with _reading(command.file) as progress:
         rows = traces.read_rows(command.file, progress)
-    return _say_trace(command.file, rows, command.preset)
+    return _say_trace(command.file, rows, command.preset or "amcoedge")
 
 
 @contextlib.contextmanager
@@ -95,6 +110,78 @@ def _say_trace(file: Path, rows: Any, preset: str) -> int:
             f"{preset} has {servers} servers; {preset.partition('-')[0]}-{stations} has enough"
         )
     return EXIT_OK
+
+
+def _say_requests(file: Path, rows: RequestRows, fleet: str) -> int:
+    """What is in a trace of requests; an error where the fleet has not all its stations."""
+    from jaxmec import traces
+    from jaxmec.serving import find_serving_preset
+
+    preset = find_serving_preset(fleet)
+    print(quoted(file))
+    for name, text in traces.describe_requests(rows).items():
+        print(f"  {name:<15} {quoted(text)}")
+    images = float(rows.images.sum()) / max(float(rows.time[-1]), 1.0)  # a s
+    load = images / (preset.capacity * preset.reference.images)
+    print(f"  {'load':<15} {load:.4g} of fleet {quoted(fleet)}" + (
+        ": more than its servers can do" if load > 1 else ""))  # fmt: skip
+    if rows.stations > len(preset.servers):
+        raise traces.TraceError(
+            f"{file}: the stations are 0 to {rows.stations - 1}, expected at most "
+            f"{len(preset.servers) - 1}: fleet {fleet} has {len(preset.servers)} servers"
+        )
+    return EXIT_OK
+
+
+def _trace_requests(words: Sequence[str]) -> int:
+    from jaxmec import traces
+    from jaxmec.serving import find_serving_preset
+
+    formats = ", ".join([*traces.REQUEST_FORMATS, *traces.FORMATS])
+    columns = "what=name or what=name:unit, again for each column. What: " + "; ".join(
+        f"{what} ({', '.join(units)})" if units else what
+        for what, units in traces.REQUEST_UNITS.items()
+    )
+    header = "whether the first row of a CSV file names its columns; they are else called 1, 2, ..."
+    append = tyro.conf.UseAppendAction[tuple[str, ...]]
+    to = "trace file to write: .csv[.gz] or .parquet"
+    fleet = "fleet, or path of one, whose requests say what the log does not"
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(traces.RequestConversion):
+        __doc__ = traces.RequestConversion.__doc__
+        start: Annotated[float, tyro.conf.arg(name="from")] = 0.0
+        """s of the log after its first row to leave out"""
+
+    command = dataclasses.make_dataclass(
+        "Requests",
+        [
+            ("file", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the log")]),
+            ("to", Annotated[Path, tyro.conf.arg(help=to)]),
+            ("format", Annotated[str, tyro.conf.arg(help=f"of the log: {formats}")], "csv"),
+            ("column", Annotated[append, tyro.conf.arg(help=columns)], ()),
+            ("header", Annotated[bool, tyro.conf.arg(help=header)], True),
+            ("preset", Annotated[str, tyro.conf.arg(help=fleet)], FLEET),
+            ("conversion", Annotated[Options, tyro.conf.arg(name="")], Options()),
+        ],
+        frozen=True,
+    )
+    command.__doc__ = (traces.RequestConversion.__doc__ or "").replace(
+        "How a log's rows become requests", "Make a trace file from a log, of requests"
+    )
+    parsed: Any = tyro.cli(command, args=list(words), prog="jaxmec trace requests")
+    with _reading(parsed.file) as progress:
+        rows = traces.convert_requests(
+            parsed.file,
+            find_serving_preset(parsed.preset),
+            parsed.format,
+            parsed.column,
+            parsed.conversion,
+            header=parsed.header,
+            say=lambda text: print(quoted(f"{parsed.file}: {text}"), file=sys.stderr),
+            progress=progress,
+        )
+    return _say_requests(traces.write_requests(parsed.to, rows), rows, parsed.preset)
 
 
 @dataclasses.dataclass(frozen=True)
