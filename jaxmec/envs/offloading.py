@@ -35,8 +35,9 @@ from jaxmec.envs.state import (
     View,
 )
 from jaxmec.mec.network import QueueState, advance_slot
-from jaxmec.mec.offload import Outcome
+from jaxmec.mec.offload import Outcome, apply_split
 from jaxmec.mec.pricing import expected_flow, outlook
+from jaxmec.mec.selection import one_server
 from jaxmec.mec.workload import Arrival, Cursor, Task
 from jaxmec.struct import is_concrete
 
@@ -164,7 +165,38 @@ class OffloadingEnvironment(environment.Environment):
         where the task failed), failed [] bool, fraction [B], origin [] and slot [].
         """
         params = self.default_params if params is None else params
-        outcome, queues = self.place(action, state, params)
+        return self._go_on(key, state, params, *self.place(action, state, params))
+
+    def fair_step(
+        self, key: jax.Array, state: OffloadingState, params: OffloadingParams | None = None
+    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """:meth:`step` with one server for the task, drawn by capacity.
+
+        All queues, in seconds, then grow alike, whatever the load. Training lets environments
+        begin at different points of an episode by such play
+        (:func:`jaxmec.training.rollout.stagger`).
+        """
+        params = self.default_params if params is None else params
+        key_server, key = jax.random.split(key)
+        server = jax.random.categorical(key_server, jnp.log(params.network.capacity))
+        chosen = one_server(server, self.num_servers)
+        fraction = chosen.astype(state.queues.backlog.dtype)
+        placed = apply_split(params.network, state.queues, state.task, fraction, chosen)
+        return self._go_on(key, state, params, *placed)
+
+    def expected_steps(self, params: OffloadingParams) -> jax.Array:
+        """[] decisions of an episode, on average."""
+        return params.workload.moments().tasks * params.workload.slots
+
+    def _go_on(
+        self,
+        key: jax.Array,
+        state: OffloadingState,
+        params: OffloadingParams,
+        outcome: Outcome,
+        queues: QueueState,
+    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """What :meth:`step` returns, of a decision's outcome and the queues after it."""
         deadline = self._deadline(state, params)
         failed = outcome.makespan > deadline
         delay = jnp.where(failed, deadline, outcome.makespan)

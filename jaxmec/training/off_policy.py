@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jaxmec.agents.base import Agent, Learner, Memory, Metrics
 from jaxmec.training import devices, n_step, rollout
 from jaxmec.training.replay import ReplayBuffer, ReplayState
-from jaxmec.training.rollout import Environment, Episodes, RolloutState, make_spec
+from jaxmec.training.rollout import Environment, Episodes, RolloutState, Staggering, make_spec
 from jaxmec.training.trainer import EPISODE_METRICS, Trainer, denoising_steps
+
+STAGGER = 2**31  # beyond any count of steps: draws of the play before them
 
 
 class TrainState(NamedTuple):
@@ -48,9 +50,12 @@ class TrainConfig(Trainer[Agent, TrainState]):
     n_step: int = 1  # steps that a value looks ahead before it relies on a later one
     eval_every: int = 5_000  # environment steps in a chunk, which an evaluation follows
     eval_episodes: int = 16  # episodes at each evaluation point
+    staggered: bool | None = None  # begin apart in an episode; None: where each sees below two
 
     def __post_init__(self) -> None:
         self.check_counts()
+        if self.staggered not in (None, True, False):
+            raise ValueError(f"staggered is {self.staggered!r}; expected True, False or None")
         if self.prefill < self.batch_size:
             raise ValueError(
                 f"prefill is {self.prefill}; expected at least batch_size, {self.batch_size}"
@@ -121,7 +126,14 @@ class TrainConfig(Trainer[Agent, TrainState]):
         )
 
     def prepare(self, agent: Agent, env: Environment, params: Any, state: TrainState) -> TrainState:
-        """Fill the buffer with ``prefill_steps`` uniformly random decisions; learn nothing."""
+        """Fill the buffer with ``prefill_steps`` uniformly random decisions; learn nothing.
+
+        Environments are staggered first, as the config says (:func:`rollout.stagger`).
+
+        Raises:
+            ValueError: they are to be staggered, in an environment that cannot be.
+        """
+        state = self._staggered(env, params, state)
         decide = _random(agent, state.learner, env, params)
 
         def step(state: TrainState, _: None) -> tuple[TrainState, None]:
@@ -171,6 +183,25 @@ class TrainConfig(Trainer[Agent, TrainState]):
             raise ValueError(f"the agent's metrics {clash} are named as the trainer's own")
         means = {name: jnp.mean(value) for name, value in metrics.items()}
         return state, means | _of_episodes(episodes)
+
+    def _staggered(self, env: Environment, params: Any, state: TrainState) -> TrainState:
+        """Environments apart: e of E has played e/E of an episode of average length."""
+        if self.staggered is False:
+            return state
+        if not isinstance(env, Staggering):
+            if self.staggered:
+                raise ValueError(
+                    f"staggered is True; expected None or False, since {type(env).__name__} has no "
+                    "fair_step to begin an episode with"
+                )
+            return state
+        episode = env.expected_steps(params)
+        steps = jnp.arange(self.num_envs) / self.num_envs * episode
+        if self.staggered is None:
+            steps = jnp.where(self.total_steps / self.num_envs < 2 * episode, steps, 0)
+        key = jax.random.fold_in(state.key, STAGGER)
+        apart = rollout.stagger(env, params, state.rollout, steps.astype(jnp.int32), key)
+        return state._replace(rollout=apart)
 
     def _collect(
         self, decide: rollout.Decide, env: Environment, params: Any, state: TrainState, key: Any

@@ -7,7 +7,7 @@ they differ in the function that decides.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,21 @@ class Environment(Protocol):
     def step(
         self, key: jax.Array, state: Any, action: jax.Array, params: Any
     ) -> tuple[jax.Array, Any, jax.Array, jax.Array, jax.Array, dict[str, Any]]: ...
+
+
+@runtime_checkable
+class Staggering(Protocol):
+    """An environment whose copies can begin at different points of an episode."""
+
+    def expected_steps(self, params: Any) -> jax.Array:
+        """[] steps of an episode, on average."""
+        ...
+
+    def fair_step(
+        self, key: jax.Array, state: Any, params: Any
+    ) -> tuple[jax.Array, Any, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """A step whose action is the environment's own: one that leaves fair states behind."""
+        ...
 
 
 class RolloutState(NamedTuple):
@@ -81,6 +96,31 @@ def reset(
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs, jnp.int32),
     )
+
+
+def stagger(
+    env: Staggering, params: Any, state: RolloutState, steps: jax.Array, key: jax.Array
+) -> RolloutState:
+    """Each environment so many steps [E] on, played by its own fair rule."""
+
+    def play(key: jax.Array, state: RolloutState, steps: jax.Array) -> RolloutState:
+        def one(index: jax.Array, state: RolloutState) -> RolloutState:
+            observation, env_state, reward, terminated, truncated, _ = env.fair_step(
+                jax.random.fold_in(key, index), state.env_state, params
+            )
+            done = terminated | truncated
+            return RolloutState(
+                observation=strong(observation),
+                env_state=strong(env_state),
+                memory=state.memory,
+                episode_return=jnp.where(done, 0.0, state.episode_return + reward),
+                episode_length=jnp.where(done, 0, state.episode_length + 1),
+            )
+
+        return jax.lax.fori_loop(0, steps, one, state)
+
+    keys = devices.spread(jax.random.split(key, steps.size))
+    return jax.vmap(play)(keys, state, steps)
 
 
 def step(

@@ -1,5 +1,6 @@
 """Off-policy training: what is counted, what is the same run however it is composed."""
 
+import dataclasses
 import functools
 import math
 
@@ -188,6 +189,46 @@ def test_what_is_not_finite_is_seen_and_no_finished_episode_is_no_failure(
     assert trainer.failures(well) == ()
     assert trainer.failures(failed) == trainer.failures(metrics) == ("loss",)
     assert trainer.failures({"loss": jnp.array([1.0, jnp.inf])}) == ("loss",)
+
+
+@pytest.mark.parametrize(
+    ("staggered", "steps", "apart"),
+    [
+        (None, 39, True),  # 36 steps after the prefill's 4: 10 in each environment, of 5.2 a piece
+        (None, 43, False),  # 11 in each
+        (True, 43, True),
+        (False, 39, False),
+    ],
+)
+def test_environments_begin_apart_where_each_sees_less_than_two_episodes(
+    walk, walk_params, counting, staggered, steps, apart
+):
+    class Long(type(walk)):
+        def expected_steps(self, params):
+            return jnp.asarray(5.2)
+
+        def fair_step(self, key, state, params):
+            return self.step(key, state, 1, params)
+
+    config = TrainConfig(
+        steps=steps, num_envs=4, prefill=4, batch_size=4, buffer_size=8, updates_per_step=1,
+        eval_every=4, eval_episodes=1, staggered=staggered,
+    )  # fmt: skip
+    env = Long()
+    params = walk_params.replace(max_steps_in_episode=100)
+    state = config.init(counting, env, params, jax.random.key(0))
+    state = config.prepare(counting, env, params, state)
+    before = [0, 1, 2, 3] if apart else [0] * 4  # e/4 of 5.2 steps, rounded down, then the prefill
+    np.testing.assert_array_equal(state.rollout.env_state.time, np.array(before) + 1)
+    assert int(state.env_steps) == 4  # play before the training is none of its steps
+    np.testing.assert_array_equal(state.rollout.memory, 1)  # nor of the policy's
+
+
+def test_what_cannot_begin_apart_says_so(walk, walk_params, counting):
+    config = dataclasses.replace(CONFIG, staggered=True)
+    state = config.init(counting, walk, walk_params, jax.random.key(0))
+    with pytest.raises(ValueError, match="staggered is True; expected None or False, since Walk"):
+        config.prepare(counting, walk, walk_params, state)
 
 
 def test_names_of_metrics_must_not_clash(walk, walk_params, counting):

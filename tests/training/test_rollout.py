@@ -85,6 +85,30 @@ def test_environments_and_decisions_draw_apart(walk, walk_params):
     assert not np.isin(noise, transitions.extras["dice"]).any()
 
 
+class Starting:
+    """Of a walk, one whose copies can begin apart: its fair step is by 1."""
+
+    def expected_steps(self, params):
+        return jnp.asarray(1.0 * params.max_steps_in_episode)
+
+    def fair_step(self, key, state, params):
+        return self.step(key, state, 1, params)
+
+
+def test_environments_begin_apart_by_fair_play(walk, walk_params):
+    env = type("StartingWalk", (Starting, type(walk)), {})()
+    key_reset, key = jax.random.split(jax.random.key(0))
+    start = rollout.reset(env, walk_params, (), E, key_reset)
+    state = rollout.stagger(env, walk_params, start, jnp.array([0, 2, 4, 7]), key)
+    # The last one's episode ended after 5 steps; what is counted is of the episode that it is in.
+    np.testing.assert_array_equal(state.env_state.time, [0, 2, 4, 2])
+    np.testing.assert_array_equal(state.episode_length, [0, 2, 4, 2])
+    np.testing.assert_array_equal(state.episode_return, [0.0, 2.0, 4.0, 2.0])
+    np.testing.assert_array_equal(state.observation, jax.vmap(env.observe)(state.env_state))
+    np.testing.assert_array_equal(state.env_state.position[0], start.env_state.position[0])
+    assert len(np.unique(state.env_state.position % 1)) == E
+
+
 def test_spec_is_read_from_the_environment(walk, walk_params):
     spec = rollout.make_spec(walk, walk_params)
     assert spec == (2, 3, ())
