@@ -65,7 +65,7 @@ class Feature:
 
 
 def _beyond_published(options: OffloadingOptions, params: OffloadingParams) -> bool:
-    return options.features != "published"
+    return options.features not in ("raw", "published")
 
 
 def _in_slot(options: OffloadingOptions, params: OffloadingParams) -> bool:
@@ -114,11 +114,20 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "backlog",
+        "Gcycles",
+        "work queued at each server when the slot began",
+        lambda seen: seen.view.queues.backlog,
+        per_server=True,
+        shown=lambda options, params: options.features == "raw",
+    ),
+    Feature(
+        "backlog",
         "s",
         "work queued at each server when the slot began, over its capacity",
         lambda seen: seen.view.queues.backlog / seen.network.capacity,
         lambda params: params.scales.backlog,
         per_server=True,
+        shown=lambda options, params: options.features != "raw",
     ),
     Feature(
         "inflight",
@@ -232,16 +241,17 @@ def chosen(options: OffloadingOptions, params: OffloadingParams) -> tuple[Featur
 def features(
     view: View, params: OffloadingParams, options: OffloadingOptions
 ) -> dict[str, jax.Array]:
-    """The observation by name, each feature [] or [B] and of order 1; [m] of neighbours.
+    """The observation by name, each feature [] or [B]; [m] of neighbours.
 
-    A pure function of the view and the parameters, on one example; it is what is exported.
+    Each is over its scale, and so of order 1, but for the features "raw". A pure function of the
+    view and the parameters, on one example; it is what is exported.
     """
     seen = Seen(view, params, options)
     dtype = jnp.result_type(view.queues.backlog)
     found = {}
     for feature in chosen(options, params):
         value = feature.value(seen)
-        if feature.scale is not None:
+        if feature.scale is not None and options.features != "raw":
             value = value / feature.scale(params)
         if feature.per_server:
             value = near(value, view.task, options.neighbours)

@@ -17,7 +17,7 @@ from jaxmec.mec.workload import Cursor, Remaining, Task, TraceWorkload, Workload
 from jaxmec.struct import is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
-FEATURE_SETS = ("published", "queues", "times", "expected", "priced")
+FEATURE_SETS = ("raw", "published", "queues", "times", "expected", "priced")
 REWARDS = ("own", "charged")
 
 
@@ -93,9 +93,10 @@ class OffloadingOptions:
 
     Args:
         information: one of ``INFORMATION``; see :class:`View`.
-        features: what an observation is made of, beside the origin: "published", what the
-            published methods saw, the task's size, its work where a task has one server, and the
-            backlogs; "queues", all of the task and of the queues that are seen; "times", also the
+        features: what an observation is made of, beside the origin: "raw", what the published
+            methods saw, the task's size, its work where a task has one server, and the backlogs,
+            in Mbit and Gcycles as their programs feed them; "published", the same scaled to
+            order 1; "queues", all of the task and of the queues that are seen; "times", also the
             waits and service times that follow from them; "expected", also the queues ahead were
             all stations to do as this one has done in its slot; "priced", also the delay that the
             task would cause to later ones at each server, by what this station has sent there in
@@ -117,7 +118,7 @@ class OffloadingOptions:
     splits: ClassVar[bool] = False  # whether a task may have several servers
 
     information: str = "slot_start"  # slot_start, local, slot or full
-    features: str = "queues"  # published (the least), queues, times, expected or priced
+    features: str = "queues"  # raw or published (the least), queues, times, expected or priced
     show_place: bool = False  # say where in the episode a task is, as lad-ts asks for
     reward: str = "own"  # own, or charged: for the delay caused to later tasks too
     neighbours: int | None = None  # decide among the own server and the next ones, m in all

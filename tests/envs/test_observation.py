@@ -47,11 +47,32 @@ def test_a_new_feature_is_one_entry(monkeypatch, neighbours):
     assert "speed" not in dict(other.feature_layout())
 
 
+def test_raw_is_what_the_published_methods_see_in_its_units():
+    """By hand: d in Mbit, c and Q in Gcycles; scaled they are of order 1."""
+    env, params = make(SINGLE, preset="lad-ts", features="raw")
+    scaled, _ = make(SINGLE, preset="lad-ts", features="published")
+    state = env.reset(jax.random.key(1), params)[1]
+    backlog = jnp.linspace(0, 600, 20)
+    state = state._replace(queues=state.queues.replace(backlog=backlog))
+    task, origin = state.task, np.eye(20)[int(state.task.origin)]
+    seen = env.observe_state(state, params)
+    np.testing.assert_allclose(seen, [task.size, task.work, *origin, *backlog], rtol=1e-6)
+    seconds = backlog / params.network.capacity
+    scales = params.scales
+    np.testing.assert_allclose(
+        scaled.observe_state(state, params),
+        [task.size / 5, task.work / scales.work, *origin, *(seconds / 5)],
+        rtol=1e-6,
+    )
+    layout = (("size", 1), ("work", 1), ("origin", 20), ("backlog", 20))
+    assert env.feature_layout(params) == scaled.feature_layout(params) == layout
+
+
 def test_the_layout_says_what_features_there_are():
     """In every setting: the lengths of the layout are those of the features."""
     for env_id, information, features, laid_out in itertools.product(
         (SINGLE, MULTI), ("slot_start", "local", "slot", "full"),
-        ("published", "queues", "times", "expected", "priced"), (False, True),
+        ("raw", "published", "queues", "times", "expected", "priced"), (False, True),
     ):  # fmt: skip
         if (information == "slot" and not laid_out) or (
             (information, features) == ("slot_start", "priced")

@@ -1036,6 +1036,50 @@ def test_k_must_be_a_number_of_servers():
     assert make(MULTI, preset="amcoedge", action="top_k", k=5)[0].action_space().shape == (5,)
 
 
+def test_a_fair_step_gives_a_task_to_one_server_drawn_by_capacity():
+    """Whatever the action mode, it is the step of that server; no server gets above its share."""
+    env, params = make(MULTI, preset="amcoedge", action="mask")
+    state = env.reset(jax.random.key(0), params)[1]
+    keys = jax.random.split(jax.random.key(1), 3_000)
+    steps = jax.vmap(env.fair_step, in_axes=(0, None, None))(keys, state, params)
+    fraction = np.asarray(steps[-1]["fraction"])
+    assert set(np.unique(fraction)) == {0.0, 1.0}
+    np.testing.assert_array_equal(fraction.sum(axis=1), 1)
+    share = np.array([10, 20, 30, 40, 50]) / 150
+    error = 4 * np.sqrt(share * (1 - share) / 3_000)
+    assert (np.abs(fraction.mean(axis=0) - share) < error).all()
+    key = jax.random.split(keys[0])[1]  # what the step draws from, after the server
+    played = env.step(key, state, fraction[0] > 0, params)
+    for got, expected in zip(jax.tree.leaves(steps), jax.tree.leaves(played), strict=True):
+        np.testing.assert_array_equal(got[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options"),
+    [
+        (MULTI, {"preset": "amcoedge", "action": "mask"}),
+        (SINGLE, {"preset": "lad-ts", "slots": 6}),
+        (SINGLE, {"preset": "fdedge", "slots": 20}),
+    ],
+)
+def test_episodes_are_as_long_as_expected(env_id, options):
+    env, params = make(env_id, **options)
+
+    def length(key):
+        def one(carry):
+            key, state, steps, _ = carry
+            key, own = jax.random.split(key)
+            state, over = (env.fair_step(own, state, params)[i] for i in (1, 4))
+            return key, state, steps + 1, over
+
+        first = (key, env.reset(key, params)[1], 0, jnp.zeros((), bool))
+        return jax.lax.while_loop(lambda carry: ~carry[3], one, first)[2]
+
+    lengths = np.asarray(jax.jit(jax.vmap(length))(jax.random.split(jax.random.key(2), 200)))
+    error = 4 * lengths.std() / np.sqrt(200)
+    assert lengths.mean() == pytest.approx(float(env.expected_steps(params)), abs=error)
+
+
 def test_what_an_observation_is_made_of():
     def made_of(features, information="slot_start"):
         env, _ = make(MULTI, features=features, information=information)
@@ -1054,7 +1098,7 @@ def test_what_an_observation_is_made_of():
     env, params = make(SINGLE, preset="fdedge", features="published", show_place=True)
     layout = env.feature_layout(params)
     assert layout == (("size", 1), ("work", 1), ("origin", 10), ("backlog", 10), ("place", 1))
-    with pytest.raises(ValueError, match="features must be one of published, queues"):
+    with pytest.raises(ValueError, match="features must be one of raw, published, queues"):
         make(MULTI, features="everything")
 
 
