@@ -96,6 +96,20 @@ class Actor(Protocol):
         ...
 
 
+@runtime_checkable
+class SamplingAgent(Actor, Protocol):
+    """An agent whose policy can be drawn from, as well as asked for its greedy action."""
+
+    def sample(
+        self, learner: Learner, memory: Memory, observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Memory]:
+        """A draw from the policy that is judged, and the memory; needs ``acting(learner)`` alone.
+
+        Where that policy is not random it is the greedy action.
+        """
+        ...
+
+
 class Agent(Actor, Protocol):
     """The interface of every algorithm that learns from transitions."""
 

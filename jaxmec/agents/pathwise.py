@@ -159,6 +159,12 @@ class Pathwise(DiffusionPolicy):
             return self.decide(learner, learner.candidate, observation, key), memory, ()
         return self.preferences(learner, observation), memory, ()
 
+    def sample(
+        self, learner: PathwiseLearner, memory: tuple[()], observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[()]]:
+        """[A] scores by the best policy's chain from noise."""
+        return self.decide(learner, learner.actor, observation, key), memory
+
     def acting(self, learner: PathwiseLearner) -> PathwiseLearner:
         """The best policy alone."""
         nothing: Any = ()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Agent, DenoisingAgent, Metrics, Spec, Transition
+from jaxmec.agents.base import Agent, DenoisingAgent, Metrics, SamplingAgent, Spec, Transition
 from jaxmec.struct import pytree
 
 ORIGIN = "origin"  # the feature that says, one-hot, at which station a task arrived
@@ -80,6 +80,19 @@ class PerStation:
         """What the learner of the observation's station does."""
         own = self._own(learner, observation)
         return self.inner.act(own, memory, _without(learner, observation), key, explore)
+
+    def sample(
+        self, learner: StationsLearner, memory: Any, observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """What the learner of the observation's station draws.
+
+        Raises:
+            TypeError: its kind cannot be drawn from.
+        """
+        if not isinstance(self.inner, SamplingAgent):
+            raise TypeError(f"{type(self.inner).__name__} has no policy to draw from")
+        own = self._own(learner, observation)
+        return self.inner.sample(own, memory, _without(learner, observation), key)
 
     def acting(self, learner: StationsLearner) -> StationsLearner:
         """The acting part of every station's learner."""

@@ -131,6 +131,12 @@ class QLearning:
             action = jnp.where(dice < self.epsilon(learner.updates), random, action)
         return action, memory, ()
 
+    def sample(
+        self, learner: ValueLearner, memory: tuple[()], observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[()]]:
+        """The greedy action: the policy that is judged is not random."""
+        return self.greedy(self.preferences(learner, observation)), memory
+
     def acting(self, learner: ValueLearner) -> ValueLearner:
         """The network that it is judged by, alone."""
         if self.judged_by == "target":

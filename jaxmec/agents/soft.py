@@ -162,14 +162,24 @@ class SoftActorCritic:
     ) -> tuple[jax.Array, tuple[()], tuple[()]]:
         """A draw from the policy while exploring, its greedy action when judged."""
         if explore:
-            key_logits, key_action = jax.random.split(key)
-            num_actions = self._num_actions(learner)
-            noise = self.draw(learner.latent, observation, num_actions, key_logits)
-            logits = self.logits(learner.actor, learner.latent, observation, num_actions, noise)
-            action = jax.random.categorical(key_action, logits)
-        else:
-            action = jnp.argmax(self.preferences(learner, observation))
+            return self._drawn(learner, learner.actor, observation, key), memory, ()
+        action = jnp.argmax(self.preferences(learner, observation))
         return action.astype(jnp.int32), memory, ()
+
+    def sample(
+        self, learner: SoftLearner, memory: tuple[()], observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[()]]:
+        """A draw from the policy that is judged."""
+        return self._drawn(learner, learner.judged_actor, observation, key), memory
+
+    def _drawn(
+        self, learner: SoftLearner, actor: Params, observation: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        key_logits, key_action = jax.random.split(key)
+        num_actions = self._num_actions(learner)
+        noise = self.draw(learner.latent, observation, num_actions, key_logits)
+        logits = self.logits(actor, learner.latent, observation, num_actions, noise)
+        return jax.random.categorical(key_action, logits).astype(jnp.int32)
 
     def acting(self, learner: SoftLearner) -> SoftLearner:
         """The actor that it is judged by alone, and what it keeps of its answers."""

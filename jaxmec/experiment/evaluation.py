@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmec import envs
 from jaxmec.agents.base import Learner
-from jaxmec.core import compilation
+from jaxmec.core import checks, compilation
 from jaxmec.envs.table import FOR_SCHEDULERS
 from jaxmec.experiment.policy import Policy, load_policy
 from jaxmec.experiment.report import Report
@@ -25,6 +25,7 @@ from jaxmec.traces import TraceFile
 from jaxmec.training.evaluate import Policy as Decides
 from jaxmec.training.evaluate import evaluate as play
 from jaxmec.training.evaluate import greedy
+from jaxmec.training.evaluate import sampled as drawn
 from jaxmec.training.rollout import make_spec
 
 
@@ -37,6 +38,7 @@ def evaluate(
     seed: int = 1,
     preset_seed: int | None = None,
     trace: PathLike | TraceFile | None = None,
+    sampled: bool = False,
     **options: Any,
 ) -> Report:
     """Play whole episodes with a policy, a scheduler, or the policies of all seeds of a result.
@@ -54,6 +56,7 @@ def evaluate(
         seed: of the episodes; no training uses them.
         trace: a file of tasks (`jaxmec.traces`), the same in every episode; by default the one
             that the policy was trained on, if there is one.
+        sampled: draw from trained policies that are random, instead of the greedy action.
         options: of `jaxmec.make`: ``information`` for a scheduler, ``allocation_information``
             ("true" is what the published methods were given), and fields of the preset.
 
@@ -68,7 +71,13 @@ def evaluate(
     policy = opened(policy)
     policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
     player = player_of(
-        policies[0], env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
+        policies[0],
+        env=env,
+        preset=preset,
+        preset_seed=preset_seed,
+        trace=trace,
+        sampled=sampled,
+        **options,
     )
 
     def run(learner: Learner, memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
@@ -84,7 +93,10 @@ def evaluate(
     values = {name: np.asarray(value) for name, value in results.items()}
     if not trained:
         values = {name: value[None] for name, value in values.items()}
-    return Report(player.name, player.setting, player.information, values, seed)
+    judged = None
+    if trained:
+        judged = "sampled" if sampled else "greedy"
+    return Report(player.name, player.setting, player.information, values, seed, judged)
 
 
 def evaluation_key(seed: int) -> jax.Array:
@@ -156,12 +168,14 @@ def player_of(
     preset: str | None = None,
     preset_seed: int | None = None,
     trace: PathLike | TraceFile | None = None,
+    sampled: bool = False,
     **options: Any,
 ) -> Player:
     """A policy or a scheduler in the environment that `evaluate` would play it in.
 
     Arguments and errors are those of :func:`evaluate`, but of a result's policies the best plays.
     """
+    checks.require("sampled", sampled, checks.flag)
     options = _of_environment(options)
     if trace is not None and "workload" in options:
         raise TypeError("trace and workload are both arrivals; give one")
@@ -169,6 +183,10 @@ def player_of(
     if isinstance(policy, TrainResult):
         policy = policy.policy
     if isinstance(policy, Scheduler):
+        if sampled:
+            raise ValueError(
+                f"sampled must be False for scheduler {policy.name!r}, which does not learn"
+            )
         return _scheduling(policy, env, preset, preset_seed or 0, trace_file(trace), options)
     setting = policy.setting
     if env is not None and env != setting.env:
@@ -193,13 +211,13 @@ def player_of(
             f"{policy.spec.num_actions} actions; here there are {spec.observation_size} and "
             f"{spec.num_actions}"
         )
-    agent = policy.agent
+    agent, acting = policy.agent, drawn if sampled else greedy
     return Player(
         policy.name,
         setting,
         environment,
         params,
-        lambda learner, params: greedy(agent, learner),
+        lambda learner, params: acting(agent, learner),
         policy.learner,
         agent.init_memory(spec),
     )

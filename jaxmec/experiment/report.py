@@ -22,6 +22,7 @@ class Report:
     information: str | None  # what the policy saw; None for CartPole
     values: dict[str, np.ndarray]  # [S, episodes] by metric: "return", "length", "makespan", ...
     seed: int | None = None  # of the episodes, where it is known
+    judged: str | None = None  # "greedy", or "sampled": drawn from; None: it does not learn
 
     @property
     def num_seeds(self) -> int:

@@ -1,6 +1,6 @@
 """Training and evaluation of any agent on any environment, compiled and vmappable."""
 
-from jaxmec.training.evaluate import Policy, evaluate, greedy
+from jaxmec.training.evaluate import Policy, evaluate, greedy, sampled
 from jaxmec.training.off_policy import TrainConfig, TrainState
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 from jaxmec.training.rollout import make_spec
@@ -19,6 +19,7 @@ __all__ = [
     "greedy",
     "known",
     "make_spec",
+    "sampled",
     "train",
 ]
 

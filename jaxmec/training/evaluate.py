@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Actor, Learner, Memory
+from jaxmec.agents.base import Actor, Learner, Memory, SamplingAgent
 from jaxmec.training import devices
 from jaxmec.training.rollout import Environment, strong
 
@@ -32,7 +32,7 @@ class _Carry(NamedTuple):
 
 
 def greedy(agent: Actor, learner: Learner) -> Policy:
-    """The agent's policy as it is judged: without exploration."""
+    """The agent's policy without chance."""
 
     def policy(
         key: jax.Array, observation: jax.Array, state: Any, memory: Memory
@@ -40,6 +40,24 @@ def greedy(agent: Actor, learner: Learner) -> Policy:
         del state
         action, memory, _ = agent.act(learner, memory, observation, key, False)
         return action, memory
+
+    return policy
+
+
+def sampled(agent: Actor, learner: Learner) -> Policy:
+    """The agent's policy, drawn from.
+
+    Raises:
+        TypeError: an agent that cannot be drawn from.
+    """
+    if not isinstance(agent, SamplingAgent):
+        raise TypeError(f"{type(agent).__name__} has no policy to draw from: it lacks sample()")
+
+    def policy(
+        key: jax.Array, observation: jax.Array, state: Any, memory: Memory
+    ) -> tuple[jax.Array, Memory]:
+        del state
+        return agent.sample(learner, memory, observation, key)
 
     return policy
 

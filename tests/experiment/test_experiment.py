@@ -97,6 +97,15 @@ def test_evaluating_a_result_takes_every_seed_on_the_same_arrivals(amsa):
     assert f"{np.mean(length, dtype=float):.4f}" in str(report)
 
 
+def test_a_policy_is_drawn_from_on_the_same_arrivals(amsa):
+    greedy = jaxmec.evaluate(amsa, episodes=2)
+    drawn = jaxmec.evaluate(amsa, episodes=2, sampled=True)
+    drawn.check_same_episodes(greedy)
+    assert not np.array_equal(drawn.values["makespan"], greedy.values["makespan"])
+    again = jaxmec.evaluate(amsa, episodes=2, sampled=True)
+    np.testing.assert_array_equal(again.values["makespan"], drawn.values["makespan"])
+
+
 def test_damaged_and_missing_policies_are_refused_by_name(cartpole, tmp_path):
     with pytest.raises(CheckpointMissing, match="nowhere"):
         jaxmec.load_policy(tmp_path / "nowhere")
@@ -190,6 +199,11 @@ def test_observations_of_the_wrong_kind_are_refused(cartpole):
         ),
         (lambda: jaxmec.make(MULTI, probabilty=0.5), "did you mean 'probability'"),
         (lambda: jaxmec.evaluate("optimla"), "did you mean 'optimal'"),
+        (
+            lambda: jaxmec.evaluate("optimal", sampled=True),
+            "sampled must be False for scheduler 'optimal'",
+        ),
+        (lambda: jaxmec.evaluate("optimal", sampled=1), "sampled must be .*got 1"),
     ],
 )
 def test_wrong_names_and_values_are_told_before_anything_runs(call, message):

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmec.agents.sac import SAC
 from jaxmec.envs.cartpole import CartPole
-from jaxmec.training.evaluate import evaluate, greedy
+from jaxmec.training.evaluate import evaluate, greedy, sampled
+from jaxmec.training.rollout import make_spec
 
 
 def always(number):
@@ -88,6 +90,24 @@ def test_greedy_asks_the_agent_not_to_explore(walk, walk_params, counting):
 
     results = evaluate(greedy(Asked(), None), jnp.int32(0), walk, walk_params, 2, jax.random.key(0))
     np.testing.assert_array_equal(results["return"], 0 + 1 + 2 + 0 + 1)
+
+
+def test_sampled_draws_from_the_policy_that_is_judged(walk, walk_params, counting):
+    """An actor that gives action 2 three times in four is drawn so, by the average actor alone."""
+    agent = SAC(hidden=(4,))
+    learner = agent.acting(agent.init(jax.random.key(0), make_spec(walk, walk_params)))
+    bias = jnp.log(jnp.array([0.25, 1e-9, 0.75]))
+    actor = jax.tree.map(jnp.zeros_like, learner.judged_actor)
+    actor["params"]["layers_1"]["bias"] = bias
+    learner = learner._replace(judged_actor=actor)
+    params = walk_params.replace(max_steps_in_episode=4_000)
+    key = jax.random.key(3)
+    drawn = evaluate(sampled(agent, learner), (), walk, params, 1, key)
+    assert drawn["return"][0] / 4_000 == pytest.approx(1.5, abs=0.06)  # 4 standard errors
+    best = evaluate(greedy(agent, learner), (), walk, params, 1, key)
+    assert best["return"][0] == 2 * 4_000
+    with pytest.raises(TypeError, match="Counting has no policy to draw from"):
+        sampled(counting, None)
 
 
 def test_an_unfinished_episode_has_no_figures(walk, walk_params):
