@@ -59,7 +59,7 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_chain(least_steps=1)
+        self.check_chain(least_steps=1 if self.start == "last" else 0)
         checks.fields(
             self,
             judged_chains=checks.whole(0),
@@ -141,7 +141,7 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
                 noise = jnp.concatenate([latent.last(observation)[None], noise[1:]])
             return self.logits(actor, latent, observation, num_actions, noise)
 
-        if self.judged_chains == 0:
+        if self.judged_chains == 0 or self.denoising_steps == 0:
             return of_chain(drawn[:, 0])
         logits = jax.vmap(of_chain, in_axes=1)(drawn)  # [chains, ..., A]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.judged_chains)

@@ -24,7 +24,41 @@ def test_published_actor_is_as_published():
     changed = DSAC.published(denoising_steps=3, clip="hard", bound=5.0)
     assert (changed.denoising_steps, changed.clip, changed.predict) == (3, "hard", "noise")
     with pytest.raises(ValueError, match="denoising_steps"):
-        DSAC.published(denoising_steps=0)
+        DSAC.published(denoising_steps=0, start="last", places=3)  # what a chain starts from
+
+
+@pytest.mark.parametrize("network", ["flat", "servers"])
+def test_without_steps_it_is_a_soft_actor_critic_on_the_same_network(network):
+    """K = 0: no noise is drawn, and what is explored with and what is judged have one law."""
+    spec = Spec(observation_size=5, num_actions=4, layout=(("size", 1), ("backlog", 4)))
+    agent = DSAC(denoising_steps=0, network=network, hidden=(8,))
+    learner = agent.init(jax.random.key(0), spec)
+    observation = jnp.array([1.0, 0.3, 0.1, 0.7, 0.2])
+    drawn = agent.draw(learner.latent, observation, 4, jax.random.key(1))
+    assert drawn.shape == (0, 4)
+    logits = agent.logits(learner.actor, learner.latent, observation, 4, drawn)
+    np.testing.assert_array_equal(agent.preferences(learner, observation), logits)
+    assert np.ptp(logits) > 0
+
+
+def test_what_is_drawn_is_of_the_actor_that_is_judged():
+    agent = DSAC(hidden=(8,), judged_chains=0)
+    learner = agent.init(jax.random.key(0), SPEC)
+    other = jax.tree.map(lambda x: x + 1, learner.actor)
+    observation, keys = jnp.ones(3), jax.random.split(jax.random.key(1), 300)
+
+    def share(learner, explore):
+        def draw(key):
+            if explore:
+                return agent.act(learner, (), observation, key, True)[0]
+            return agent.sample(learner, (), observation, key)[0]
+
+        return np.bincount(jax.vmap(draw)(keys), minlength=4)
+
+    np.testing.assert_array_equal(
+        share(agent.acting(learner._replace(judged_actor=other)), explore=False),
+        share(learner._replace(actor=other), explore=True),
+    )
 
 
 def test_published_temperature_falls_whatever_the_policy_does(batch):
