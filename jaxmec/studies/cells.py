@@ -29,6 +29,8 @@ import jax
 import numpy as np
 
 import jaxmec
+from jaxmec.agents.base import SamplingAgent
+from jaxmec.agents.per_station import of_station
 from jaxmec.core import files
 from jaxmec.core.naming import by_layer
 from jaxmec.envs import find_environment
@@ -46,13 +48,15 @@ from jaxmec.experiment import (
 from jaxmec.experiment.setting import strict
 from jaxmec.methods import Config
 from jaxmec.schedulers import find_scheduler
+from jaxmec.studies.comparison import METRICS
 from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.progress import Display
 
 RESULT_FILE = "result.json"
-# Of the identity. 3: made from the recipe's; cells of before are other folders, and are left be.
-FORMAT = 3
+# Of the identity. 3: made from the recipe's. 4: judged sampled as well as greedily. Cells of before
+# are other folders, and are left be.
+FORMAT = 4
 Fields = tuple[tuple[str, Any], ...]
 
 
@@ -301,11 +305,21 @@ def measure(cell: Cell, out: Path, display: bool | Display = True) -> None:
         where, learnt = {}, _learnt(policy, home)
     began = time.monotonic()
     report = evaluate(policy, episodes=cell.episodes, seed=cell.episode_seed, **where)
+    judged = {"greedy": report}
+    if isinstance(policy, TrainResult) and isinstance(
+        of_station(policy.policy.agent), SamplingAgent
+    ):
+        judged["sampled"] = evaluate(
+            policy, episodes=cell.episodes, seed=cell.episode_seed, sampled=True
+        )
     document = {
         "cell": cell.identity,
         "setting": dataclasses.asdict(report.setting),
         "information": report.information,
-        "values": {name: _listed(value) for name, value in report.values.items()},
+        "values": {
+            name: {metric: _listed(value) for metric, value in each.values.items()}
+            for name, each in judged.items()
+        },
         **learnt,
         "evaluation_seconds": round(time.monotonic() - began, 3),
         "machine": machine(),
@@ -341,11 +355,20 @@ def read(cell: Cell, out: Path) -> Result:
         if document["cell"] != cell.identity:
             raise ValueError("it is of another cell")
         setting = Setting.of(document["setting"])
-        values = {name: _array(value) for name, value in document["values"].items()}
+        judged = {
+            name: {metric: _array(value) for metric, value in values.items()}
+            for name, values in document["values"].items()
+        }
+        better = _better(judged, find_environment(setting.env).metric)
         return Result(
             cell=cell,
             report=Report(
-                cell.entry.label, setting, document["information"], values, cell.episode_seed
+                cell.entry.label,
+                setting,
+                document["information"],
+                judged[better],
+                cell.episode_seed,
+                better if cell.learns else None,
             ),
             steps=np.asarray(document["steps"]) if cell.learns else None,
             curve={name: _array(value) for name, value in document.get("curve", {}).items()},
@@ -357,6 +380,13 @@ def read(cell: Cell, out: Path) -> Result:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}); remove it to measure again"
         ) from error
+
+
+def _better(judged: dict[str, dict[str, np.ndarray]], metric: str) -> str:
+    """By which of "greedy" and "sampled" a policy does better; greedy where they are equal."""
+    sign = 1 if METRICS[metric].smaller_is_better else -1
+    means = {name: sign * values[metric].mean() for name, values in judged.items()}
+    return min(judged, key=lambda name: (np.isnan(means[name]), means[name], name))
 
 
 def machine() -> str:

@@ -63,6 +63,7 @@ class Row:
     name: str
     information: str  # what the policy sees
     waits: str  # what the allocation rule sees: "true", "seen"; "-" where nothing is allocated
+    judged: str  # "greedy", or "sampled", where that is better; "-" for what does not learn
     seeds: int  # S, training seeds; 1 for what does not learn
     episodes: int
     mean: float  # over seeds and episodes
@@ -122,6 +123,7 @@ class Comparison:
             name=report.name,
             information=report.information or "",
             waits=waits if splits else "-",
+            judged=report.judged or ABSENT,
             seeds=report.num_seeds,
             episodes=report.values[self.metric].shape[1],
             mean=report.mean(self.metric),
@@ -171,6 +173,7 @@ class Comparison:
             Column("method", lambda row: row.name, left=True),
             Column("sees", lambda row: row.information or ABSENT, left=True),
             Column("waits", lambda row: row.waits, left=True),
+            Column("judged", lambda row: row.judged, left=True, terminal=False),
             Column("seeds", lambda row: str(row.seeds)),
             *_mean_columns(metric),
             Column(

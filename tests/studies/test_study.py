@@ -86,6 +86,29 @@ def test_everything_is_measured_on_the_same_arrivals(whole):
     np.testing.assert_array_equal(learner.difference(optimal), expected.mean(axis=1))
 
 
+@pytest.mark.parametrize(
+    ("factor", "judged"), [(1.0, "greedy"), (0.5, "sampled"), (1.5, "greedy"), (np.nan, "greedy")]
+)
+def test_a_learner_is_judged_by_the_better_of_greedy_and_sampled(whole, tmp_path, factor, judged):
+    outcome, out = whole
+    cell = outcome.find("learner").cell
+    document = json.loads(cells.result_file(out, cell).read_text())
+    assert document["values"]["sampled"] == document["values"]["greedy"]  # a DQN draws nothing
+    greedy = np.array(document["values"]["greedy"]["makespan"])
+    drawn = greedy * factor
+    document["values"]["sampled"]["makespan"] = [
+        [None if np.isnan(value) else value for value in row] for row in drawn
+    ]
+    file = cells.result_file(tmp_path, cell)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(document))
+    report = cells.read(cell, tmp_path).report
+    assert report.judged == judged
+    expected = drawn if judged == "sampled" else greedy
+    np.testing.assert_array_equal(report.values["makespan"], expected)
+    assert outcome.find("optimal").report.judged is None
+
+
 def test_a_learner_keeps_its_curve_and_its_policy_but_no_replay(whole):
     outcome, out = whole
     result = outcome.find("learner")
@@ -128,7 +151,7 @@ def test_an_interrupted_study_goes_on_where_it_was(whole, tmp_path, monkeypatch)
     monkeypatch.setattr(cells, "evaluate", lambda *a, **k: evaluated.append(a) or evaluate(*a, **k))
     outcome = study.run(PLAN, tmp_path, progress=False)
     assert [call["resume"] for call in trained] == [True]
-    assert len(evaluated) == 1
+    assert len(evaluated) == 2  # greedily and sampled
     assert all(file.stat().st_mtime_ns == then for file, then in written.items())
     # It ends with the bits of the study that was never stopped.
     for mine, other in zip(outcome.results, whole[0].results, strict=True):
@@ -226,7 +249,7 @@ def test_cells_of_before_and_in_float64_are_others():
     place = {"env": SINGLE, "presets": ("lad-ts",), "sweep": None, "methods": ()}
     rule = {"schedulers": (Entry("shortest-delay"),), "reference": ""}
     (own,) = dataclasses.replace(PLAN, **place, **rule).cells
-    assert own.identity["format"] == 3
+    assert own.identity["format"] == 4
     with jax.enable_x64(True):
         (wide,) = dataclasses.replace(PLAN, **place, **rule).cells
         wide_folder = wide.folder
