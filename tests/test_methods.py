@@ -118,7 +118,7 @@ def test_as_published_the_allocation_is_given_the_true_waits():
     for name in ("ddrl-amsa", "amcoedge", "smcoedge", "drlcoedge"):
         options = dict(METHODS[name].settings(published=True).options)
         assert options["allocation_information"] == "true"
-        assert (options["information"], options["features"]) == ("slot_start", "published")
+        assert (options["information"], options["features"]) == ("slot_start", "raw")
         assert options["allocate"] == "cwa"
 
 
