@@ -14,6 +14,26 @@ UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "d
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+    """What policies are compared by."""
+
+    name: str  # of the entry in a report's values
+    title: str  # for tables and axes, with its unit
+    decimals: int
+    smaller_is_better: bool
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("makespan", "mean make-span (s)", 4, True),
+        Metric("failed", "failed tasks (share)", 4, True),
+        Metric("return", "mean return", 1, False),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """How one policy, or the policies of S seeds, did on the same episodes."""
 

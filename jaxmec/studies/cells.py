@@ -45,10 +45,10 @@ from jaxmec.experiment import (
     recipe,
     train,
 )
+from jaxmec.experiment.report import METRICS
 from jaxmec.experiment.setting import strict
 from jaxmec.methods import Config
 from jaxmec.schedulers import find_scheduler
-from jaxmec.studies.comparison import METRICS
 from jaxmec.traces import TraceFile
 from jaxmec.training import checkpoint, runner
 from jaxmec.training.progress import Display

@@ -21,6 +21,7 @@ from jaxmec.core.statistics import (
 )
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Report
+from jaxmec.experiment.report import METRICS, Metric
 from jaxmec.studies.columns import (
     ABSENT,
     Column,
@@ -30,26 +31,6 @@ from jaxmec.studies.columns import (
     number,
     terminal_table,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """What policies are compared by."""
-
-    name: str  # of the entry in a report's values
-    title: str  # for tables and axes, with its unit
-    decimals: int
-    smaller_is_better: bool
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("makespan", "mean make-span (s)", 4, True),
-        Metric("failed", "failed tasks (share)", 4, True),
-        Metric("return", "mean return", 1, False),
-    )
-}
 
 
 @dataclasses.dataclass(frozen=True)

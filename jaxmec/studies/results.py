@@ -15,6 +15,7 @@ from jaxmec.core.files import write_whole
 from jaxmec.core.statistics import Interval, interquartile_interval, interquartile_mean
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Setting, check_same_tasks
+from jaxmec.experiment.report import METRICS
 from jaxmec.solvers import PlannerConfig
 from jaxmec.studies.columns import (
     Column,
@@ -24,7 +25,7 @@ from jaxmec.studies.columns import (
     number,
     write_csv,
 )
-from jaxmec.studies.comparison import METRICS, Comparison, value_records
+from jaxmec.studies.comparison import Comparison, value_records
 from jaxmec.studies.plans import Effort, Say, best_known, quiet
 from jaxmec.studies.study import Outcome, Place, Result, Study
 
