@@ -140,10 +140,11 @@ def test_returns_are_compared_best_first():
         Report(name, setting, None, {"return": np.array(values), "length": np.array(values)})
         for name, values in (("low", [[9.0, 10.0]]), ("high", [[400.0, 500.0], [450.0, 440.0]]))
     )
+    high = dataclasses.replace(high, judged="sampled")
     table = Comparison([low, high], low, "return")
     assert [row.name for row in table.rows] == ["high", "low"]
     assert np.isnan(table.rows[0].failed)
-    assert "| high | - | - | 2 | 447.5 |" in table.markdown()
+    assert "| high | - | - | sampled | 2 | 447.5 |" in table.markdown()
 
 
 def test_csv_has_every_row_and_value(comparison, tmp_path):
