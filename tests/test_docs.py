@@ -28,7 +28,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 # In a document's own words, what its blocks take as given.
 GIVEN = {"docs/pathwise.md": "import jaxmec", "docs/deployment.md": None, "docs/scale.md": None}
 SLOW = ("docs/pathwise.md",)  # trains as README does, by another method
-LANGUAGES = {"python", "sh", "csv", "json", "text"}
+LANGUAGES = {"python", "sh", "csv", "json", "text", "toml"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
 
 pytestmark = pytest.mark.skipif(
@@ -65,6 +65,17 @@ def test_every_block_says_what_it_is(path):
     unknown = [code for name, code in BLOCK.findall(path.read_text("utf-8"))
                if name not in LANGUAGES]  # fmt: skip
     assert not unknown
+
+
+def test_fleets_are_fleets(tmp_path):
+    from jaxmec.serving import find_serving_preset
+
+    found = [code for path in DOCUMENTS for code in blocks(path, "toml")]
+    assert found
+    for number, code in enumerate(found):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(code)
+        find_serving_preset(path).params()
 
 
 SIZES = {"steps": 96, "eval_every": 32, "eval_episodes": 1}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tomllib
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,8 +21,20 @@ from jaxmec.serving import (
     ServingParams,
     Spot,
 )
-from jaxmec.serving.preset_files import drawn
-from jaxmec.serving.presets import FLEETS, FOLDER, ServingSetting, find_serving_preset
+from jaxmec.serving.preset_files import DEVICES, drawn
+from jaxmec.serving.presets import (
+    FLEETS,
+    FOLDER,
+    Cloud,
+    OutageLaw,
+    Reference,
+    RequestClass,
+    Server,
+    ServingSetting,
+    Variant,
+    Wanted,
+    find_serving_preset,
+)
 
 
 def leaves(tree):
@@ -351,3 +365,20 @@ def test_what_a_variant_must_have(tmp_path, key):
     text = re.sub(rf"(\[\[variant\]\]\n(?:.*\n)*?){key} = .*\n", r"\1", WHOLE, count=1)
     with pytest.raises(FleetError, match=rf": variant\[0\].{key} is missing"):
         read(tmp_path, text)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "fleets.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documents are not installed")
+def test_the_page_has_every_key_and_what_the_fleets_serve():
+    text = PAGE.read_text("utf-8")
+    kinds = (ServingSetting, Server, Variant, Cloud, RequestClass, OutageLaw, Reference, Wanted)
+    keys = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    for key in keys:
+        assert re.search(rf"`(\w+\.)?{key}`", text), key
+    for name in FLEETS:
+        row = re.search(rf"^\| `{name}` .*\| ([\d.]+)", text, flags=re.M)
+        assert row and float(row[1]) == pytest.approx(find_serving_preset(name).capacity, rel=2e-3)
+    for device in tomllib.loads(DEVICES.read_text("utf-8")):
+        assert device in text
