@@ -85,6 +85,7 @@ AMCOEDGE_PUBLISHED = TrainConfig(
     updates_per_step=1,
     eval_every=225_000,
     eval_episodes=4,
+    staggered=False,  # every episode begins at its first slot
 )
 # Every station's learner makes an update each slot of some 510 tasks.
 LAD_TS_PUBLISHED = TrainConfig(
@@ -96,6 +97,7 @@ LAD_TS_PUBLISHED = TrainConfig(
     updates_per_step=1,
     eval_every=1_500_000,
     eval_episodes=4,
+    staggered=False,
 )
 
 # What a station can know, and an allocation that knows no more: the terms of our claims.
