@@ -17,7 +17,10 @@ from jaxmec.serving.errors import FleetError
 from jaxmec.serving.presets import (
     FLEETS,
     FOLDER,
+    FROM_0,
+    POSITIVE,
     SETTING,
+    SHARE,
     Cloud,
     OutageLaw,
     Reference,
@@ -27,6 +30,7 @@ from jaxmec.serving.presets import (
     ServingSetting,
     Variant,
     Wanted,
+    sized,
     span,
 )
 
@@ -35,9 +39,8 @@ DEVICES = FOLDER.with_name("devices.toml")
 EDGE_DEVICES = ("RTX 4090", "RTX 3090", "RTX 3060", "T4", "RTX 2060", "GTX 1070")  # for the edge
 
 _TEXT = checks.text(r"[^\s].*", "a name in one line", 200)
-_POSITIVE, _FROM_0 = checks.number(above=0), checks.number(0)
-_SHARE, _WHOLE = checks.number(0, most=1), checks.whole(1)
-_RATE = checks.number(above=0, finite=False)
+_WHOLE = checks.whole(1, 10_000)
+_RATE = sized(checks.number(above=0, finite=False))
 _MOST = 1024  # servers; entries of any other list
 
 
@@ -55,23 +58,23 @@ def _list(inner: checks.Check) -> checks.Check:
 
 
 def _number_or_span(value: object, name: str) -> checks.Problems:
-    yield from (span if isinstance(value, list) else _FROM_0)(value, name)
+    yield from (span if isinstance(value, list) else FROM_0)(value, name)
 
 
 _KEYS: dict[str, checks.Check] = {
     "about": _TEXT,
     "setting": checks.closed({}, SETTING),
-    "reference": checks.closed({"variant": _TEXT, "steps": _WHOLE}, {"images": _POSITIVE}),
+    "reference": checks.closed({"variant": _TEXT, "steps": _WHOLE}, {"images": POSITIVE}),
     "variant": _list(
         checks.closed(
             {
                 "name": _TEXT,
-                "size": _POSITIVE,
-                "load_time": _FROM_0,
+                "size": POSITIVE,
+                "load_time": FROM_0,
                 "steps": _list(_WHOLE),
-                "quality": _list(_SHARE),
+                "quality": _list(SHARE),
             },
-            {"work": _POSITIVE, "task_time": _FROM_0},
+            {"work": POSITIVE, "task_time": FROM_0},
         )
     ),
     "server": _list(
@@ -81,45 +84,45 @@ _KEYS: dict[str, checks.Check] = {
                 "name": _TEXT,
                 "device": _TEXT,
                 "count": checks.whole(1, _MOST),
-                "step_time": _or_list(_POSITIVE),
-                "task_time": _or_list(_FROM_0),
-                "load_time": _list(_FROM_0),
-                "memory": _POSITIVE,
-                "latency": _FROM_0,
-                "breaks": _list(_FROM_0),
-                "speed": _list(_FROM_0),
+                "step_time": _or_list(POSITIVE),
+                "task_time": _or_list(FROM_0),
+                "load_time": _list(FROM_0),
+                "memory": POSITIVE,
+                "latency": FROM_0,
+                "breaks": _list(FROM_0),
+                "speed": _list(FROM_0),
             },
         )
     ),
     "cloud": checks.closed(
-        {"latency": _FROM_0, "image_time": _POSITIVE, "variant": _TEXT, "steps": _WHOLE},
+        {"latency": FROM_0, "image_time": POSITIVE, "variant": _TEXT, "steps": _WHOLE},
         {"rate": _RATE},
     ),
     "class": _list(
-        checks.closed({"name": _TEXT, "share": _FROM_0, "limit": _POSITIVE}, {"quality": _SHARE})
+        checks.closed({"name": _TEXT, "share": FROM_0, "limit": POSITIVE}, {"quality": SHARE})
     ),
     "requests": checks.closed(
         {"size": _number_or_span},
         {
             "images": _list(_WHOLE),
-            "images_share": _list(_FROM_0),
+            "images_share": _list(FROM_0),
             "result": _number_or_span,
-            "origin_share": _list(_FROM_0),
+            "origin_share": _list(FROM_0),
         },
     ),
     "outages": checks.closed(
         {"law": checks.one_of(("none", "log-normal", "given", "spot"))},
         {
-            "up_median": _POSITIVE,
-            "up_spread": _FROM_0,
-            "down_median": _POSITIVE,
-            "down_spread": _FROM_0,
-            "slow_share": _SHARE,
-            "slow_speed": checks.number(above=0, most=1),
+            "up_median": POSITIVE,
+            "up_spread": FROM_0,
+            "down_median": POSITIVE,
+            "down_spread": FROM_0,
+            "slow_share": SHARE,
+            "slow_speed": sized(checks.number(above=0, most=1)),
             "troubles": checks.whole(1, _MOST),
             "file": _TEXT,
             "files": _list(_TEXT),
-            "squeeze": _POSITIVE,
+            "squeeze": POSITIVE,
         },
     ),
 }

@@ -8,6 +8,7 @@ heartbeats, and makes the parameters of an environment.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from jaxmec.serving.scenario import Arrivals, Mix, Poisson, Requests, ServingPar
 
 FLEETS = ("genai-5", "genai-20", "genai-64", "prototype")
 FOLDER = Path(__file__).with_name("fleets")
+SMALLEST, LARGEST = 1e-9, 1e9  # of whatever unit
 ARRIVALS = ("poisson", "bursts", "diurnal")
 
 
@@ -120,35 +122,53 @@ class OutageLaw:
     squeeze: float = 1.0  # spot: times as fast as it was
 
 
+def sized(check: checks.Check) -> checks.Check:
+    """And of a size that float32 calculates with, products and sums included."""
+
+    def problems(value: object, name: str) -> checks.Problems:
+        wrong = list(check(value, name))
+        yield from wrong
+        if wrong or not isinstance(value, int | float) or value == 0 or math.isinf(value):
+            return
+        if not SMALLEST <= value <= LARGEST:
+            yield f"{name} must be 0 or {SMALLEST:g} to {LARGEST:g}, got {value:g}"
+
+    return problems
+
+
+POSITIVE, FROM_0 = sized(checks.number(above=0)), sized(checks.number(0))
+SHARE = sized(checks.number(0, most=1))
+
+
 def span(value: object, name: str) -> checks.Problems:
     """Two numbers from 0 up, of which the second is no smaller."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         yield f"{name} must be [low, high], got {checks.shown(value)}"
         return
     for index, end in enumerate(value):
-        yield from checks.number(0)(end, f"{name}[{index}]")
-    if not list(checks.number(0)(value[0], "")) and value[0] > value[1]:
+        yield from FROM_0(end, f"{name}[{index}]")
+    if not list(FROM_0(value[0], "")) and value[0] > value[1]:
         yield f"{name}[1] must be at least {name}[0], {value[0]:g}, got {value[1]:g}"
 
 
 SETTING: dict[str, checks.Check] = {
-    "load": checks.number(above=0),
-    "heartbeat": checks.number(above=0),
-    "detect": checks.number(0),
-    "horizon": checks.number(above=0),
-    "impatience": checks.number(0),
+    "load": POSITIVE,
+    "heartbeat": POSITIVE,
+    "detect": FROM_0,
+    "horizon": POSITIVE,
+    "impatience": FROM_0,
     "attempts": checks.whole(1),
     "cloud": checks.flag,
-    "outages": checks.number(0),
+    "outages": FROM_0,
     "arrivals": checks.one_of(ARRIVALS),
     "cold_spread": span,
-    "burst": checks.number(1),
-    "busy": checks.number(above=0),
-    "quiet": checks.number(above=0),
-    "amplitude": checks.number(0, most=1),
-    "period": checks.number(above=0),
+    "burst": sized(checks.number(1)),
+    "busy": POSITIVE,
+    "quiet": POSITIVE,
+    "amplitude": SHARE,
+    "period": POSITIVE,
     "anywhere": checks.flag,
-    "images_tail": checks.number(0),
+    "images_tail": FROM_0,
     "most_images": checks.whole(1, 1024),
 }
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tempfile
 import tomllib
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given as examples
+from hypothesis import settings
+from hypothesis import strategies as st
 from serving_worlds import genai5
 
 from jaxmec.serving import (
@@ -315,8 +319,8 @@ WRONG = [
     ("[0.5, 0.9]\n[[variant", "[0.5]\n[[variant", "variant[0].quality must have 2 numbers, one for "
      "each of variant[0].steps, got 1"),
     ("steps = [1, 10]", "steps = [10, 1]", "variant[0].steps[1] must be above steps[0], 10, got 1"),
-    ("steps = [1, 10]", "steps = [1, 10.5]", "variant[0].steps[1] must be a whole number of at "
-     "least 1, got 10.5"),
+    ("steps = [1, 10]", "steps = [1, 10.5]", "variant[0].steps[1] must be a whole number of "
+        "1 to 10000, got 10.5"),
     ("quality = [0.9]", "quality = [1.1]", "variant[1].quality[0] must be a finite number of at "
      "least 0 and at most 1, got 1.1"),
     ('name = "big"', 'name = "small"', "variant[1].name must be another than those before"),
@@ -382,3 +386,26 @@ def test_the_page_has_every_key_and_what_the_fleets_serve():
         assert row and float(row[1]) == pytest.approx(find_serving_preset(name).capacity, rel=2e-3)
     for device in tomllib.loads(DEVICES.read_text("utf-8")):
         assert device in text
+
+
+VALUES = st.sampled_from(
+    ["0", "-1", "nan", "inf", "-inf", "1e400", "1e39", "1e-320", "10", "0.5", "true", '"x"', '""',
+     '"a\\nb"', "[]", "[1]", "[1, 2]", "[[1]]", '["x"]', "{}", "{ a = 1 }", "1979-05-27",
+     "9223372036854775807"]
+)  # fmt: skip
+KEYS_AT = [match.span(1) for match in re.finditer(r"^\w+ = (.*)$", WHOLE, flags=re.M)]
+
+
+@examples(st.sampled_from(KEYS_AT), VALUES)
+@settings(max_examples=150, deadline=None)
+def test_any_value_anywhere_is_taken_or_one_line(place, value):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "my.toml")
+        path.write_text(WHOLE[: place[0]] + value + WHOLE[place[1] :])
+        try:
+            find_serving_preset(path).params()
+        except FleetError as error:
+            message = str(error)
+        else:
+            message = f"{path}: "
+        assert message.startswith(f"{path}: ") and "\n" not in message
