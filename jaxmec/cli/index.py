@@ -83,6 +83,7 @@ def build() -> dict[str, Any]:
     from jaxmec.envs.table import ENVIRONMENTS
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
+    from jaxmec.serving.presets import FLEETS, find_serving_preset
     from jaxmec.studies.catalogue import STUDIES
 
     classes: dict[str, Any] = {"Preset": _fields(Preset, next(iter(PRESETS.values())))}
@@ -101,6 +102,12 @@ def build() -> dict[str, Any]:
                    "arrivals": preset.arrivals, "positions": preset.positions,
                    "slots": preset.slots, "values": _differing(preset, classes["Preset"])}
             for name, preset in PRESETS.items()
+        },
+        "fleets": {
+            name: {"about": preset.about, "servers": len(preset.servers),
+                   "capacity": float(f"{preset.capacity:.3g}")}
+            for name in FLEETS
+            for preset in [find_serving_preset(name)]
         },
         "methods": {name: _method(row, classes) for name, row in METHODS.items()},
         "schedulers": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -12,6 +12,8 @@ from jaxmec.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from jaxmec.traces import TraceFile
+
+PRESET = Annotated[str | None, tyro.conf.arg(aliases=["--fleet"])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Played:
     what: tyro.conf.Positional[str]
     """a scheduler's name, or else the path of a policy, a run or a bundle: ./local is a path"""
     env: str | None = None  # environment id; by default the policy's own
-    preset: str | None = None  # published setting; by default the policy's own
+    preset: PRESET = None  # published setting, or fleet; by default the policy's own
     preset_seed: int | None = None  # of what a preset draws once; by default the policy's own
     trace: Path | None = None  # file of tasks; by default what the policy was trained on
     trace_slots: int | None = None  # play only its first so many slots

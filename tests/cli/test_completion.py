@@ -44,6 +44,8 @@ def test_bash_completes_commands_names_and_flags(bash):
     assert bash("jaxmec", "trace", "im") == ["import"]
     assert bash("jaxmec", "trace", "import", "f", "--colu") == ["--column"]
     assert bash("jaxmec", "list", "stud") == ["studies"]
+    assert bash("jaxmec", "fleet", "sh") == ["show"]
+    assert bash("jaxmec", "evaluate", "x", "--preset", "genai-6") == ["genai-64"]
     assert bash("jaxmec", "train", "dsac", "ddrl") == []  # a name goes in its place only
     assert bash("jaxmec", "nothing", "--") == []
 

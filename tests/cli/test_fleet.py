@@ -25,8 +25,10 @@ def test_the_fleets_are_listed(capsys):
     code, out, _ = run(capsys, "list")
     assert code == 0
     for name in FLEETS:
-        assert re.search(rf"^{name} ", out, flags=re.M)
+        assert f" {name} " in out
     assert "0.8 requests/s" in out
+    assert cli.main(["list", "fleets"]) == 0
+    assert capsys.readouterr().out == out
 
 
 @pytest.mark.parametrize("name", FLEETS)

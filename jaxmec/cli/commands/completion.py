@@ -13,15 +13,16 @@ from jaxmec.cli.commands import list as listing
 from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
 
-# Where a flag's values are the names of a table.
+# Where a flag's values are the names of tables.
 TABLES = {
-    "--env": "environments",
-    "--preset": "presets",
-    "--presets": "presets",
-    "--methods": "methods",
-    "--schedulers": "schedulers",
-    "--start": "methods",
-    "--reference": "methods",
+    "--env": ("environments",),
+    "--preset": ("presets", "fleets"),
+    "--presets": ("presets", "fleets"),
+    "--fleet": ("fleets",),
+    "--methods": ("methods",),
+    "--schedulers": ("schedulers",),
+    "--start": ("methods",),
+    "--reference": ("methods",),
 }
 
 
@@ -79,7 +80,9 @@ def _commands() -> dict[str, Words]:
             commands.about(name),
             names.get(name, ()),
             {
-                flag: list(tables[TABLES[flag]]) if flag in TABLES else values
+                flag: [name for table in TABLES[flag] for name in tables[table]]
+                if flag in TABLES
+                else values
                 for flag, values in tables["flags"].get(name, {}).items()
             },
         )

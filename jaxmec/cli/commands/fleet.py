@@ -92,16 +92,9 @@ class FleetList:
 
 def _list(words: Sequence[str]) -> int:
     tyro.cli(FleetList, args=list(words), prog="jaxmec fleet list")
-    from jaxmec.serving.presets import FLEETS, find_serving_preset
+    from jaxmec.cli.commands import list as listing
 
-    table = results_table("Fleets")
-    for column in ("fleet", "what it is", "load 1"):
-        table.add_column(column)
-    for name in FLEETS:
-        preset = find_serving_preset(name)
-        table.add_row(name, preset.about, f"{preset.capacity:.3g} requests/s")
-    Screen(soft_wrap=False).print(table)
-    return EXIT_OK
+    return listing.run(["fleets"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Environments, presets, agents and methods, schedulers, studies."""
+"""Environments, presets, fleets, agents and methods, schedulers, studies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
 from jaxmec.core.terminal import Screen
 
-KINDS = ("environments", "presets", "agents", "methods", "schedulers", "studies", "all")
+KINDS = ("environments", "presets", "fleets", "agents", "methods", "schedulers", "studies", "all")
 PROBLEMS = {"multi": ("multi-server", "a set"), "single": ("single-server", "one server")}
 
 
@@ -22,7 +22,7 @@ class List:
     """What there is, by name."""
 
     kind: tyro.conf.Positional[str] = "all"
-    """environments, presets, methods (the agents by name), schedulers, studies, or all"""
+    """environments, presets, fleets, methods (the agents by name), schedulers, studies, or all"""
 
 
 def run(words: Sequence[str]) -> int:
@@ -31,6 +31,7 @@ def run(words: Sequence[str]) -> int:
     tables = {
         "environments": _environments,
         "presets": _presets,
+        "fleets": _fleets,
         "methods": _methods,
         "schedulers": _schedulers,
         "studies": _studies,
@@ -64,6 +65,16 @@ def _presets() -> Table:
         arrivals = f"{row['arrivals']}, up to {row['positions']} a station and slot"
         problem, _ = PROBLEMS[row["problem"]]
         table.add_row(name, problem, str(row["servers"]), arrivals, str(row["slots"]))
+    return table
+
+
+def _fleets() -> Table:
+    table = _table(
+        "Fleets", "fleet", "what it is", "servers", "load 1",
+        caption="presets of GenerativeServing-v0; a file of your own is named by its path",
+    )  # fmt: skip
+    for name, row in index.load()["fleets"].items():
+        table.add_row(name, row["about"], str(row["servers"]), f"{row['capacity']:g} requests/s")
     return table
 
 

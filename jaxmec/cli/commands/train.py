@@ -14,7 +14,7 @@ import tyro
 
 from jaxmec.cli import fields, help, index, programs
 from jaxmec.cli.errors import EXIT_OK, EXIT_USAGE, UsageError
-from jaxmec.cli.scenario import trace_file
+from jaxmec.cli.scenario import PRESET, trace_file
 from jaxmec.core.terminal import Screen, quoted
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Train:
     scale: Literal["cpu", "gpu"] = "cpu"  # ours, for few environments or many
     start: str | None = None  # method to start from, or path of a policy
     env: str | None = None  # environment id; else the method's
-    preset: str | None = None  # published setting; else the method's
+    preset: PRESET = None  # published setting, or fleet; else the method's
     preset_seed: int = 0  # of what a preset draws once
     trace: Path | None = None  # file of tasks instead of the preset's
     trace_slots: int | None = None  # play only its first so many slots
