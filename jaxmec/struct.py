@@ -9,7 +9,7 @@ values has no business there.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 
@@ -29,10 +29,10 @@ def pytree(cls: type[T]) -> type[T]:
 
     Fields declared with :func:`static` are auxiliary data: they belong to the tree's
     structure and a change of one retraces a jitted function. The class also gets
-    ``replace(**changes)``, which runs the checks of ``__post_init__`` again.
+    ``replace(**changes)``, which is :func:`replace`.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cast("Any", cls))
     children = tuple(f.name for f in fields if not f.metadata.get(_STATIC))
     auxiliary = tuple(f.name for f in fields if f.metadata.get(_STATIC))
 
@@ -55,19 +55,24 @@ def pytree(cls: type[T]) -> type[T]:
             object.__setattr__(obj, name, value)
         return obj
 
-    def replace(self: Any, **changes: Any) -> Any:
-        """A copy with some fields changed, checked like a new object."""
-        unknown = set(changes) - {f.name for f in fields}
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__} has no field {', '.join(sorted(unknown))}; "
-                f"its fields are {', '.join(f.name for f in fields)}"
-            )
-        return dataclasses.replace(self, **changes)
-
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    cls.replace = replace  # type: ignore[attr-defined]
+    type.__setattr__(cls, "replace", replace)
     return cls
+
+
+def replace(tree: T, /, **changes: Any) -> T:
+    """A copy with some fields changed, checked like a new object.
+
+    Raises:
+        TypeError: a field that it does not have.
+    """
+    names = [field.name for field in dataclasses.fields(cast("Any", tree))]
+    if unknown := sorted(set(changes) - set(names)):
+        raise TypeError(
+            f"{type(tree).__name__} has no field {', '.join(unknown)}; "
+            f"its fields are {', '.join(names)}"
+        )
+    return dataclasses.replace(cast("Any", tree), **changes)
 
 
 def is_concrete(*values: Any) -> bool:

@@ -7,7 +7,7 @@ were taken, and the values of the next ones.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,9 +139,10 @@ class QLearning:
 
     def acting(self, learner: ValueLearner) -> ValueLearner:
         """The network that it is judged by, alone."""
+        nothing: Any = ()
         if self.judged_by == "target":
-            return ValueLearner((), learner.target_critic, (), ())  # type: ignore[arg-type]
-        return ValueLearner(learner.critic, (), (), ())  # type: ignore[arg-type]
+            return ValueLearner(nothing, learner.target_critic, nothing, nothing)
+        return ValueLearner(learner.critic, nothing, nothing, nothing)
 
     def preferences(self, learner: ValueLearner, observation: jax.Array) -> jax.Array:
         """[A] Q(s, ·) of the network that it is judged by."""

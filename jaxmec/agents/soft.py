@@ -183,10 +183,9 @@ class SoftActorCritic:
 
     def acting(self, learner: SoftLearner) -> SoftLearner:
         """The actor that it is judged by alone, and what it keeps of its answers."""
+        nothing: Any = ()
         return SoftLearner(
-            *((),) * 7,  # type: ignore[arg-type]
-            judged_actor=learner.judged_actor,
-            latent=learner.latent,
+            *(nothing,) * 7, judged_actor=learner.judged_actor, latent=learner.latent
         )
 
     def preferences(self, learner: SoftLearner, observation: jax.Array) -> jax.Array:

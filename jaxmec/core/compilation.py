@@ -24,6 +24,13 @@ ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
 
+def jax_setting(name: str) -> Any:
+    """One of JAX's settings now, such as "enable_x64"; it makes their names at run time."""
+    import jax
+
+    return getattr(jax.config, f"jax_{name}")
+
+
 @functools.cache
 def options() -> dict[str, Any] | None:
     """``compiler_options`` for a ``jax.jit`` that no other encloses; None where there are none."""

@@ -337,9 +337,8 @@ class _Translation:
             return self.node("Tanh", [self.node("Softplus", [grown], grown.shape)], grown.shape)
         elif operator == "Div" and inputs[1].constant is not None:
             source, operands, attributes = self._sources.get(inputs[0].name, ("", (), {}))
-            if source == "ReduceSum":
-                axes = operands[1].constant
-                summed = [operands[0].shape[axis - 1] for axis in axes]  # type: ignore[union-attr]
+            if source == "ReduceSum" and (axes := operands[1].constant) is not None:
+                summed = [operands[0].shape[axis - 1] for axis in axes]
                 if np.all(inputs[1].constant == math.prod(summed)):
                     return self.node("ReduceMean", operands, inputs[0].shape, **attributes)
         return None

@@ -39,7 +39,7 @@ from jaxmec.mec.offload import Outcome, apply_split
 from jaxmec.mec.pricing import expected_flow, outlook
 from jaxmec.mec.selection import one_server
 from jaxmec.mec.workload import Arrival, Cursor, Task
-from jaxmec.struct import is_concrete
+from jaxmec.struct import is_concrete, replace
 
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 
@@ -212,8 +212,8 @@ class OffloadingEnvironment(environment.Environment):
         going_on = self._arrive(arrival, outcome, queues, state, params)
         truncated = arrival.episode_over
         next_state = going_on._replace(
-            queues=going_on.queues.replace(  # type: ignore[attr-defined]
-                backlog=jnp.where(truncated, 0, going_on.queues.backlog)
+            queues=replace(
+                going_on.queues, backlog=jnp.where(truncated, 0, going_on.queues.backlog)
             ),
             time=jnp.where(truncated, 0, going_on.time),
             history=jax.tree.map(lambda sent: jnp.where(truncated, 0, sent), going_on.history),

@@ -97,4 +97,5 @@ class Demonstrator:
     def _encoded(
         self, fraction: jax.Array, state: OffloadingState, params: OffloadingParams
     ) -> jax.Array:
-        return self.env.encode(fraction, state, params)  # type: ignore[attr-defined]
+        encoding: Any = self.env  # in the action mode "score" it has the decoder's inverse
+        return encoding.encode(fraction, state, params)

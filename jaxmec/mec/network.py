@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxmec.mec import checks
-from jaxmec.struct import pytree, static
+from jaxmec.struct import pytree, replace, static
 
 
 @pytree
@@ -104,7 +104,8 @@ def advance_slot(network: EdgeNetwork, queues: QueueState, slots: Any = 1) -> Qu
     served = slots * network.slot_length * network.capacity
     left = jnp.maximum(queues.backlog + queues.inflight - served, 0)
     zero = jnp.zeros_like(queues.inflight)
-    return queues.replace(  # type: ignore[attr-defined]
+    return replace(
+        queues,
         backlog=jnp.where(ended, left, queues.backlog),
         inflight=jnp.where(ended, zero, queues.inflight),
         uplink=jnp.where(ended, zero, queues.uplink),

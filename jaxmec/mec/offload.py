@@ -12,7 +12,7 @@ import numpy as np
 from jaxmec.mec.allocation import AllocationRule, cwa
 from jaxmec.mec.network import EdgeNetwork, QueueState, check_queues
 from jaxmec.mec.workload import Task
-from jaxmec.struct import is_concrete
+from jaxmec.struct import is_concrete, replace
 
 Array = Any
 
@@ -185,7 +185,7 @@ def apply_split(
         committed = jnp.where(split, jnp.minimum(committed, network.uplink_cap), committed)
         uplink = jnp.where(local, committed, uplink)
     outcome = Outcome(fraction, makespan, wait, serve, finish)
-    return outcome, queues.replace(inflight=inflight, uplink=uplink)  # type: ignore[attr-defined]
+    return outcome, replace(queues, inflight=inflight, uplink=uplink)
 
 
 def entry_gradient(outcome: Outcome, margin: Array, width: Any) -> jax.Array:

@@ -36,6 +36,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 # (PyTorch's default); three times less variance than flax's default, so first outputs are small.
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# ``in_axes`` of `flax.linen.vmap`: all copies get the same inputs (its type does not allow None).
+EVERY_COPY_ALIKE: Any = None
+
 
 class MLP(nn.Module):
     """Dense layers with an activation between them; the output is linear.
@@ -89,7 +92,7 @@ class StackedMLP(nn.Module):
             MLP,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=None,  # type: ignore[arg-type]
+            in_axes=EVERY_COPY_ALIKE,
             axis_size=self.copies,
         )
         return stacked(self.hidden, self.outputs, self.activation, self.layer_norm)(inputs)

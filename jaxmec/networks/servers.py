@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.networks.chain import Denoiser, ReverseChainActor, step_embedding
-from jaxmec.networks.mlp import ACTIVATIONS, KERNEL_INIT, Params
+from jaxmec.networks.mlp import ACTIVATIONS, EVERY_COPY_ALIKE, KERNEL_INIT, Params
 from jaxmec.struct import pytree, static
 
 
@@ -107,7 +107,7 @@ class StackedServerValues(nn.Module):
             ServerValues,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=None,  # type: ignore[arg-type]
+            in_axes=EVERY_COPY_ALIKE,
             axis_size=self.copies,
         )
         return stacked(self.hidden, self.layout, self.num_servers, self.activation)(observation)

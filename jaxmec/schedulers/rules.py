@@ -13,6 +13,7 @@ from jaxmec.mec.offload import fallback, service_time, waiting_time
 from jaxmec.mec.pricing import expected_flow, price
 from jaxmec.mec.selection import one_server, subset
 from jaxmec.schedulers.base import Decide, Scheduler
+from jaxmec.struct import replace
 
 Selected = tuple[jax.Array, Any]
 
@@ -79,7 +80,7 @@ def _expected_delay(params: OffloadingParams, view: View, share: float | None) -
     """[B] s: the delay at each server, with this station's own work of the slot counted so
     many times (once for each station where ``share`` is None: as if all did alike)."""
     times = params.stations if share is None else share
-    queues = view.queues.replace(inflight=times * view.queues.inflight)  # type: ignore[attr-defined]
+    queues = replace(view.queues, inflight=times * view.queues.inflight)
     wait = waiting_time(params.network, queues, view.task)
     return wait + service_time(params.network, view.task)
 

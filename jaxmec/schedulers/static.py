@@ -22,6 +22,7 @@ from jaxmec.mec.selection import subset
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.schedulers.base import Scheduler
 from jaxmec.schedulers.rules import Selected
+from jaxmec.struct import replace
 from jaxmec.training.evaluate import evaluate
 
 ENUMERATED = 6  # servers up to which every set of a station is tried, instead of neighbours
@@ -47,7 +48,7 @@ def best_sets(env: MultiServerOffloading, params: OffloadingParams) -> jax.Array
     servers = env.num_servers
     if not isinstance(params.workload, TraceWorkload):  # a trace is short enough as it is
         slots = jnp.minimum(params.workload.slots, SLOTS)
-        params = params.replace(workload=params.workload.replace(slots=slots))  # type: ignore[attr-defined]
+        params = replace(params, workload=replace(params.workload, slots=slots))
     episodes = EPISODES if servers <= ENUMERATED else 4
 
     @functools.partial(jax.jit, compiler_options=compilation.options())

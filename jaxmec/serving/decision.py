@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmec.serving.availability import Availability, Pieces
 from jaxmec.serving.fleet import Fleet
-from jaxmec.struct import is_concrete, pytree
+from jaxmec.struct import is_concrete, pytree, replace
 
 
 class Request(NamedTuple):
@@ -96,7 +96,8 @@ class Queues:
         What stations have sent is O(S B); it is left where it lies and no longer counts.
         """
         zero, none = jnp.zeros_like(self.free), jnp.zeros((), jnp.int32)
-        return self.replace(  # type: ignore[attr-defined]
+        return replace(
+            self,
             free=zero,
             recency=jnp.zeros_like(self.recency),
             cleared=zero,
@@ -271,7 +272,8 @@ def dispatch(
         known=jnp.where(sent, fate.known, jnp.inf),
     )
     here = jnp.arange(fleet.num_servers) == server
-    queues = queues.replace(  # type: ignore[attr-defined]
+    queues = replace(
+        queues,
         free=jnp.where(here, after.free, queues.free),
         recency=jnp.where(here[:, None], after.recency, queues.recency),
         cleared=jnp.where(here, after.cleared, queues.cleared),
@@ -332,7 +334,8 @@ def dispatch_parts(
         answered=jnp.where(asked, fate.answered, -jnp.inf),
         known=jnp.where(asked, fate.known, jnp.inf),
     )
-    queues = queues.replace(  # type: ignore[attr-defined]
+    queues = replace(
+        queues,
         free=jnp.where(asked, after.free, queues.free),
         recency=jnp.where(asked[:, None], after.recency, queues.recency),
         cleared=jnp.where(asked, after.cleared, queues.cleared),
@@ -362,7 +365,8 @@ def _remember(
     """The queues with what a station knows that it has sent: [B] whom, [B] how much."""
     sent, variants = queues.sent_by(station)
     chosen = jnp.arange(variants.shape[1]) == jnp.reshape(variant, (-1, 1))  # [B or 1, M]
-    return queues.replace(  # type: ignore[attr-defined]
+    return replace(
+        queues,
         sent=queues.sent.at[station].set(sent + work),
         sent_variants=queues.sent_variants.at[station].set(variants | (asked[:, None] & chosen)),
         sent_beat=queues.sent_beat.at[station].set(queues.beat + queues.epoch),
@@ -386,7 +390,8 @@ def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -
         _servers(fleet, availability, queues), fleet.phase, queues.beat, queues.told_at
     )
     heard = beat > queues.beat
-    return queues.replace(  # type: ignore[attr-defined]
+    return replace(
+        queues,
         beat=jnp.where(heard, beat, queues.beat),
         told_at=jnp.where(heard, at, queues.told_at),
         queued=jnp.where(heard, queued, queues.queued),

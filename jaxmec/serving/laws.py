@@ -42,7 +42,7 @@ class Alternating:
     troubles: int = static(default=8)
 
     def __post_init__(self) -> None:
-        bounds: dict[str, dict[str, float]] = {
+        bounds: dict[str, dict[str, Any]] = {
             "up_median": {"above": 0},
             "up_spread": {"at_least": 0},
             "down_median": {"above": 0},
@@ -51,7 +51,7 @@ class Alternating:
             "slow_speed": {"above": 0, "at_most": 1},
         }
         for name, bound in bounds.items():
-            value = checks.real(name, getattr(self, name), ndim=0, **bound)  # type: ignore[arg-type]
+            value = checks.real(name, getattr(self, name), ndim=0, **bound)
             object.__setattr__(self, name, value)
         if not isinstance(self.troubles, int) or self.troubles < 1:
             raise ValueError(f"troubles must be a positive whole number, got {self.troubles!r}")

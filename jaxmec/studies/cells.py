@@ -31,7 +31,7 @@ import numpy as np
 import jaxmec
 from jaxmec.agents.base import SamplingAgent
 from jaxmec.agents.per_station import of_station
-from jaxmec.core import files
+from jaxmec.core import compilation, files
 from jaxmec.core.naming import by_layer
 from jaxmec.envs import find_environment
 from jaxmec.envs.presets import find_preset
@@ -190,7 +190,7 @@ class Cell:
             "seeds": self.seeds,
             "episodes": self.episodes,
             "episode_seed": self.episode_seed,
-            "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
+            "x64": bool(compilation.jax_setting("enable_x64")),
         }
         as_read: dict[str, Any] = json.loads(json.dumps(strict(identity), default=str))
         return as_read

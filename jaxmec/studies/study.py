@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxmec.core import compilation
 from jaxmec.core.naming import suggestion
 from jaxmec.envs.presets import Preset, scaled
 from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
@@ -286,7 +287,7 @@ def _programs_kept(directory: Path) -> Iterator[None]:
     The cells of a sweep differ in numbers, not in programs, and compiling is most of what a
     short one takes.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    if compilation.jax_setting("compilation_cache_dir") is not None:
         yield
         return
     jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))

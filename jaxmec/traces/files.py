@@ -63,8 +63,8 @@ class Rows(NamedTuple):
 
     def moments(self) -> Moments:
         """The means over the trace, as of :meth:`workload`."""
-        work: Any = (np.mean(self.work), np.mean(self.work**2))
-        return Moments(len(self.slot) / self.slots, *work)  # type: ignore[arg-type]
+        means: Any = (len(self.slot) / self.slots, np.mean(self.work), np.mean(self.work**2))
+        return Moments(*means)
 
     def workload(self, slots: int | None = None) -> TraceWorkload:
         """The arrivals of an environment.

@@ -29,6 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxmec.core import compilation
 from jaxmec.training.replay import ReplayState
 
 SEEDS, DATA = "seeds", "data"  # the axis of the mesh, which says what is shared out
@@ -156,7 +157,7 @@ def place(devices: int | str, seeds: int, config: Any) -> Placement:
         )
     if count == 1:
         return Placement()
-    if not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
+    if not compilation.jax_setting("threefry_partitionable"):
         raise ValueError(
             "jax_threefry_partitionable is False; expected True with several devices, "
             "for random numbers that do not depend on how many"

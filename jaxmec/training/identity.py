@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxmec.agents.base import Agent
+from jaxmec.core import compilation
 from jaxmec.training.rollout import Environment
 from jaxmec.training.trainer import Trainer
 
@@ -34,7 +35,7 @@ def describe(
         if not name.startswith("_"):
             _describe(f"env.{name}", value, described)
     _describe("params", params, described)
-    described["x64"] = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    described["x64"] = bool(compilation.jax_setting("enable_x64"))
     return described
 
 
