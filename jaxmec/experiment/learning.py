@@ -45,24 +45,21 @@ def train(
         options: what is trained, and single fields of ``run``; see below.
 
     What is trained:
-        published: the hyperparameters, information and sizes as the method's authors had
-            them, instead of ours.
+        published: hyperparameters, information and sizes as the method's authors had them.
         scale: our settings for few environments ("cpu"), or for thousands ("gpu"), which need
             fewer updates one after the other, each of more transitions (docs/scale.md).
-        env, preset: where; by default what the method is for.
-        preset_seed: of what a preset draws once; 0 by default.
+        env, preset, preset_seed: where; by default what the method is for, and seed 0 of what a
+            preset draws once.
         trace: a file of tasks (`jaxmec.traces`) that arrive instead of the preset's, the same in
             every episode.
         env_options: options of `jaxmec.make`, all together; a ``workload`` made by
             `jaxmec.mec.trace_workload` is written to ``directory/trace.csv`` and is a trace.
         config: all sizes of the training; by default the method's.
         name: what to call the result; by default the method's name.
-        start: a policy, or the path of a saved one, of a run or of a bundle, whose actor training
-            begins with, instead of fresh parameters: the same for all seeds, or that of each seed
-            of a result, or of a method by its name or a recipe, which is trained first (a method
-            by its name as much shorter as this training is). A bare name that a method has is the
-            method; ``./NAME`` is the path. By default what the method says. The networks must be
-            the same.
+        start: whose actor training begins with, instead of fresh parameters: a policy, the path of
+            a saved one, of a run or of a bundle (the same for all seeds), a result (seed by seed),
+            or a method by its name (``./NAME`` is a path) or a recipe, trained first. By default
+            what the method says. The networks must be the same.
         Any other name is a single field to change: of the config (``steps``, ``num_envs``, ...),
             of the agent (``discount``, ``hidden``, ...), of the environment or its preset
             (``information``, ``probability``, ...). A name that means several things is
@@ -74,8 +71,7 @@ def train(
         resume: go on from the newest checkpoint in ``directory``, to the bit.
         progress: show a progress display (the default), or the caller's own.
         deterministic: ask a GPU for operations that give the same bits every time; slower.
-        tensorboard: write TensorBoard's event file beside the metrics in ``directory`` (extra
-            ``tensorboard``).
+        tensorboard: write TensorBoard's event file there too (extra ``tensorboard``).
         wandb: a project of Weights & Biases to log to (extra ``wandb``).
         devices: how many to use, or "all": the seeds are shared out among them, or the
             environments (`jaxmec.training.devices`); in several processes "all".
@@ -126,22 +122,18 @@ def _train(chosen: Recipe, seeds: int | Sequence[int], run: RunOptions) -> Train
     watching: list[trackers.Tracker] = [trackers.TensorBoard()] if run.tensorboard else []
     if run.wandb is not None:
         watching.append(trackers.WandB(run.wandb, chosen.name, about))
-    done = parts.run(
-        agent,
-        environment,
-        params,
-        chosen.config,
-        seeds,
+    settings = runner.RunSettings(
         directory=run.directory,
         resume=resume,
         progress=run.progress,
+        metadata=about,
         deterministic=run.deterministic,
         start=None if start is None else _starting(start, agent, environment, params, seeds),
-        metadata=about,
         trackers=watching,
         devices=run.devices,
-        seeds_at_once=run.seeds_at_once,
     )
+    job = (agent, environment, params, chosen.config)
+    done = parts.run(*job, seeds, settings, seeds_at_once=run.seeds_at_once)
     state: Any = done.state
     if run.devices != 1:  # the learners are small, and wanted where policies are played and saved
         learners = jax.device_put(on_devices.gather(state.learner), jax.local_devices()[0])

@@ -9,6 +9,7 @@ it has the metrics of all of them, as a run in one has.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from jaxmec.core import checks, files, sealed
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
 from jaxmec.training.rollout import Environment
+from jaxmec.training.runner import Job, RunSettings
 from jaxmec.training.trainer import History, Trainer
 
 _PARTS = checks.record({"seeds_at_once": checks.whole(1, 2**31)})
@@ -43,20 +45,15 @@ def run(
     params: Any,
     config: Trainer[Any, Any],
     seeds: int | Sequence[int],
+    settings: RunSettings = RunSettings(),  # noqa: B008 (it is frozen)
     *,
     seeds_at_once: int | str | None = None,
-    directory: checkpoint.PathLike | None = None,
-    resume: bool = False,
-    start: Any = None,
-    devices: int | str = 1,
-    deterministic: bool = False,
-    **options: Any,
+    **changes: Any,
 ) -> runner.RunResult:
     """``runner.run`` of so many seeds at once, and the next ones when those are trained.
 
     Args:
-        agent, env, params, config, seeds: as for ``runner.run``.
-        directory, resume, start, devices, deterministic, options: likewise.
+        agent, env, params, config, seeds, settings, changes: as for ``runner.run``.
         seeds_at_once: seeds side by side; "auto" for as many as the memory holds, for which
             the program is compiled once more; all if None.
 
@@ -67,58 +64,64 @@ def run(
         ValueError: on resuming, parts of another size than when the run was begun.
         Others: as ``runner.run`` does.
     """
-    numbers = runner.check_seeds(seeds)
-    home = None if directory is None else Path(directory).absolute()
+    settings = dataclasses.replace(settings, **changes)
+    job, numbers = Job(agent, env, params, config), runner.check_seeds(seeds)
+    home, resume = settings.home, settings.resume
     with on_devices.together():  # all read before the first one writes
         before = None if home is None else _begun(home)
         width = _width(seeds_at_once, len(numbers), before if resume else None, home)
         if width is None:
-            first = _agents(agent, numbers, np.arange(1))
-            one = runner.bytes_of_one(first, env, params, config, deterministic)
-            width = fitting(one, memory.limit(), len(numbers), devices)
+            width = _fitting(job, numbers, settings)
         if home is not None and before is not None and not resume:
             raise FileExistsError(
                 f"{home} holds a run in parts: resume it, or choose another directory"
             )
     width = -on_devices.agree(-width)[0]  # the host with the least memory decides
-    given: dict[str, Any] = {"devices": devices, "deterministic": deterministic, **options}
-    common = (agent, env, params, config)
     if width >= len(numbers):
-        return runner.run(*common, numbers, directory=home, resume=resume, start=start, **given)
-
+        return runner.run(*job, numbers, settings)
     if home is not None and before is None and checkpoint.checkpoints(home / runner.CHECKPOINTS):
         raise ValueError(f"seeds_at_once is {width}; expected None, with which {home} was begun")
     if resume and before is None:
         raise checkpoint.CheckpointMissing(f"nothing to resume: there is no run in {home}")
     with on_devices.together():  # all have looked
         pass
-    if home is not None and on_devices.is_first():
-        files.write_whole(home / PARTS_FILE, json.dumps({"seeds_at_once": width}))
+    return _in_parts(job, numbers, settings, width)
+
+
+def _fitting(job: Job, numbers: tuple[int, ...], settings: RunSettings) -> int:
+    """How many of the seeds the memory holds."""
+    first = job._replace(agent=_agents(job.agent, numbers, np.arange(1)))
+    one = runner.bytes_of_one(*first, settings.deterministic)
+    return fitting(one, memory.limit(), len(numbers), settings.devices)
+
+
+def _in_parts(
+    job: Job, numbers: tuple[int, ...], settings: RunSettings, width: int
+) -> runner.RunResult:
+    """Parts of at most ``width`` seeds, and the directory that joins them."""
+    home = settings.home
+    writing = home if on_devices.is_first() else None
+    if writing is not None:
+        files.write_whole(writing / PARTS_FILE, json.dumps({"seeds_at_once": width}))
     with contextlib.ExitStack() as stack:
         with on_devices.together():
-            stack.enter_context(runner.locked(home if on_devices.is_first() else None))
+            stack.enter_context(runner.locked(writing))
         split = np.array_split(np.arange(len(numbers)), math.ceil(len(numbers) / width))
-        result = _in_turn(common, numbers, split, home, resume, start, given)
-        if home is not None and on_devices.is_first():
-            folders = [folder_of(home, [numbers[row] for row in rows]) for rows in split]
+        result = _in_turn(job, numbers, split, settings)
+        if writing is not None:
+            folders = [folder_of(writing, [numbers[row] for row in rows]) for rows in split]
             lines = "".join(json.dumps(point) + "\n" for point in joined_points(folders))
-            files.write_whole(home / runner.METRICS_FILE, lines)
+            files.write_whole(writing / runner.METRICS_FILE, lines)
             last_step = int(result.history.env_steps[0, -1])
-            runner.write_about(home, last_step, numbers, options.get("metadata") or {})
+            runner.write_about(writing, last_step, numbers, settings.metadata or {})
     return result
 
 
 def _in_turn(
-    common: Any,  # agent, environment, its parameters, sizes
-    numbers: tuple[int, ...],
-    split: Sequence[np.ndarray],
-    home: Path | None,
-    resume: bool,
-    start: Any,
-    given: dict[str, Any],
+    job: Job, numbers: tuple[int, ...], split: Sequence[np.ndarray], settings: RunSettings
 ) -> runner.RunResult:
     """The parts, one after the other, joined."""
-    agent, env, params, config = common
+    home, start = settings.home, settings.start
     learners, histories = [], []
     for rows in split:
         part = [numbers[row] for row in rows]
@@ -126,15 +129,12 @@ def _in_turn(
         with on_devices.together():
             there = folder is not None and checkpoint.checkpoints(folder / runner.CHECKPOINTS)
         result = runner.run(
-            _agents(agent, numbers, rows),
-            env,
-            params,
-            config,
+            *job._replace(agent=_agents(job.agent, numbers, rows)),
             part,
+            settings,
             directory=folder,
-            resume=resume and bool(there),
+            resume=settings.resume and bool(there),
             start=None if start is None else jax.tree.map(lambda x, rows=rows: x[rows], start),
-            **given,
         )
         learners.append(jax.device_get(on_devices.gather(result.state.learner)))
         histories.append(result.history)

@@ -33,7 +33,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,24 +97,50 @@ class Diverged(Exception):
         self.saved = saved  # the state, for looking into
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a run is watched and stored, and on what it runs: no part of what is trained.
+
+    Raises:
+        ValueError: ``checkpoint_every`` below 1.
+    """
+
+    directory: checkpoint.PathLike | None = None  # where metrics and checkpoints go; None: nowhere
+    resume: bool = False
+    """Go on from the newest checkpoint in ``directory``. Everything must be as it was, but
+    ``config.steps`` may have grown; what follows the progress of training, a learning rate that
+    comes down say, then goes on as in the longer one."""
+    progress: bool | Display = True  # show a progress display, or the caller's own
+    metadata: Mapping[str, Any] | None = None  # JSON data of the caller's, kept in every checkpoint
+    checkpoint_every: int | None = None
+    """Save after so many chunks. A run is also saved before its first chunk and after its last."""
+    checkpoint_seconds: float = 60.0  # save when so much time has passed, whatever the chunks
+    keep: int = 3  # checkpoints kept, beside the one of the best mean evaluation return
+    deterministic: bool = False  # ask a GPU for the same bits every time; slower
+    start: Any = None  # [S] parameters of the actor to begin with; None: fresh ones
+    trackers: Sequence[Tracker] = ()  # are told every point's metrics, as metrics.jsonl is
+    devices: int | str = 1  # how many to use, or "all" (of all processes): `training.devices`
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(
+                f"checkpoint_every is {self.checkpoint_every!r}; expected at least 1 or None"
+            )
+
+    @property
+    def home(self) -> Path | None:
+        """The directory, wherever the process goes."""
+        return None if self.directory is None else Path(self.directory).absolute()
+
+
 def run(
     agent: Agent,
     env: Environment,
     params: Any,
     config: Trainer[Any, Any],
     seeds: int | Sequence[int],
-    *,
-    directory: checkpoint.PathLike | None = None,
-    resume: bool = False,
-    progress: bool | Display = True,
-    metadata: Mapping[str, Any] | None = None,
-    checkpoint_every: int | None = None,
-    checkpoint_seconds: float = 60.0,
-    keep: int = 3,
-    deterministic: bool = False,
-    start: Any = None,
-    trackers: Sequence[Tracker] = (),
-    devices: int | str = 1,
+    settings: RunSettings = RunSettings(),
+    **changes: Any,
 ) -> RunResult:
     """Train S seeds side by side in one compiled program.
 
@@ -123,20 +149,8 @@ def run(
             which each run has its own.
         env, params, config: as for ``trainer.train``.
         seeds: S, for the seeds 0..S−1, or the seeds.
-        directory: where metrics and checkpoints go; nothing is written if None.
-        resume: go on from the newest checkpoint in ``directory``. Everything must be as it
-            was, but ``config.steps`` may have grown; what follows the progress of training, a
-            learning rate that comes down say, then goes on as in the longer one.
-        progress: show a progress display, or the caller's own.
-        metadata: JSON data of the caller's, kept in every checkpoint.
-        checkpoint_every: save after so many chunks. A run is also saved before its first
-            chunk and after its last.
-        checkpoint_seconds: save when so much time has passed, whatever the chunks.
-        keep: checkpoints kept, beside the one of the best mean evaluation return.
-        deterministic: ask a GPU for the same bits every time; slower.
-        start: [S] parameters of the actor to begin with (``agent.started``); fresh ones if None.
-        trackers: are told every point's metrics, as metrics.jsonl is.
-        devices: N, how many to use, or "all" (of all processes): see ``training.devices``.
+        settings: how the run is watched and stored.
+        changes: single fields of the settings.
 
     Raises:
         Interrupted: see there; its ``result`` is as far as it came.
@@ -147,108 +161,168 @@ def run(
         RuntimeError: another process is working on ``directory``, or one of several that
             train together failed.
     """
+    settings = dataclasses.replace(settings, **changes)
     numbers = check_seeds(seeds)
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every is {checkpoint_every!r}; expected at least 1 or None")
-    home = None if directory is None else Path(directory).absolute()
-    placement = on_devices.place(devices, len(numbers), config)
-    writing = home if on_devices.is_first() else None
-    about = identity.describe(agent, env, params, config, numbers)
-    if start is not None:
-        about["start"] = identity.digest(start)
-    program = _Program(agent, env, config, deterministic, placement)
-    params, start = placement.shared(params), placement.put(start)
-    agents = placement.put(agents_of(agent, len(numbers)))
-    keys = jnp.stack([jax.random.key(number) for number in numbers])
-    keys = placement.put(keys)
-    last_step = config.total_steps
-
     with contextlib.ExitStack() as stack:
+        under_way = _Run(Job(agent, env, params, config), numbers, settings, stack)
+        under_way.begin()
+        while under_way.points < config.num_points:
+            under_way.go_on()
+    return under_way.result
+
+
+class Job(NamedTuple):
+    """What is trained, and how."""
+
+    agent: Any  # or S of them as one
+    env: Environment
+    params: Any  # of the environment
+    config: Trainer[Any, Any]
+
+
+class _Run:
+    """A run under way: its state [S] and history, and where they are shown and saved."""
+
+    def __init__(
+        self,
+        job: Job,
+        numbers: tuple[int, ...],
+        settings: RunSettings,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        agent, env, params, config = job
+        self.config, self.numbers, self.settings = config, numbers, settings
+        first = on_devices.is_first()
+        self.home = settings.home
+        self.writing = self.home if first else None
+        self.placement = on_devices.place(settings.devices, len(numbers), config)
+        self.about = identity.describe(agent, env, params, config, numbers)
+        if settings.start is not None:
+            self.about["start"] = identity.digest(settings.start)
+        self.program = _Program(agent, env, config, settings.deterministic, self.placement)
+        # What the program is given beside a state: parameters and agents.
+        self.given = (
+            self.placement.shared(params),
+            self.placement.put(agents_of(agent, len(numbers))),
+        )
         with on_devices.together():  # all look before the first one writes
-            check_home(home, resume)
-            stack.enter_context(locked(writing))
-        signals = stack.enter_context(Signals())
-        progress = progress if on_devices.is_first() else False
-        display = stack.enter_context(_display(progress, last_step, len(numbers)))
-        tracked = stack.enter_context(_tracking(trackers if on_devices.is_first() else ()))
-        template = jax.eval_shape(program.begin, params, agents, keys, start)
+            check_home(self.home, settings.resume)
+            stack.enter_context(locked(self.writing))
+        self.signals = stack.enter_context(Signals())
+        progress = settings.progress if first else False
+        self.display = stack.enter_context(_display(progress, config.total_steps, len(numbers)))
+        self.tracked = stack.enter_context(_tracking(settings.trackers if first else ()))
+
+    @property
+    def points(self) -> int:
+        """How many evaluation points it has come by."""
+        return self.history.env_steps.shape[1]
+
+    @property
+    def result(self) -> RunResult:
+        """Where it stands."""
+        return RunResult(self.state, self.history, self.numbers, self.home)
+
+    def begin(self) -> None:
+        """Make the first state, or take the newest one saved.
+
+        Raises:
+            Interrupted: a signal came meanwhile, and there is more to do.
+        """
+        caller = dict(self.settings.metadata or {})
+        keys = jnp.stack([jax.random.key(number) for number in self.numbers])
+        fresh = (*self.given, self.placement.put(keys), self.placement.put(self.settings.start))
+        template = jax.eval_shape(self.program.begin, *fresh)
         # By its name, since a run may train what it starts from first.
-        named = f"{metadata['method']}, " if metadata and metadata.get("method") else ""
-        display.message(named + memory.described(template, len(numbers), placement))
-        if resume:
-            assert home is not None
-            with on_devices.together():
-                restored = _restore(home, template, about, program.places, program.metrics)
-            state, history, seconds = restored
-            log = _Log(writing, seconds, keep_until=_step(history))
-            tracked.begin(home, numbers, _step(history))
-            display.message(f"resuming {home} at {_step(history):,} steps")
+        named = f"{caller['method']}, " if caller.get("method") else ""
+        described = memory.described(template, len(self.numbers), self.placement)
+        self.display.message(named + described)
+        if self.settings.resume:
+            self._resume(template)
         else:
-            log = _Log(writing)
-            tracked.begin(home, numbers, -1)
-            state = program.begin(params, agents, keys, start)
-            history = _with_point(
-                None, state.env_steps, program.evaluate(params, agents, state), {}
-            )
-            log.append(history)
-            tracked.log(_step(history), _last(history.evaluation), {})
-        if writing is not None:
-            write_about(writing, last_step, numbers, metadata or {})
+            self.log = _Log(self.writing)
+            self.tracked.begin(self.home, self.numbers, -1)
+            self.state = self.program.begin(*fresh)
+            evaluation = self.program.evaluate(*self.given, self.state)
+            self.history = _with_point(None, self.state.env_steps, evaluation, {})
+            self.log.append(self.history)
+            self.tracked.log(_step(self.history), _last(self.history.evaluation), {})
+        if self.writing is not None:
+            write_about(self.writing, self.config.total_steps, self.numbers, caller)
+        self.display.update(_step(self.history), _last(self.history.evaluation))
+        if not self.settings.resume:
+            self._save(CHECKPOINTS)  # a full disk is better known now
+        (signum,) = on_devices.agree(self.signals.received or 0)
+        if signum and self.points < self.config.num_points:
+            raise self._interrupted(signum)
+        self.saved_at, self.unsaved = time.monotonic(), 0
 
-        def save(folder: str, step: int) -> Path | None:
-            if home is None:
+    def _resume(self, template: Any) -> None:
+        """Go on where the newest checkpoint stands."""
+        assert self.home is not None
+        places = (self.program.places, self.program.metrics)
+        with on_devices.together():
+            restored = _restore(self.home, template, self.about, *places)
+        self.state, self.history, seconds = restored
+        step = _step(self.history)
+        self.log = _Log(self.writing, seconds, keep_until=step)
+        self.tracked.begin(self.home, self.numbers, step)
+        self.display.message(f"resuming {self.home} at {step:,} steps")
+
+    def go_on(self) -> None:
+        """One chunk, its evaluation point, and what is due then.
+
+        Raises:
+            Interrupted, Diverged: see there.
+        """
+        self.state, training = self.program.chunk(*self.given, self.state)
+        _check_finite(training, self.numbers, _first(self.state.env_steps), self._save)
+        evaluation = self.program.evaluate(*self.given, self.state)
+        self.history = _with_point(self.history, self.state.env_steps, evaluation, training)
+        step, seen = _step(self.history), _last(self.history.evaluation)
+        self.log.append(self.history)
+        self.tracked.log(step, seen, _last(self.history.training))
+        self.display.update(step, seen)
+        self.unsaved += 1
+        ended = self.points == self.config.num_points
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        signum, due = on_devices.agree(self.signals.received or 0, late)
+        if ended or signum or due or self.unsaved == self.settings.checkpoint_every:
+            self._save(CHECKPOINTS)
+            self.saved_at, self.unsaved = time.monotonic(), 0
+        if signum and not ended:
+            raise self._interrupted(signum)
+
+    def _save(self, folder: str, step: int | None = None) -> Path | None:
+        """Write the state, at the newest point's step by default; where, if anywhere."""
+        if self.home is None:
+            return None
+        whole = on_devices.gather(self.state)
+        with on_devices.together():
+            if self.writing is None:
                 return None
-            whole = on_devices.gather(state)
-            with on_devices.together():
-                if writing is None:
-                    return None
-                return checkpoint.save(
-                    writing / folder,
-                    {"state": whole, "history": history._asdict()},
-                    step=step,
-                    metric=float(np.mean(history.evaluation["return"][:, -1])),
-                    metadata={
-                        "run": about,
-                        "seconds": log.seconds,
-                        "deterministic": deterministic,
-                        "caller": dict(metadata or {}),
-                    },
-                    keep=keep,
-                )
+            return checkpoint.save(
+                self.writing / folder,
+                {"state": whole, "history": self.history._asdict()},
+                step=_step(self.history) if step is None else step,
+                metric=float(np.mean(self.history.evaluation["return"][:, -1])),
+                metadata={
+                    "run": self.about,
+                    "seconds": self.log.seconds,
+                    "deterministic": self.settings.deterministic,
+                    "caller": dict(self.settings.metadata or {}),
+                },
+                keep=self.settings.keep,
+            )
 
-        def interrupted(signum: int) -> Interrupted:
-            message = f"stopped at {_step(history):,} of {last_step:,} steps; "
-            if home is None:
-                message += "nothing was saved, for want of a directory"
-            else:
-                message += f"saved in {home}: to go on, the same again with resume (--resume)"
-            return Interrupted(message, RunResult(state, history, numbers, home), signum)
-
-        display.update(_step(history), _last(history.evaluation))
-        if not resume:
-            save(CHECKPOINTS, _step(history))  # a full disk is better known now
-        (signum,) = on_devices.agree(signals.received or 0)
-        if signum and history.env_steps.shape[1] < config.num_points:
-            raise interrupted(signum)
-        saved_at, unsaved = time.monotonic(), 0
-        for point in range(history.env_steps.shape[1], config.num_points):
-            state, training = program.chunk(params, agents, state)
-            _check_finite(training, numbers, _first(state.env_steps), save)
-            evaluation = program.evaluate(params, agents, state)
-            history = _with_point(history, state.env_steps, evaluation, training)
-            log.append(history)
-            tracked.log(_step(history), _last(history.evaluation), _last(history.training))
-            display.update(_step(history), _last(history.evaluation))
-            unsaved += 1
-            last = point + 1 == config.num_points
-            late = time.monotonic() - saved_at >= checkpoint_seconds
-            signum, due = on_devices.agree(signals.received or 0, late)
-            if last or signum or due or unsaved == checkpoint_every:
-                save(CHECKPOINTS, _step(history))
-                saved_at, unsaved = time.monotonic(), 0
-            if signum and not last:
-                raise interrupted(signum)
-    return RunResult(state, history, numbers, home)
+    def _interrupted(self, signum: int) -> Interrupted:
+        step, total = _step(self.history), self.config.total_steps
+        message = f"stopped at {step:,} of {total:,} steps; "
+        if self.home is None:
+            message += "nothing was saved, for want of a directory"
+        else:
+            message += f"saved in {self.home}: to go on, the same again with resume (--resume)"
+        return Interrupted(message, self.result, signum)
 
 
 def _display(progress: bool | Display, total: int, runs: int) -> Display:
