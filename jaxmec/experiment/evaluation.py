@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,17 @@ def evaluate(
         sampled=sampled,
         **options,
     )
+    return _report(player, policies, episodes, seed, sampled)
+
+
+def _report(
+    player: Player,
+    policies: Sequence[Policy | Scheduler],
+    episodes: int,
+    seed: int,
+    sampled: bool,
+) -> Report:
+    """How a player did, with the learner of each of the policies."""
 
     def run(learner: Learner, memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         rule = player.decides(learner, params)

@@ -507,9 +507,8 @@ def trace_workload(
         deadline: [M] s, each task's own, positive; by default that of the environment.
 
     Raises:
-        ValueError: no task, shapes that disagree, a NaN, a size or work that is not
-            positive, rows out of order, or tasks both of a master node and of stations; the
-            message names the field and the row.
+        ValueError: no task, shapes that disagree, a NaN, a size or work that is not positive, rows
+            out of order, or tasks of a master node and of stations; names field and row.
     """
     size = checks.real("size", np.asarray(size), ndim=1, above=0)
     work = checks.real("work", np.asarray(work), ndim=1, above=0)
@@ -523,29 +522,12 @@ def trace_workload(
         checks.same_length(size=size, deadline=deadline)
     if slot_numbers.size == 0:
         raise ValueError("slot must name at least one task, got an empty trace")
-    order = np.lexsort((origins, slot_numbers))
-    if np.any(order != np.arange(order.size)):
-        wrong = int(np.argmax(order != np.arange(order.size)))
-        raise ValueError(
-            "the trace must be sorted by slot and, within a slot, by origin; "
-            f"row {wrong} (slot {slot_numbers[wrong]}, origin {origins[wrong]}) is out of order"
-        )
-    of_master = origins == MASTER
-    if np.any(of_master != of_master[0]):
-        wrong = int(np.argmax(of_master != of_master[0]))
-        raise ValueError(
-            f"origin must be {MASTER}, a master node, in all rows or in none, got {origins[0]} in "
-            f"row 0 and {origins[wrong]} in row {wrong}"
-        )
+    _check_order(slot_numbers, origins)
     length = int(slot_numbers[-1]) + 1
-    if slots is not None and slots < length:
+    slots = length if slots is None else slots
+    if slots < length:
         raise ValueError(f"slots must be at least {length}, the trace's last slot + 1, got {slots}")
-    new_group = np.r_[True, (np.diff(slot_numbers) != 0) | (np.diff(origins) != 0)]
-    start = np.flatnonzero(new_group)
-    group = np.cumsum(new_group) - 1
-    end = np.r_[start[1:], slot_numbers.size]
-    row = np.arange(slot_numbers.size)
-    total = np.concatenate([[0.0], np.cumsum(np.asarray(work, np.float64))])
+    position, tasks_after, work_after = _within_station(slot_numbers, origins, work)
     dtype = jnp.result_type(size)
     return TraceWorkload(
         slot=jnp.asarray(slot_numbers, jnp.int32),
@@ -553,14 +535,45 @@ def trace_workload(
         size=size,
         work=work,
         result=result,
-        position=jnp.asarray(row - start[group], jnp.int32),
-        tasks_after=jnp.asarray(end[group] - row - 1, dtype),
-        work_after=jnp.asarray(total[end[group]] - total[row + 1], dtype),
-        slots=jnp.asarray(length if slots is None else slots, jnp.int32),
-        positions=int(np.max(end - start)),
-        master=bool(of_master[0]),
+        position=jnp.asarray(position, jnp.int32),
+        tasks_after=jnp.asarray(tasks_after, dtype),
+        work_after=jnp.asarray(work_after, dtype),
+        slots=jnp.asarray(slots, jnp.int32),
+        positions=int(np.max(position)) + 1,
+        master=bool(origins[0] == MASTER),
         deadline=deadline,
     )
+
+
+def _within_station(
+    slot: np.ndarray, origin: np.ndarray, work: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[M] each: a task's position among its station's of the slot, how many follow, their work."""
+    new_group = np.r_[True, (np.diff(slot) != 0) | (np.diff(origin) != 0)]
+    start = np.flatnonzero(new_group)
+    group = np.cumsum(new_group) - 1
+    end = np.r_[start[1:], slot.size]
+    row = np.arange(slot.size)
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(work, np.float64))])
+    return row - start[group], end[group] - row - 1, total[end[group]] - total[row + 1]
+
+
+def _check_order(slot: np.ndarray, origin: np.ndarray) -> None:
+    """That rows are in the order of decisions, and all of stations or all of a master node."""
+    order = np.lexsort((origin, slot))
+    if np.any(order != np.arange(order.size)):
+        wrong = int(np.argmax(order != np.arange(order.size)))
+        raise ValueError(
+            "the trace must be sorted by slot and, within a slot, by origin; "
+            f"row {wrong} (slot {slot[wrong]}, origin {origin[wrong]}) is out of order"
+        )
+    of_master = origin == MASTER
+    if np.any(of_master != of_master[0]):
+        wrong = int(np.argmax(of_master != of_master[0]))
+        raise ValueError(
+            f"origin must be {MASTER}, a master node, in all rows or in none, got {origin[0]} in "
+            f"row 0 and {origin[wrong]} in row {wrong}"
+        )
 
 
 def _integers(name: str, value: Any, at_least: int) -> np.ndarray:

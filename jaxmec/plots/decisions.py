@@ -152,7 +152,6 @@ def network_map(episode: Episode) -> Figure:
         from matplotlib import colormaps
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
-        from matplotlib.lines import Line2D
 
         figure = Figure(figsize=(8.0, 6.4))
         axes = figure.add_subplot()
@@ -174,18 +173,25 @@ def network_map(episode: Episode) -> Figure:
             ScalarMappable(norm, shades), ax=axes, label="load of a server [%]", shrink=0.6
         )
         bar.outline.set_visible(False)
-        entries = [
-            Line2D([], [], color="0.35", alpha=0.65, lw=scale * rate, label=f"{rate:g} Gcycles/s")
-            for rate in _round_numbers(away.max())
-        ]
-        if entries:
-            figure.legend(
-                handles=entries, loc="outside lower center", ncols=len(entries),
-                title="work sent to another server", handlelength=3,
-            )  # fmt: skip
+        _explain_arrows(figure, away.max(), scale)
         tasks = f"{len(episode)} tasks in {duration:g} s"
         figure.suptitle(f"{episode.name}, {_where(episode)}, {tasks}", fontsize=12)
     return figure
+
+
+def _explain_arrows(figure: Figure, most: float, scale: float) -> None:
+    """A legend of widths: ``scale`` points for each Gcycles/s sent away, of at most ``most``."""
+    from matplotlib.lines import Line2D
+
+    entries = [
+        Line2D([], [], color="0.35", alpha=0.65, lw=scale * rate, label=f"{rate:g} Gcycles/s")
+        for rate in _round_numbers(most)
+    ]
+    if entries:
+        figure.legend(
+            handles=entries, loc="outside lower center", ncols=len(entries),
+            title="work sent to another server", handlelength=3,
+        )  # fmt: skip
 
 
 def _draw_discs(

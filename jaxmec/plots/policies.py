@@ -61,15 +61,7 @@ def denoising(
         ValueError: a policy without a diffusion actor, or an observation that is none of its.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    note = ""
-    if index is not None:
-        number = len(observation)
-        if not 0 <= index < number:
-            raise ValueError(f"index must be from 0 to {number - 1}, got {index}")
-        note = f", decision {index}"
-        observation = observation.observation[index]
-    elif not hasattr(observation, "__array__") and not isinstance(observation, list | tuple):
-        raise ValueError("index must name the decision of the episode, got None")
+    observation, note = _one_observation(observation, index)
     paths = policy.chains(observation, chains, seed)  # [chains, K + 1, A]
     judged = policy.preferences(observation)  # [A]
     panels, order = _panels(policy, paths, judged)
@@ -82,27 +74,35 @@ def denoising(
             len(panels), 2, squeeze=False, sharex="col" if len(panels) == 1 else False,
             width_ratios=[1.6, 1],
         )  # fmt: skip
-        for (label, values, ends, entries), (path, final) in zip(panels, grid, strict=True):
-            _draw_paths(path, values, shown, entries)
+        for (label, values, ends, names), (path, final) in zip(panels, grid, strict=True):
+            _draw_paths(path, values, shown, names)
             path.set(ylabel=label)
             path.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-            _draw_ends(final, values[:, -1], ends, shown, entries)
+            _draw_ends(final, values[:, -1], ends, shown, names)
             final.set(xlabel=label)
         rest = len(order) - len(shown)
         hidden = f"; {rest} more not shown" if rest else ""
         figure.suptitle(f"{policy.name}: {chains} draws of the noise{note}{hidden}", fontsize=11)
-        figure.legend(
-            handles=[
-                Line2D([], [], color="0.4", lw=0.6, label="one chain"),
-                Line2D([], [], color="0.4", lw=2.2, label="mean of the chains"),
-                Line2D([], [], ls="", marker=".", color="black", ms=4, label="end of a chain"),
-                Line2D([], [], ls="", marker="D", mec="black", mfc="white", ms=6,
-                       label="judged by"),
-            ],
-            loc="outside lower center",
-            ncols=4,
-        )  # fmt: skip
+        entries = [
+            Line2D([], [], color="0.4", lw=0.6, label="one chain"),
+            Line2D([], [], color="0.4", lw=2.2, label="mean of the chains"),
+            Line2D([], [], ls="", marker=".", color="black", ms=4, label="end of a chain"),
+            Line2D([], [], ls="", marker="D", mec="black", mfc="white", ms=6, label="judged by"),
+        ]
+        figure.legend(handles=entries, loc="outside lower center", ncols=4)
     return figure
+
+
+def _one_observation(observation: Any, index: int | None) -> tuple[Any, str]:
+    """The observation, or an episode's of that decision, and a note that says which."""
+    if index is not None:
+        number = len(observation)
+        if not 0 <= index < number:
+            raise ValueError(f"index must be from 0 to {number - 1}, got {index}")
+        return observation.observation[index], f", decision {index}"
+    if not hasattr(observation, "__array__") and not isinstance(observation, list | tuple):
+        raise ValueError("index must name the decision of the episode, got None")
+    return observation, ""
 
 
 class _Panel(NamedTuple):

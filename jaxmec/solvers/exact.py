@@ -117,11 +117,7 @@ def solve_exact(
             an incumbent that is no plan, or a limit that is not positive.
     """
     check_problem(problem)
-    if window.num_tasks == 0 or window.num_tasks != np.size(window.counts):
-        raise ValueError(
-            f"window must have tasks, all of which count, got {window.num_tasks} counting "
-            f"of {np.size(window.counts)}"
-        )
+    _check_counts(window)
     for name, value in (("time_limit", time_limit), ("gap", gap)):
         checks.require(name, value, checks.number(above=0, finite=False))
     start = time.perf_counter()
@@ -152,6 +148,14 @@ def solve_exact(
         seconds=time.perf_counter() - start,
         nodes=int(getattr(result, "mip_node_count", None) or 0),
     )
+
+
+def _check_counts(window: Window) -> None:
+    if window.num_tasks == 0 or window.num_tasks != np.size(window.counts):
+        raise ValueError(
+            f"window must have tasks, all of which count, got {window.num_tasks} counting "
+            f"of {np.size(window.counts)}"
+        )
 
 
 class _Formulation:

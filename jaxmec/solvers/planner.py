@@ -101,16 +101,12 @@ def plan(
     check_problem(problem)
     rows = _rows(window, network)
     queues = _start(window, network)
-    first = _greedy(network, queues, rows, problem)
     tasks = jnp.maximum(jnp.sum(rows.counts), 1)
     shaken = jnp.clip(config.shaken, jnp.minimum(SHAKEN_TASKS / tasks, 1), 1)
-
     key_start, key_rounds = jax.random.split(key)
+    first = _greedy(network, queues, rows, problem)
     plans = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.restarts), first)
-    scattered = jax.vmap(_shake, in_axes=(0, 0, None, None))(
-        jax.random.split(key_start, config.restarts), plans, 0.5, problem
-    )
-    plans = _put_first(scattered, plans)
+    plans = _varied(key_start, plans, 0.5, problem)
     totals = jax.vmap(lambda plan: _total(network, queues, rows, plan))(plans)
     unit = jnp.maximum(totals[0] / tasks, 1e-9)  # s, of a task of the greedy plan
 
@@ -127,22 +123,15 @@ def plan(
         # Every plan goes on from one of the better half; the best also as it is.
         parent = jnp.argsort(totals)[jnp.arange(config.restarts) // 2]
         parents = jax.tree.map(lambda leaf: leaf[parent], plans)
-        keys = jax.random.split(key, config.restarts)
-        seeds = jax.vmap(_shake, in_axes=(0, 0, None, None))(keys, parents, shaken, problem)
-        children, values = jax.vmap(improve)(_put_first(seeds, parents))
-        # A child replaces the plan of its place where it is better than its parent.
-        better = values < totals[parent]
-        plans = jax.tree.map(
-            lambda child, old: jnp.where(better[:, None, None], child, old), children, parents
-        )
-        totals = jnp.where(better, values, totals[parent])
+        children, values = jax.vmap(improve)(_varied(key, parents, shaken, problem))
+        plans, totals = _better((children, values), (parents, totals[parent]))
         return (plans, totals), jnp.min(totals)
 
     (plans, totals), best = jax.lax.scan(
         round_, (plans, totals), jax.random.split(key_rounds, config.rounds)
     )
-    winner = jax.tree.map(lambda leaf: leaf[jnp.argmin(totals)], plans)
-    after, (makespan, fraction) = _play(network, queues, rows, winner)
+    best_plan = jax.tree.map(lambda leaf: leaf[jnp.argmin(totals)], plans)
+    after, (makespan, fraction) = _play(network, queues, rows, best_plan)
     return Planned(
         fraction=jnp.where(rows.counts[:, None], fraction, 0),
         makespan=makespan,
@@ -317,6 +306,21 @@ def _shake(key: jax.Array, plan: Plan, share: Array, problem: str) -> Plan:
     return Plan(jnp.where(anew, drawn, plan.selected), jnp.where(anew, 0, plan.shift))
 
 
-def _put_first(plans: Plan, others: Plan) -> Plan:
-    """[R] the plans with the first of the others in the first place."""
-    return jax.tree.map(lambda leaf, other: leaf.at[0].set(other[0]), plans, others)
+def _better(
+    children: tuple[Plan, jax.Array], parents: tuple[Plan, jax.Array]
+) -> tuple[Plan, jax.Array]:
+    """[R] plans and their totals: a child where it is better than its parent, else the parent."""
+    better = children[1] < parents[1]
+    plans = jax.tree.map(
+        lambda child, parent: jnp.where(better[:, None, None], child, parent),
+        children[0],
+        parents[0],
+    )
+    return plans, jnp.where(better, children[1], parents[1])
+
+
+def _varied(key: jax.Array, plans: Plan, share: Array, problem: str) -> Plan:
+    """[R] plans with a share of their tasks' sets drawn anew; the first as it is."""
+    keys = jax.random.split(key, len(plans.selected))
+    shaken = jax.vmap(_shake, in_axes=(0, 0, None, None))(keys, plans, share, problem)
+    return jax.tree.map(lambda new, old: new.at[0].set(old[0]), shaken, plans)

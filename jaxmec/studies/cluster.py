@@ -193,10 +193,6 @@ def sweep(
         ValueError, TypeError: a wrong name or value.
         RuntimeError: a trial failed more often; the others' results are kept.
     """
-    try:
-        from ray import tune
-    except ImportError as error:
-        raise ImportError(f"{error}: pip install 'jaxmec[cluster]'") from error
     plan = Plan(
         method,
         tuple((name, tuple(numbers)) for name, numbers in values.items()),
@@ -206,17 +202,28 @@ def sweep(
         tuple(sorted(options.items())),
         checkpoint_every,
     )
-    if todo := plan.unfinished():
-        tuner = tune.Tuner(
-            tune.with_resources(_trial, dict(resources or {"cpu": 1})),
-            param_space={"plan": plan, "batch": tune.grid_search(todo)},
-            run_config=tune.RunConfig(
-                storage_path=str(plan.out / "ray"),
-                failure_config=tune.FailureConfig(max_failures=max_failures),
-            ),
-        )
-        if failed := tuner.fit().errors:
-            raise RuntimeError(
-                f"{len(failed)} of {len(todo)} batches failed, the first with: {failed[0]}"
-            )
+    _finish(plan, dict(resources or {"cpu": 1}), max_failures)
     return plan.results()
+
+
+def _finish(plan: Plan, resources: dict[str, float], max_failures: int) -> None:
+    """Have Ray train what is left, a batch a trial."""
+    try:
+        from ray import tune
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install 'jaxmec[cluster]'") from error
+    todo = plan.unfinished()
+    if not todo:
+        return
+    tuner = tune.Tuner(
+        tune.with_resources(_trial, resources),
+        param_space={"plan": plan, "batch": tune.grid_search(todo)},
+        run_config=tune.RunConfig(
+            storage_path=str(plan.out / "ray"),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+        ),
+    )
+    if failed := tuner.fit().errors:
+        raise RuntimeError(
+            f"{len(failed)} of {len(todo)} batches failed, the first with: {failed[0]}"
+        )

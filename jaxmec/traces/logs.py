@@ -156,14 +156,10 @@ def convert(
         )
     found = tasks.columns()
     order = _arrived(found, log, path)
-    if "origin" not in found:
-        rows = len(found["slot"]) if order is None else len(order)
-        origin = _assigned(rows, conversion)
-        if order is not None:
-            found["origin"] = np.zeros(len(found["slot"]), np.int32)
-            found["origin"][order] = origin
-        else:
-            found["origin"] = origin
+    if "origin" not in found:  # in the order of arrival
+        by_arrival = slice(None) if order is None else order
+        found["origin"] = np.zeros(len(found["slot"]), np.int32)
+        found["origin"][by_arrival] = _assigned(len(found["slot"][by_arrival]), conversion)
     sorted_tasks = in_order(found, order)
     return sorted_tasks if conversion.slots is None else sorted_tasks.first(conversion.slots)
 

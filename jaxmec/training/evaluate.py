@@ -97,71 +97,67 @@ def evaluate(
             "expected max_steps, a bound on the length of an episode"
         )
     names: tuple[str, ...] = tuple(getattr(env, "metric_names", ()))
-
-    key_reset, key_env, key_policy = jax.random.split(key, 3)
     index = devices.spread(jnp.arange(episodes))
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    keys_env, keys_policy = fold(key_env, index), fold(key_policy, index)
-    observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(fold(key_reset, index), params)
+    keys_reset, keys_env, keys_policy = (fold(each, index) for each in jax.random.split(key, 3))
+    observation, env_state = jax.vmap(env.reset, in_axes=(0, None))(keys_reset, params)
+    start = _Carry(
+        decision=jnp.zeros((), jnp.int32),
+        observation=strong(observation),
+        env_state=strong(env_state),
+        memory=strong(
+            jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x))), memory)
+        ),
+        done=jnp.zeros(episodes, bool),
+        length=jnp.zeros(episodes, jnp.int32),
+        totals={name: jnp.zeros(episodes) for name in ("return", *names)},
+    )
+    end = jax.lax.while_loop(
+        lambda carry: ~jnp.all(carry.done) & (carry.decision < max_steps),
+        lambda carry: _after_one_more(carry, policy, env, params, (keys_env, keys_policy)),
+        start,
+    )
+    results = {"return": end.totals["return"], "length": end.length.astype(jnp.float32)}
+    for name in names:
+        results[name] = end.totals[name] / end.length
+    return {name: jnp.where(end.done, value, jnp.nan) for name, value in results.items()}
+
+
+def _after_one_more(
+    carry: _Carry, policy: Policy, env: Environment, params: Any, keys: tuple[jax.Array, jax.Array]
+) -> _Carry:
+    """A decision more in each episode; ``keys`` are the environments' and the policies', [n].
+
+    Episodes that are over go on in the next one, unseen, until the last is over.
+    """
 
     def decide(
-        decision: jax.Array,
         key_env: jax.Array,
         key_policy: jax.Array,
         observation: jax.Array,
         state: Any,
         memory: Memory,
     ) -> tuple[jax.Array, Any, Memory, jax.Array, dict[str, jax.Array]]:
-        key_policy = jax.random.fold_in(key_policy, decision)
+        key_policy = jax.random.fold_in(key_policy, carry.decision)
         action, memory = policy(key_policy, observation, state, memory)
         observation, state, reward, terminated, truncated, info = env.step(
-            jax.random.fold_in(key_env, decision), state, action, params
+            jax.random.fold_in(key_env, carry.decision), state, action, params
         )
-        scores = {"return": reward, **{name: info[name] for name in names}}
+        scores = {name: reward if name == "return" else info[name] for name in carry.totals}
         return observation, state, memory, terminated | truncated, scores
 
-    def body(carry: _Carry) -> _Carry:
-        observation, env_state, memory, done, scores = jax.vmap(
-            decide, in_axes=(None, 0, 0, 0, 0, 0)
-        )(
-            carry.decision,
-            keys_env,
-            keys_policy,
-            carry.observation,
-            carry.env_state,
-            carry.memory,
-        )
-        # Episodes that are over go on in the next one, unseen, until the last is over.
-        totals = {
-            name: carry.totals[name] + jnp.where(carry.done, 0.0, scores[name])
-            for name in carry.totals
-        }
-        return _Carry(
-            decision=carry.decision + 1,
-            observation=observation,
-            env_state=env_state,
-            memory=memory,
-            done=carry.done | done,
-            length=carry.length + ~carry.done,
-            totals=totals,
-        )
-
-    end = jax.lax.while_loop(
-        lambda carry: ~jnp.all(carry.done) & (carry.decision < max_steps),
-        body,
-        _Carry(
-            decision=jnp.zeros((), jnp.int32),
-            observation=strong(observation),
-            env_state=strong(env_state),
-            memory=strong(
-                jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x))), memory)
-            ),
-            done=jnp.zeros(episodes, bool),
-            length=jnp.zeros(episodes, jnp.int32),
-            totals={name: jnp.zeros(episodes) for name in ("return", *names)},
-        ),
+    observation, env_state, memory, done, scores = jax.vmap(decide)(
+        *keys, carry.observation, carry.env_state, carry.memory
     )
-    results = {"return": end.totals["return"], "length": end.length.astype(jnp.float32)}
-    for name in names:
-        results[name] = end.totals[name] / end.length
-    return {name: jnp.where(end.done, value, jnp.nan) for name, value in results.items()}
+    return _Carry(
+        decision=carry.decision + 1,
+        observation=observation,
+        env_state=env_state,
+        memory=memory,
+        done=carry.done | done,
+        length=carry.length + ~carry.done,
+        totals={
+            name: total + jnp.where(carry.done, 0.0, scores[name])
+            for name, total in carry.totals.items()
+        },
+    )
