@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 
-T = TypeVar("T")
+Tree = TypeVar("Tree")
 
 _STATIC = "jaxmec_static"
 
@@ -24,7 +24,7 @@ def static(**kwargs: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
-def pytree(cls: type[T]) -> type[T]:
+def pytree(cls: type[Tree]) -> type[Tree]:
     """Make ``cls`` a frozen dataclass whose fields are pytree children.
 
     Fields declared with :func:`static` are auxiliary data: they belong to the tree's
@@ -60,7 +60,7 @@ def pytree(cls: type[T]) -> type[T]:
     return cls
 
 
-def replace(tree: T, /, **changes: Any) -> T:
+def replace(tree: Tree, /, **changes: Any) -> Tree:
     """A copy with some fields changed, checked like a new object.
 
     Raises:

@@ -25,7 +25,7 @@ def flags(command: Any, skip: Collection[str] = ()) -> list[str]:
         if field.name in skip or field.default is dataclasses.MISSING:
             continue
         flag = field.name.replace("_", "-")
-        shown = _value(hints[field.name])
+        shown = _placeholder(hints[field.name])
         about = notes[field.name]
         if field.default is True:  # what can be said of it is that it is not so
             flag, about = f"no-{flag}", f"do not {about}"
@@ -36,15 +36,15 @@ def flags(command: Any, skip: Collection[str] = ()) -> list[str]:
     return [f"  {flag:<{width}}  {about}" for flag, about in rows]
 
 
-def _value(hint: Any) -> str:
+def _placeholder(hint: Any) -> str:
     """What follows a flag of that type."""
     if typing.get_origin(hint) is typing.Annotated:
         inner, *notes = typing.get_args(hint)
         named = [note.metavar for note in notes if getattr(note, "metavar", None)]
-        return named[0] if named else _value(inner)
+        return named[0] if named else _placeholder(inner)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
-        return "|".join(map(_value, parts))
+        return "|".join(map(_placeholder, parts))
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(typing.get_args(hint))
     return {bool: "", int: "N", float: "X", Path: "PATH"}.get(hint, "NAME")

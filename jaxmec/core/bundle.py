@@ -122,7 +122,7 @@ class BundleNotWritten(BundleError):
     """Writing failed; a bundle that was there before is untouched."""
 
 
-_FORMAT = sealed.Format(
+_BUNDLE = sealed.Format(
     name=FORMAT,
     noun="bundle",
     version=FORMAT_VERSION,
@@ -155,13 +155,13 @@ class Bundle:
             raise BundleIncompatible(
                 f"the bundle {self.path} has no {name}; it has {', '.join(sorted(self.files))}"
             )
-        return _FORMAT.content(self.path, name, self.files[name])
+        return _BUNDLE.content(self.path, name, self.files[name])
 
     def section(self, name: str) -> dict[str, Any]:
         """One object of the manifest; BundleDamaged if it is not there."""
         value = self.manifest.get(name)
         if not isinstance(value, dict):
-            raise _FORMAT.damaged(self.path / MANIFEST, f"{name} must be an object, got {value!r}")
+            raise _BUNDLE.damaged(self.path / MANIFEST, f"{name} must be an object, got {value!r}")
         return value
 
 
@@ -191,12 +191,12 @@ def open_bundle(path: PathLike, *, digest: str | None = None) -> Bundle:
 
 
 def _open(path: Path, digest: str | None) -> Bundle:
-    seal = _FORMAT.read(path)
+    seal = _BUNDLE.read(path)
     if digest is not None and digest != seal.digest:
         raise BundleIncompatible(
             f"the bundle {path} has the digest {seal.digest}, and {digest} was asked for"
         )
-    _FORMAT.verify(path, seal.files)
+    _BUNDLE.verify(path, seal.files)
     return Bundle(path, seal.document, seal.files, seal.digest)
 
 
@@ -213,8 +213,8 @@ def writing(path: PathLike, manifest: Mapping[str, Any]) -> Iterator[Path]:
     """
     target = Path(path).absolute()
     try:
-        with _FORMAT.writing(target, manifest) as new:
+        with _BUNDLE.writing(target, manifest) as new:
             yield new
     except OSError as error:
         left = f"What was there before, {target}, is untouched" if target.exists() else "No trace"
-        raise _FORMAT.not_written(target, f"{error}. {left}") from error
+        raise _BUNDLE.not_written(target, f"{error}. {left}") from error

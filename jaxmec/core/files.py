@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 PathLike = str | os.PathLike[str]
-T = TypeVar("T")
+Returned = TypeVar("Returned")
 
 _ASIDE = ".replaced-"  # where an old directory waits while the new one takes its place
 _WRITING = re.compile(r"\.writing-[0-9a-f]{16}")
@@ -174,7 +174,7 @@ def standing_in(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names)]
 
 
-def read_settled(path: PathLike, read: Callable[[Path], T]) -> T:
+def read_settled(path: PathLike, read: Callable[[Path], Returned]) -> Returned:
     """``read(place)`` of a directory, from the start again if it was replaced meanwhile.
 
     So what comes of several files is of one directory, and what fails is no race.

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+Named = TypeVar("Named")
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
@@ -16,7 +16,7 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {by_lower_case[close[0]]!r}?" if close else ""
 
 
-def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
+def look_up(kind: str, name: str, table: Mapping[str, Named]) -> Named:
     """The entry of that name.
 
     Raises:

@@ -15,10 +15,10 @@ class PlainTable(Table):
     """A table whose texts are shown as they are, quoted and without markup, by any console."""
 
     def add_column(self, header: Any = "", *others: Any, **options: Any) -> None:
-        super().add_column(_plain(header), *others, **options)
+        super().add_column(_cell_text(header), *others, **options)
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*map(_plain, cells), **options)
+        super().add_row(*map(_cell_text, cells), **options)
 
 
 def results_table(title: str) -> Table:
@@ -33,5 +33,5 @@ def results_table(title: str) -> Table:
     )
 
 
-def _plain(cell: Any) -> Any:
+def _cell_text(cell: Any) -> Any:
     return Text(quoted(cell)) if isinstance(cell, str) else cell

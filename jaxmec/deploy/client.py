@@ -90,7 +90,7 @@ class Client:
         Raises:
             ServiceError: refused, with the service's reasons; or no answer in time.
         """
-        body = {"task": _plain(task), "queues": _plain(queues), **_optional(network)}
+        body = {"task": _as_json(task), "queues": _as_json(queues), **_optional(network)}
         result: dict[str, Any] = self.request("POST", "/v1/decide", body)["decision"]
         return result
 
@@ -99,7 +99,7 @@ class Client:
     ) -> list[dict[str, Any]]:
         """The decisions for several tasks, each with its own queues; raises as ``decide``."""
         batch = [
-            {"task": _plain(task), "queues": _plain(entry)}
+            {"task": _as_json(task), "queues": _as_json(entry)}
             for task, entry in zip(tasks, queues, strict=True)
         ]
         body = {"batch": batch, **_optional(network)}
@@ -153,10 +153,10 @@ def _reason(status: int, answer: bytes) -> str:
 
 
 def _optional(network: Any) -> dict[str, Any]:
-    return {} if network is None else {"network": _plain(network)}
+    return {} if network is None else {"network": _as_json(network)}
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def _as_json(value: Any) -> dict[str, Any]:
     """A mapping or dataclass as JSON holds it: without what is None, arrays as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -114,7 +114,7 @@ def export(
         "decision": describe_decision(env, params),
         "noise": describe_noise(policy.agent),
         "forms": dict(FORMS),
-        "versions": _versions(),
+        "versions": _library_versions(),
     }
     with bundles.writing(to, manifest) as directory:
         saved = checkpoint.read_manifest(policy.save(directory / bundles.POLICY))
@@ -163,8 +163,8 @@ def describe_network(params: OffloadingParams) -> dict[str, Any]:
     network = params.network
     limit = float(network.max_wait)
     return {
-        "capacity": _numbers(network.capacity),
-        "rate": _numbers(network.rate),
+        "capacity": _as_floats(network.capacity),
+        "rate": _as_floats(network.rate),
         "slot_length": float(network.slot_length),
         "stations": params.stations,
         "uplink_contention": network.uplink_contention,
@@ -291,12 +291,12 @@ def training_summary(run: Path) -> dict[str, Any]:
     }
 
 
-def _numbers(array: Any) -> list[float]:
+def _as_floats(array: Any) -> list[float]:
     # The shortest decimal of a float32 (0.1, not 0.10000000149): what a person wrote.
     return [float(str(number)) for number in np.asarray(array)]
 
 
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         versions[name] = (

@@ -27,6 +27,7 @@ from jaxmec.deploy.schema import (
     LEAST_WORK,
     ONE_SERVER,
     SMALLEST,
+    Array,
     Column,
     Decision,
     Network,
@@ -47,7 +48,6 @@ __all__ = [
     "Task",
 ]
 
-Array = np.ndarray
 Decide = Callable[[Array], Array]  # [n, W] float32 -> [n, 2 B + 1 + A] float32
 
 MAX_PREFERENCES = 2**16  # of the sets of 16 servers

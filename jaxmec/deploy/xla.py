@@ -107,7 +107,7 @@ def program(content: bytes) -> Callable[[Any], Any]:
     """
     try:
         exported = jax_export.deserialize(bytearray(content))
-        strange = _strange(exported)
+        strange = _strange_call(exported)
     except Exception as error:  # whatever a reader of bytes makes of foreign ones
         raise ValueError(f"not an exported program: {error!r}") from error
     if strange:
@@ -115,7 +115,7 @@ def program(content: bytes) -> Callable[[Any], Any]:
     return exported.call
 
 
-def _strange(exported: jax_export.Exported) -> list[str]:
+def _strange_call(exported: jax_export.Exported) -> list[str]:
     """What a program has that is not arithmetic."""
     found = {str(effect) for effect in (*exported.ordered_effects, *exported.unordered_effects)}
 

@@ -162,7 +162,7 @@ class _Decision(NamedTuple):
     inflight: jax.Array
 
 
-class _Step(NamedTuple):
+class _Kept(NamedTuple):
     """What one step leaves in the record of an environment without tasks."""
 
     observation: jax.Array
@@ -205,7 +205,7 @@ def record(
     )
     kept: Any = _play(player, evaluation_key(seed), episode)
     if not find_environment(player.setting.env).schedules:
-        return _plain(player, kept)
+        return _plain_episode(player, kept)
     network, params = player.params.network, player.params
     own = params.workload.deadline
     numbers = kept._asdict()
@@ -225,7 +225,7 @@ def record(
     )
 
 
-def _plain(player: Player, kept: _Step) -> PlainEpisode:
+def _plain_episode(player: Player, kept: _Kept) -> PlainEpisode:
     """The record of an environment without tasks."""
     state = np.concatenate([kept.observation[:1], kept.reached])
     action = np.asarray(kept.action)
@@ -270,7 +270,7 @@ def _play(player: Player, key: jax.Array, episode: int) -> Any:
             following, next_state, reward, terminated, truncated, info = environment.step(
                 key, state, action, params
             )
-            kept: _Decision | _Step
+            kept: _Decision | _Kept
             if schedules:
                 outcome, _ = environment.place(action, state, params)
                 kept = _Decision(
@@ -289,7 +289,7 @@ def _play(player: Player, key: jax.Array, episode: int) -> Any:
                     state.queues.inflight,
                 )
             else:
-                kept = _Step(observation, jnp.asarray(action), info["final_observation"])
+                kept = _Kept(observation, jnp.asarray(action), info["final_observation"])
             return strong((following, next_state, memory)), (kept, terminated | truncated)
 
         return jax.lax.scan(step, carry, first + jnp.arange(steps))

@@ -33,7 +33,7 @@ def train(
     run: RunOptions = RunOptions(),  # noqa: B008 (it is frozen)
     **options: Any,
 ) -> TrainResult:
-    """Train a method, S seeds side by side in one compiled program.
+    """Train a method, S seeds side by side in one program.
 
     Where it starts from another method, that one is trained first, in ``directory/start``, and
     what is returned is of the second.
@@ -79,9 +79,8 @@ def train(
             the memory holds; all by default.
 
     Raises:
-        ValueError, TypeError: a wrong name or value; the message says what is right.
+        ValueError, TypeError, ImportError: a wrong name or value, or an extra that is missing.
         jaxmec.traces.TraceError: a trace that cannot be read, by row and column.
-        ImportError: an extra is missing; the message names it.
     """
     watched = {name: options.pop(name) for name in RUN_OPTIONS if name in options}
     run = dataclasses.replace(run, **watched)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 
 from jaxmec import envs, traces
 from jaxmec.core import checks
+from jaxmec.core.files import PathLike
 from jaxmec.envs.presets import Preset, override
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import identity
 
-PathLike = str | os.PathLike[str]
 TRACE = "trace.csv"  # in a run's directory, where its tasks were given in memory
 _PAIRS = checks.listing(checks.pair(checks.text(), checks.anything))
 SETTING_SCHEMA = checks.record(
@@ -121,7 +120,7 @@ class Setting:
         if self.trace is not None:
             known["arrivals"] = [self.trace.sha256, self.trace.slots]
         elif "workload" in self.fields:
-            known["arrivals"] = _listed(self.fields["workload"])
+            known["arrivals"] = _digest_of_tasks(self.fields["workload"])
         return known
 
     @property
@@ -137,7 +136,7 @@ class Setting:
         if self.trace is not None:
             return {"arrivals": _arrivals(self.trace)}
         if "workload" in self.fields:
-            return {"arrivals": _listed(self.fields["workload"])}
+            return {"arrivals": _digest_of_tasks(self.fields["workload"])}
         preset = self._preset
         drawn = {name: getattr(preset, name) for name in TASK_FIELDS}
         return {"preset_seed": self.seed, "stations": len(preset.capacity), **drawn}
@@ -185,7 +184,7 @@ def strict(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _listed(workload: Any) -> str:
+def _digest_of_tasks(workload: Any) -> str:
     """What tasks are listed, wherever: in memory, or in a file."""
     if not isinstance(workload, TraceWorkload):
         return identity.digest(workload)
@@ -196,7 +195,7 @@ def _listed(workload: Any) -> str:
 @functools.lru_cache(maxsize=16)
 def _arrivals(trace: TraceFile) -> str:
     try:
-        return _listed(trace.workload())
+        return _digest_of_tasks(trace.workload())
     except TraceError:  # it is gone, or another: what was known of it
         return f"{trace.sha256}, {trace.slots} slots"
 

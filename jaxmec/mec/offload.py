@@ -9,12 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.mec.allocation import AllocationRule, cwa
+from jaxmec.mec.allocation import AllocationRule, Array, cwa
 from jaxmec.mec.network import EdgeNetwork, QueueState, check_queues
 from jaxmec.mec.workload import Task
 from jaxmec.struct import is_concrete, replace
-
-Array = Any
 
 
 class Outcome(NamedTuple):

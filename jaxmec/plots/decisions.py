@@ -76,7 +76,7 @@ def timeline(episode: Episode, slots: tuple[int, int] | None = None) -> Figure:
         queues.set(xlabel="time since the episode began [s]", ylabel="work queued [s]")
         queues.set_ylim(bottom=0)
         _mark_slots(rows, queues, length, (first, last), edges)
-        rows.set_title(f"{episode.name}, {_where(episode)}, {int(shown.sum())} tasks", pad=16)
+        rows.set_title(f"{episode.name}, {_scenario(episode)}, {int(shown.sum())} tasks", pad=16)
         entries = _legend(episode, shown, bool((left > 0).any()))
         show_stations(figure, [rows, queues], servers, entries)
     return figure
@@ -175,7 +175,7 @@ def network_map(episode: Episode) -> Figure:
         bar.outline.set_visible(False)
         _explain_arrows(figure, away.max(), scale)
         tasks = f"{len(episode)} tasks in {duration:g} s"
-        figure.suptitle(f"{episode.name}, {_where(episode)}, {tasks}", fontsize=12)
+        figure.suptitle(f"{episode.name}, {_scenario(episode)}, {tasks}", fontsize=12)
     return figure
 
 
@@ -267,7 +267,7 @@ def slots_of(episode: Episode, slots: tuple[int, int] | None) -> tuple[int, int]
     return first, last
 
 
-def _where(episode: Episode) -> str:
+def _scenario(episode: Episode) -> str:
     setting = episode.setting
     return setting.env if setting.preset is None else setting.preset
 

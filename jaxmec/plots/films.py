@@ -42,7 +42,7 @@ def animate_cartpole(
     episode = policy if isinstance(policy, Episode | PlainEpisode) else record(policy, seed=seed)
     if not isinstance(episode, CartPoleEpisode):
         raise ValueError(f"{episode.name}: the episode is of {episode.setting.env}, not CartPole")
-    numbers = _numbers(len(episode.state), every)
+    numbers = _every_so_many(len(episode.state), every)
     with styled() as (Figure, _):
         from matplotlib.patches import Rectangle
 
@@ -110,7 +110,7 @@ def animate_episode(
     if rows.size == 0:
         raise ValueError(f"no task arrived in the slots {first} to {last}")
     every = -(-rows.size // MOST_FRAMES) if every is None else every
-    numbers = [int(rows[i]) for i in _numbers(rows.size, every)]
+    numbers = [int(rows[i]) for i in _every_so_many(rows.size, every)]
     servers = episode.num_servers
     colours = [*station_colours(servers), MASTER_COLOUR]
     with styled() as (Figure, _):
@@ -171,7 +171,7 @@ def _caption(episode: Episode, number: int, task: int, tasks: int) -> str:
     )
 
 
-def _numbers(count: int, every: int) -> list[int]:
+def _every_so_many(count: int, every: int) -> list[int]:
     """Every so many of 0..count − 1, and the last."""
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a positive whole number, got {every!r}")

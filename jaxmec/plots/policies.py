@@ -231,7 +231,9 @@ def policy_map(
         if until is None:
             scales = player.params.scales
             until = 2 * float(scales.backlog if queue == "backlog" else scales.slot)
-        low, high, server, fraction = _sweep(player, task, queue, origin, server, until, points)
+        low, high, server, fraction = _decisions_over(
+            player, task, queue, origin, server, until, points
+        )
         number = (fraction > 0).sum(axis=-1)
         if show is None:
             show = "most" if (number == 1).mean() > MOSTLY else "servers"
@@ -281,7 +283,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _sweep(
+def _decisions_over(
     player: Any, task: str, queue: str, origin: int, server: int | None, until: float, points: int
 ) -> tuple[float, float, int, np.ndarray]:
     """The least and the most of the task's axis, whose queue, and the fractions chosen.

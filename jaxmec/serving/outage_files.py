@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from jaxmec.core import checks
+from jaxmec.core.files import PathLike
 from jaxmec.core.naming import suggestion
 from jaxmec.serving.errors import FleetError
 from jaxmec.serving.laws import Spot
 
-PathLike = str | os.PathLike[str]
 Trouble = tuple[int, float, float, float]  # server, begin s, end s, speed between
 
 _COLUMNS: dict[str, checks.Check] = {

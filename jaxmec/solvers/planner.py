@@ -20,10 +20,9 @@ import optax
 
 from jaxmec.core import checks
 from jaxmec.mec import EdgeNetwork, QueueState, Task, advance_slot, service_time, water_filling
+from jaxmec.mec.allocation import Array
 from jaxmec.mec.offload import apply_split, waiting_time
 from jaxmec.solvers.window import Window, check_problem
-
-Array = Any
 
 ENUMERATED_SERVERS = 5  # up to here a set is replaced by any of the 2^B − 1, above by neighbours
 SHAKEN_TASKS = 4  # at least, on average: one alone would be put back where it was
@@ -100,7 +99,7 @@ def plan(
     """
     check_problem(problem)
     rows = _rows(window, network)
-    queues = _start(window, network)
+    queues = _first_queues(window, network)
     tasks = jnp.maximum(jnp.sum(rows.counts), 1)
     shaken = jnp.clip(config.shaken, jnp.minimum(SHAKEN_TASKS / tasks, 1), 1)
     key_start, key_rounds = jax.random.split(key)
@@ -112,7 +111,10 @@ def plan(
 
     def improve(plan: Plan) -> tuple[Plan, jax.Array]:
         plan = jax.lax.fori_loop(
-            0, config.sweeps, lambda _, plan: _sweep(network, queues, rows, plan, problem), plan
+            0,
+            config.sweeps,
+            lambda _, plan: _improve_in_turn(network, queues, rows, plan, problem),
+            plan,
         )
         if problem == "multi" and config.gradient_steps:
             plan = _descend(network, queues, rows, plan, unit, config)
@@ -131,7 +133,7 @@ def plan(
         round_, (plans, totals), jax.random.split(key_rounds, config.rounds)
     )
     best_plan = jax.tree.map(lambda leaf: leaf[jnp.argmin(totals)], plans)
-    after, (makespan, fraction) = _play(network, queues, rows, best_plan)
+    after, (makespan, fraction) = _play_plan(network, queues, rows, best_plan)
     return Planned(
         fraction=jnp.where(rows.counts[:, None], fraction, 0),
         makespan=makespan,
@@ -158,7 +160,7 @@ def _rows(window: Window, network: EdgeNetwork) -> _Rows:
     return _Rows(task, jnp.asarray(window.slots, jnp.int32), jnp.asarray(window.counts, bool))
 
 
-def _start(window: Window, network: EdgeNetwork) -> QueueState:
+def _first_queues(window: Window, network: EdgeNetwork) -> QueueState:
     backlog = jnp.asarray(window.backlog, network.capacity.dtype)
     return QueueState(backlog, jnp.zeros_like(backlog), jnp.zeros_like(backlog))
 
@@ -173,7 +175,7 @@ def _decide(network: EdgeNetwork, queues: QueueState, step: _Step) -> tuple[Queu
     return after, (jnp.where(step.counts, outcome.makespan, 0), fraction)
 
 
-def _play(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan) -> Any:
+def _play_plan(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan) -> Any:
     """(queues, (make-spans [K] s, fractions [K, B])) of a plan."""
     return jax.lax.scan(
         lambda queues, step: _decide(network, queues, step), queues, _Step(*rows, *plan)
@@ -182,7 +184,7 @@ def _play(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan) -> 
 
 def _total(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan) -> jax.Array:
     """[] s, Σ make-spans of a plan."""
-    return jnp.sum(_play(network, queues, rows, plan)[1][0])
+    return jnp.sum(_play_plan(network, queues, rows, plan)[1][0])
 
 
 def _greedy(network: EdgeNetwork, queues: QueueState, rows: _Rows, problem: str) -> Plan:
@@ -226,7 +228,9 @@ def _candidates(plan: Plan, problem: str) -> Plan:
     return Plan(jnp.concatenate([sets, sets]), jnp.concatenate([kept, jnp.zeros_like(kept)]))
 
 
-def _sweep(network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan, problem: str) -> Plan:
+def _improve_in_turn(
+    network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan, problem: str
+) -> Plan:
     """Each task in turn takes the candidate that is best for it and all that follow."""
     count = rows.slots.shape[0]
 

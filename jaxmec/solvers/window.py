@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from jaxmec.mec import EdgeNetwork, Task, TraceWorkload
+from jaxmec.mec.allocation import Array
 from jaxmec.struct import pytree
 
 PROBLEMS = ("multi", "single")
-Array = Any
 
 
 @pytree

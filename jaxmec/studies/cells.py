@@ -56,7 +56,7 @@ from jaxmec.training.progress import Display
 RESULT_FILE = "result.json"
 # Of the identity. 3: made from the recipe's. 4: judged sampled as well as greedily. Cells of before
 # are other folders, and are left be.
-FORMAT = 4
+CELL_FORMAT = 4
 Fields = tuple[tuple[str, Any], ...]
 
 
@@ -185,7 +185,7 @@ class Cell:
             where, options = self.place.setting.identity(), sorted(_of_env(self.entry))
             who = {"scheduler": self.entry.name, "setting": where, "options": options}
         identity = {
-            "format": FORMAT,
+            "format": CELL_FORMAT,
             **who,
             "seeds": self.seeds,
             "episodes": self.episodes,
@@ -317,7 +317,7 @@ def measure(cell: Cell, out: Path, display: bool | Display = True) -> None:
         "setting": dataclasses.asdict(report.setting),
         "information": report.information,
         "values": {
-            name: {metric: _listed(value) for metric, value in each.values.items()}
+            name: {metric: _as_lists(value) for metric, value in each.values.items()}
             for name, each in judged.items()
         },
         **learnt,
@@ -338,7 +338,7 @@ def _learnt(result: TrainResult, home: Path) -> dict[str, Any]:
     """The learning curve, as JSON holds it."""
     return {
         "steps": np.asarray(result.history.env_steps[0]).tolist(),
-        "curve": {name: _listed(value) for name, value in result.history.evaluation.items()},
+        "curve": {name: _as_lists(value) for name, value in result.history.evaluation.items()},
         "seconds": list(_seconds(home)),
     }
 
@@ -408,7 +408,7 @@ def _seconds(home: Path) -> Iterator[float]:
         yield json.loads(line)["seconds"]
 
 
-def _listed(values: Any) -> list[list[float | None]]:
+def _as_lists(values: Any) -> list[list[float | None]]:
     """[S, n] as JSON holds it; null is not finite."""
     return [[float(v) if math.isfinite(v) else None for v in row] for row in np.asarray(values)]
 

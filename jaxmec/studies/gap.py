@@ -421,7 +421,7 @@ def run(command: Command, say: Say = quiet) -> list[Gap]:
         raise ValueError("loads and positions must be left out with a trace, which has its own")
     asked = list(_asked(command, trained, trace))
     for each in asked:  # before anything is trained or planned for another
-        _check(entries, command, each, common_setting(trained, each))
+        _check_places(entries, command, each, common_setting(trained, each))
     gaps = []
     for each in asked:
         setting = common_setting(trained, each)
@@ -438,7 +438,7 @@ def run(command: Command, say: Say = quiet) -> list[Gap]:
         )  # fmt: skip
         gaps.append(gap)
     if command.out is not None:
-        about = {"command": _plain(dataclasses.asdict(command))}
+        about = {"command": _paths_as_text(dataclasses.asdict(command))}
         text = json.dumps(document(gaps, **about), indent=1) + "\n"
         files.write_whole(command.out / "gap.json", text)
         say(f"numbers: {command.out / 'gap.json'}")
@@ -495,7 +495,7 @@ def _shortened(trace: TraceFile | None, command: Command) -> TraceFile | None:
     return trace and dataclasses.replace(trace, slots=command.slots)
 
 
-def _check(
+def _check_places(
     entries: Sequence[Policy | Scheduler | Method], command: Command, asked: Asked, setting: Setting
 ) -> None:
     """See that all can be played in a setting."""
@@ -507,8 +507,8 @@ def _check(
             player_of(entry, **_playing(setting, played))
 
 
-def _plain(value: Any) -> Any:
+def _paths_as_text(value: Any) -> Any:
     """Paths as text, in whatever nesting."""
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _paths_as_text(entry) for name, entry in value.items()}
     return str(value) if isinstance(value, Path) else value

@@ -83,7 +83,7 @@ def _counts(verdicts: Sequence[Verdict]) -> str:
     ) + "."  # fmt: skip
 
 
-def _value(verdict: Verdict, value: float) -> str:
+def _in_its_unit(verdict: Verdict, value: float) -> str:
     decimals = {"makespan": 4, "failed": 4, "steps": 0}.get(verdict.claim.quantity, 1)
     return number(value, decimals)
 
@@ -97,8 +97,8 @@ COLUMNS: tuple[Column[Verdict], ...] = (
     Column("claim", lambda verdict: verdict.claim.text, left=True),
     Column("source", lambda verdict: verdict.claim.source, left=True),
     Column("holds", lambda verdict: f"**{verdict.holds}**", left=True),
-    Column("ours", lambda verdict: _value(verdict, verdict.ours)),
-    Column("theirs", lambda verdict: _value(verdict, verdict.theirs)),
+    Column("ours", lambda verdict: _in_its_unit(verdict, verdict.ours)),
+    Column("theirs", lambda verdict: _in_its_unit(verdict, verdict.theirs)),
     Column("change", _change),
     Column(
         "95 % (bootstrap)", lambda verdict: interval(verdict.bootstrap, 1, percent=True, sign="+")

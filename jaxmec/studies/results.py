@@ -131,7 +131,7 @@ def write(outcome: Outcome, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     rows, values = [], []
     for place, table in tables.items():
-        where = _where(place)
+        where = _place_columns(place)
         rows += [{**where, **csv_record(row)} for row in table.rows]
         for report in table.reports:
             values += [{**where, **record} for record in value_records(report)]
@@ -144,7 +144,7 @@ def write(outcome: Outcome, directory: Path) -> list[Path]:
     return files
 
 
-def _where(place: Place) -> dict[str, Any]:
+def _place_columns(place: Place) -> dict[str, Any]:
     return {
         "environment": place.env,
         "preset": place.preset or "",
@@ -236,7 +236,7 @@ def figures(outcome: Outcome) -> dict[str, Figure]:
     if study.sweep is not None:
         for preset in study.presets or (outcome.study.places[0].preset,):
             for name in (study.metric, "failed"):
-                curves = _sweep(outcome, preset, name)
+                curves = _sweep_figure(outcome, preset, name)
                 if curves:
                     title = f"{preset}, {study.seeds} seeds, {study.episodes} episodes"
                     drawn[f"{name}_{preset}"] = plots.sweep_curves(
@@ -257,7 +257,7 @@ def figures(outcome: Outcome) -> dict[str, Figure]:
             }
             if learnt:
                 drawn[f"learning_curves_{name}"] = plots.learning_curves(
-                    {r.cell.entry.label: _curve(r, study.metric) for r in learnt},
+                    {r.cell.entry.label: _plotted_curve(r, study.metric) for r in learnt},
                     ylabel=f"{metric.title}, evaluated",
                     references=others,
                     title=str(place),
@@ -283,8 +283,8 @@ def _view(
 ) -> dict[str, Any]:
     """Where a cost falls by orders of magnitude, the range that the methods end in; and steps
     on a logarithmic axis where some train ten times as long as others."""
-    ends = [float(np.nanmean(_curve(r, metric).values[:, -1])) for r in learnt]
-    lengths = [float(_curve(r, metric).steps[-1]) for r in learnt]
+    ends = [float(np.nanmean(_plotted_curve(r, metric).values[:, -1])) for r in learnt]
+    lengths = [float(_plotted_curve(r, metric).steps[-1]) for r in learnt]
     view: dict[str, Any] = {"log_steps": max(lengths) >= 10 * min(lengths)}
     shown = [value for value in (*ends, *others.values()) if np.isfinite(value)]
     if smaller_is_better and shown and min(shown) > 0:
@@ -292,11 +292,11 @@ def _view(
     return view
 
 
-def _curve(result: Result, metric: str) -> plots.Curve:
+def _plotted_curve(result: Result, metric: str) -> plots.Curve:
     return plots.Curve(result.steps, result.curve[metric])
 
 
-def _sweep(outcome: Outcome, preset: str | None, metric: str) -> dict[str, plots.Curve]:
+def _sweep_figure(outcome: Outcome, preset: str | None, metric: str) -> dict[str, plots.Curve]:
     """By label, the samples at each finished point of the sweep, as many at each."""
     places = [place for place in outcome.study.places if place.preset == preset]
     curves = {}

@@ -74,7 +74,7 @@ def _samples(quantity: str, ours: Result, theirs: Result) -> tuple[np.ndarray, n
         time = min(_elapsed(result)[-1] for result in (ours, theirs))
         at = [_at_time(result, time) for result in (ours, theirs)]
         return *_as_many(*at), f"at {time:.0f} s"
-    curves = [_curve(result) for result in (ours, theirs)]
+    curves = [_learning_curve(result) for result in (ours, theirs)]
     if quantity == "area":
         return *_as_many(*(area_under_curve(*curve) for curve in curves)), ""
     reached = [first_reached(*curve, SOLVED) for curve in curves]
@@ -86,7 +86,7 @@ def _samples(quantity: str, ours: Result, theirs: Result) -> tuple[np.ndarray, n
     return *_as_many(*capped), f"reached by {counts[0]} and {counts[1]} seeds"
 
 
-def _curve(result: Result) -> tuple[np.ndarray, np.ndarray]:
+def _learning_curve(result: Result) -> tuple[np.ndarray, np.ndarray]:
     """[P] the steps and [S, P] the returns of a method's learning curve."""
     if result.steps is None:
         raise ValueError(f"{result.cell} does not learn, and has no learning curve")

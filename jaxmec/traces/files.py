@@ -113,7 +113,7 @@ class TraceFile:
             OSError: it cannot be read.
         """
         file = Path(path).absolute()
-        return cls(str(file), _sha256(file), slots)
+        return cls(str(file), _file_digest(file), slots)
 
     def workload(self) -> TraceWorkload:
         """What is in the file.
@@ -133,7 +133,7 @@ class TraceFile:
         file = Path(self.file)
         if not file.exists():
             raise TraceError(f"{file} is not there; name where the trace is now (--trace)")
-        if (found := _sha256(file)) != self.sha256:
+        if (found := _file_digest(file)) != self.sha256:
             raise TraceError(
                 f"{file} is not the trace that it was: expected SHA-256 {self.sha256}, found "
                 f"{found}; name the right one (--trace)"
@@ -145,7 +145,7 @@ class TraceFile:
         return f"{self.file} (SHA-256 {self.sha256[:12]}{part})"
 
 
-def _sha256(file: Path) -> str:
+def _file_digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

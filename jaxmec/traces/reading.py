@@ -24,10 +24,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxmec.core.files import PathLike
 from jaxmec.core.naming import look_up, suggestion
 from jaxmec.mec.workload import MAX_POSITIONS
 
-PathLike = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # bytes read and bytes in all, 0 where nobody knows
 
 _DATA = {"Mbit": 1.0, "bit": 1e-6, "kbit": 1e-3, "Gbit": 1e3,

@@ -89,7 +89,7 @@ class CheckpointNotSaved(CheckpointError):
     """Saving failed; what had been saved before is untouched."""
 
 
-_FORMAT = sealed.Format(
+_CHECKPOINT = sealed.Format(
     name=FORMAT,
     noun="checkpoint",
     version=FORMAT_VERSION,
@@ -174,7 +174,7 @@ def save(
     if metric is not None and not math.isfinite(metric):
         metric = None
     target = Path(directory).absolute() / f"step_{step:09d}"
-    _write(target, tree, "state", step, metric, metadata or {}, leftovers="step_*")
+    _write_files(target, tree, "state", step, metric, metadata or {}, leftovers="step_*")
     _remove_old(target, keep)
     return target
 
@@ -188,11 +188,11 @@ def save_policy(path: PathLike, params: PyTree, manifest: Mapping[str, Any]) -> 
         CheckpointNotSaved: see :func:`save`; also where ``path`` holds something else.
     """
     target = Path(path).absolute()
-    _write(target, params, "policy", None, None, manifest, leftovers=glob.escape(target.name))
+    _write_files(target, params, "policy", None, None, manifest, leftovers=glob.escape(target.name))
     return target
 
 
-def _write(
+def _write_files(
     target: Path,
     tree: PyTree,
     kind: str,
@@ -207,15 +207,15 @@ def _write(
         "step": step,
         "metric": metric,
         "metadata": dict(metadata),
-        "versions": _versions(),
+        "versions": _installed_versions(),
         "device": _device_kind(),
         "leaves": [dataclasses.asdict(leaf) for leaf in leaves],
     }
     json.dumps(document)  # TypeError if not JSON, before anything is written
     try:
-        with _FORMAT.writing(target, document) as new:
+        with _CHECKPOINT.writing(target, document) as new:
             stored = {
-                _quoted(leaf.path): value
+                _kept_apart(leaf.path): value
                 for leaf, value in zip(leaves, values, strict=True)
                 if value.size  # Orbax stores no empty arrays; the manifest has their shapes
             }
@@ -225,7 +225,7 @@ def _write(
     except Exception as error:
         if isinstance(error, CheckpointError):
             raise
-        raise _FORMAT.not_written(target, f"{_told(error)}. {_what_is_left(target)}") from error
+        raise _CHECKPOINT.not_written(target, f"{_told(error)}. {_what_is_left(target)}") from error
     # Only now: an older version moved the one that it replaced to such a name.
     for hidden in (".saving-", ".removing-"):
         for leftover in target.parent.glob(hidden + leftovers):
@@ -317,7 +317,7 @@ def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[
                 key = jax.random.wrap_key_data(jnp.asarray(arrays[names]), impl=impl)
             except (TypeError, ValueError) as error:
                 problem = f"{'/'.join(names)} is no key: {error}"
-                raise _FORMAT.damaged(path / ARRAYS, problem) from None
+                raise _CHECKPOINT.damaged(path / ARRAYS, problem) from None
             results.append(key)
         else:
             results.append(arrays[names])
@@ -378,18 +378,18 @@ def read_manifest(path: PathLike) -> Manifest:
 
 def _verify(path: Path) -> Manifest:
     manifest = _read_manifest(path)
-    _FORMAT.verify(path, manifest.files)
+    _CHECKPOINT.verify(path, manifest.files)
     return manifest
 
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
-        seal = _FORMAT.read(path)
+        seal = _CHECKPOINT.read(path)
     except CheckpointMissing as error:
         if path.is_dir() and _STEP.fullmatch(path.name):
             problem = str(error) if file.exists() else "the file is missing"
-            raise _FORMAT.damaged(file, problem) from None
+            raise _CHECKPOINT.damaged(file, problem) from None
         beside = "" if path.is_dir() else ", ".join(p.name for p in checkpoints(path.parent))
         raise CheckpointMissing(f"{error}; beside it: {beside}" if beside else str(error)) from None
     document = seal.document
@@ -398,11 +398,11 @@ def _read_manifest(path: Path) -> Manifest:
         for leaf in document["leaves"]
     )
     if len({leaf.path for leaf in leaves}) < len(leaves):
-        raise _FORMAT.damaged(file, "leaves names one path twice")
+        raise _CHECKPOINT.damaged(file, "leaves names one path twice")
     for name, (size, _) in seal.files.items():
         if document["kind"] == "policy" and size > sealed.MAX_POLICY_FILE:
             most = sealed.MAX_POLICY_FILE
-            raise _FORMAT.damaged(file, f"files.{name}.size must be at most {most}, got {size}")
+            raise _CHECKPOINT.damaged(file, f"files.{name}.size must be at most {most}, got {size}")
     return Manifest(
         document["kind"],
         document["step"],
@@ -421,7 +421,7 @@ def check_metadata(path: PathLike, metadata: object, schema: checks.Check) -> No
     Raises:
         CheckpointCorrupt: with the first problems.
     """
-    with _FORMAT.translating():
+    with _CHECKPOINT.translating():
         sealed.check(Path(path) / MANIFEST, metadata, schema, "metadata")
 
 
@@ -544,7 +544,7 @@ def _alone() -> Any:
 
 
 @contextlib.contextmanager
-def _plain(path: Path) -> Iterator[Path]:
+def _under_a_plain_name(path: Path) -> Iterator[Path]:
     """``path`` by a name that Orbax takes as it is.
 
     It looks for its own parts with a glob, and TensorStore takes a backslash for a slash; of
@@ -575,7 +575,7 @@ def _write_arrays(path: Path, arrays: Mapping[tuple[str, ...], np.ndarray]) -> N
     read at all; where it does join them, it looks that no array is missing.
     """
     smallest = min(arrays, key=lambda name: arrays[name].nbytes)
-    with _plain(path) as plain, _checkpointer() as checkpointer:
+    with _under_a_plain_name(path) as plain, _checkpointer() as checkpointer:
         checkpointer.save(plain, _nested(arrays))
         found = checkpointer.restore(
             plain,
@@ -599,7 +599,7 @@ def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.nda
         raise
     except Exception as error:  # whatever Orbax and NumPy make of foreign bytes and names
         problem = (_told(error).splitlines() or [""])[0][:300]
-        raise _FORMAT.damaged(path / ARRAYS, f"it cannot be read: {problem}") from error
+        raise _CHECKPOINT.damaged(path / ARRAYS, f"it cannot be read: {problem}") from error
 
 
 def _arrays_of(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarray]:
@@ -613,17 +613,17 @@ def _arrays_of(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarr
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     found: Any = {}
     if on_disk:
-        with _plain(path / ARRAYS) as plain, _checkpointer() as checkpointer:
+        with _under_a_plain_name(path / ARRAYS) as plain, _checkpointer() as checkpointer:
             found = checkpointer.restore(
                 plain,
-                restore_args=_nested({_quoted(leaf.path): as_numpy for leaf in on_disk}),
+                restore_args=_nested({_kept_apart(leaf.path): as_numpy for leaf in on_disk}),
             )
     for leaf in on_disk:
         value = found
-        for name in _quoted(leaf.path):
+        for name in _kept_apart(leaf.path):
             value = value[name]
         if leaf.key_impl is None and (value.shape, str(value.dtype)) != (leaf.shape, leaf.dtype):
-            raise _FORMAT.damaged(
+            raise _CHECKPOINT.damaged(
                 path / ARRAYS,
                 f"the leaf {leaf.name} is {value.dtype}{list(value.shape)}, and "
                 f"{leaf.dtype}{list(leaf.shape)} by the manifest",
@@ -667,7 +667,7 @@ def _check_leaves(
 
 def _warn_of_differences(path: Path, manifest: Manifest) -> None:
     """A policy does not mind; a training state goes on to the bit only where it was saved."""
-    here = {**_versions(), "device": _device_kind()}
+    here = {**_installed_versions(), "device": _device_kind()}
     saved = {**manifest.versions, "device": manifest.device}
     different = [
         f"{name} {saved[name]} (here {here[name]})"
@@ -682,7 +682,7 @@ def _warn_of_differences(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
+def _installed_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -716,7 +716,7 @@ def _names(path: Iterable[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _quoted(path: tuple[str, ...]) -> tuple[str, ...]:
+def _kept_apart(path: tuple[str, ...]) -> tuple[str, ...]:
     """A path that Orbax keeps apart from others: it joins the names with dots."""
     return tuple(urllib.parse.quote(name, safe="").replace(".", "%2E") for name in path)
 

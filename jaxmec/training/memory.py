@@ -25,7 +25,7 @@ PARTS: Mapping[str, str] = {
 
 def size(tree: Any) -> int:
     """Bytes of all leaves: arrays, or ``jax.ShapeDtypeStruct``."""
-    leaves = jax.tree.leaves(jax.eval_shape(_plain, tree))
+    leaves = jax.tree.leaves(jax.eval_shape(_keys_as_data, tree))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -71,7 +71,7 @@ def in_words(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _plain(tree: Any) -> Any:
+def _keys_as_data(tree: Any) -> Any:
     """Keys as their data, which has a size in bytes."""
 
     def leaf(x: Any) -> Any:

@@ -111,7 +111,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
         spec = make_spec(env, params)
         learner = rollout.strong(agent.init(key_learner, spec))
         state = rollout.reset(env, params, agent.init_memory(spec), self.num_envs, key_reset)
-        decide = _random(agent, learner, env, params)
+        decide = _uniformly_random(agent, learner, env, params)
         transitions = jax.eval_shape(lambda: rollout.step(decide, env, params, state, key_train)[1])
         transitions = n_step.stored(transitions, self.n_step)
         transition = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), transitions)
@@ -134,7 +134,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
             ValueError: they are to be staggered, in an environment that cannot be.
         """
         state = self._staggered(env, params, state)
-        decide = _random(agent, state.learner, env, params)
+        decide = _uniformly_random(agent, state.learner, env, params)
 
         def step(state: TrainState, _: None) -> tuple[TrainState, None]:
             key = jax.random.fold_in(state.key, state.env_steps)
@@ -228,7 +228,9 @@ def _of_episodes(episodes: Episodes) -> Metrics:
     }
 
 
-def _random(agent: Agent, learner: Learner, env: Environment, params: Any) -> rollout.Decide:
+def _uniformly_random(
+    agent: Agent, learner: Learner, env: Environment, params: Any
+) -> rollout.Decide:
     """Uniformly random actions beside the memory and extras that the agent would have given.
 
     Of an agent with neither, nothing is left to compute but the random action.

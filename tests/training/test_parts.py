@@ -157,7 +157,7 @@ def keys(count: int) -> Any:
 def test_memory_is_told_by_part(given: Any) -> None:
     program = runner._Program(*given[:2], CONFIG, False)
     state = program.begin(given[2], (), keys(3))
-    plain = memory._plain(state)
+    plain = memory._keys_as_data(state)
     assert memory.size(state) == sum(leaf.nbytes for leaf in jax.tree.leaves(plain))
     replay = sum(leaf.nbytes for leaf in jax.tree.leaves(plain.replay))
     assert memory.by_part(state)["replay"] == replay

@@ -96,8 +96,8 @@ def _study(command: Compare) -> Any:
     from jaxmec.studies.catalogue import find_study
     from jaxmec.studies.study import Study, sweep_over
 
-    methods = None if command.methods is None else tuple(map(_entry, command.methods))
-    schedulers = None if command.schedulers is None else tuple(map(_entry, command.schedulers))
+    methods = None if command.methods is None else tuple(map(_entry_of, command.methods))
+    schedulers = None if command.schedulers is None else tuple(map(_entry_of, command.schedulers))
     given: dict[str, Any] = {
         "methods": methods,
         "schedulers": schedulers,
@@ -114,7 +114,7 @@ def _study(command: Compare) -> Any:
         raise UsageError("--sweep names what is swept, and --values its values: give both")
     if command.sweep is not None:
         base = command.presets[0] if command.presets else None
-        values = tuple(map(_value, command.values))
+        values = tuple(map(_option_value, command.values))
         changes["sweep"] = sweep_over(command.sweep, values, base)
     if command.study:
         study = find_study(command.study, command.size)
@@ -135,7 +135,7 @@ def _study(command: Compare) -> Any:
     return Study("comparison", "Chosen on the command line", **changes)
 
 
-def _entry(text: str) -> Any:
+def _entry_of(text: str) -> Any:
     from jaxmec.studies.study import Entry
 
     name, *parts = text.split(":")
@@ -149,14 +149,14 @@ def _entry(text: str) -> Any:
         )
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     label = options.pop("label", text.replace(":", ", ") if options else "")
-    values = tuple(sorted((option, _value(value)) for option, value in options.items()))
+    values = tuple(sorted((option, _option_value(value)) for option, value in options.items()))
     return Entry(name, values, label, published="published" in parts)
 
 
-def _value(text: str) -> Any:
+def _option_value(text: str) -> Any:
     """A number, a list of numbers (10,20,30), True, False or a word."""
     if "," in text:
-        return tuple(_value(part) for part in text.split(",") if part)
+        return tuple(_option_value(part) for part in text.split(",") if part)
     for kind in (int, float):
         try:
             return kind(text)

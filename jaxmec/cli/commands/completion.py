@@ -113,7 +113,7 @@ def script(shell: str, commands: Mapping[str, Words], fields: Fields) -> str:
     return look_up("shell", shell, SHELLS)(commands, fields)
 
 
-def _together(of: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]:
+def _joined_words(of: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[str]]:
     """The names that have the same words, by those words."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, words in of.items():
@@ -125,7 +125,7 @@ def _case(of: Mapping[str, Sequence[str]], line: str) -> list[str]:
     """Branches of a `case` of bash or zsh, in whose line WORDS stands for the words."""
     return [
         f"      {'|'.join(names)}) {line.replace('WORDS', ' '.join(words))} ;;"
-        for words, names in _together(of).items()
+        for words, names in _joined_words(of).items()
     ]
 
 
@@ -199,7 +199,7 @@ def _zsh(commands: Mapping[str, Words], fields: Fields) -> str:
         "  local -a names",
         "  if (( CURRENT == 2 )); then",
         "    names=(",
-        *(f"      {_quoted(f'{name}:{words.about}')}" for name, words in commands.items()),
+        *(f"      {_in_shell_quotes(f'{name}:{words.about}')}" for name, words in commands.items()),
         "    )",
         "    _describe command names",
         "    return",
@@ -242,26 +242,26 @@ def _zsh(commands: Mapping[str, Words], fields: Fields) -> str:
 
 def _fish(commands: Mapping[str, Words], fields: Fields) -> str:
     lines = ["function __jaxmec_fields", "  switch (commandline -opc)[3]"]
-    for names, methods in _together(fields.of).items():
+    for names, methods in _joined_words(fields.of).items():
         plain = [name.partition(".")[2] for name in names]
         given = [f"{name}={value}" for name in plain for value in fields.choices.get(name, ("",))]
         lines += [f"    case {' '.join(methods)}", f"      printf '%s\\n' {' '.join(given)}"]
     lines += ["  end", "end"]
     first = "complete -c jaxmec -n __fish_use_subcommand"
     for name, words in commands.items():
-        lines.append(f"{first} -f -a {name} -d {_quoted(words.about)}")
+        lines.append(f"{first} -f -a {name} -d {_in_shell_quotes(words.about)}")
         after = f"complete -c jaxmec -n '__fish_seen_subcommand_from {name}'"
         if words.names:
-            lines.append(f"{after} -a {_quoted(' '.join(words.names))}")
+            lines.append(f"{after} -a {_in_shell_quotes(' '.join(words.names))}")
         for flag, values in words.flags.items():
-            takes = f" -x -a {_quoted(' '.join(values))}" if values else ""
+            takes = f" -x -a {_in_shell_quotes(' '.join(values))}" if values else ""
             if (name, flag) == ("train", "--set"):
                 takes = " -x -a '(__jaxmec_fields)'"
             lines.append(f"{after} -l {flag.removeprefix('--')}{takes}")
     return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
+def _in_shell_quotes(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
