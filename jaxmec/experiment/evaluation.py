@@ -210,6 +210,7 @@ def player_of(
     setting = dataclasses.replace(
         setting,
         preset=setting.preset if preset is None else preset,
+        fleet=setting.fleet if preset is None else None,
         seed=setting.seed if preset_seed is None else preset_seed,
         options=tuple(sorted((own | options).items())),
         trace=trace_file(trace),

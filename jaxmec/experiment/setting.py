@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,8 @@ from jaxmec.core import checks
 from jaxmec.core.files import PathLike
 from jaxmec.envs.presets import Preset, override
 from jaxmec.mec.workload import TraceWorkload
+from jaxmec.serving import FleetError, find_serving_preset
+from jaxmec.serving.presets import is_file_name
 from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import identity
 
@@ -33,6 +37,7 @@ SETTING_SCHEMA = checks.record(
                 {"slots": checks.optional(checks.whole(1, 2**40))},
             )
         ),
+        "fleet": checks.optional(checks.pair(checks.text(), checks.text())),
     },
 )
 
@@ -56,6 +61,16 @@ class Setting:
     seed: int = 0  # of what a preset draws once
     options: tuple[tuple[str, Any], ...] = ()
     trace: TraceFile | None = None  # arrivals instead of the preset's
+    fleet: tuple[str, str] | None = None  # the preset's file and what was in it, if it is a file
+
+    def __post_init__(self) -> None:
+        if self.preset is None or not is_file_name(self.preset):
+            object.__setattr__(self, "fleet", None)
+            return
+        path = str(Path(self.preset).absolute())
+        object.__setattr__(self, "preset", path)
+        if self.fleet is None or self.fleet[0] != path:
+            object.__setattr__(self, "fleet", (path, _content(path)))
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Setting:
@@ -72,6 +87,8 @@ class Setting:
         )
         if fields.get("trace") is not None:
             fields["trace"] = TraceFile(**fields["trace"])
+        if fields.get("fleet") is not None:
+            fields["fleet"] = tuple(fields["fleet"])
         return fields
 
     def make(self) -> tuple[Any, Any]:
@@ -79,7 +96,10 @@ class Setting:
 
         Raises:
             jaxmec.traces.TraceError: the trace is gone, or is not what it was.
+            jaxmec.serving.FleetError: likewise of the preset's file.
         """
+        if self.fleet is not None:
+            _check_content(*self.fleet)
         options: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in self.options
         }
@@ -111,7 +131,7 @@ class Setting:
         chosen = row.options(**{k: v for k, v in self.options if k in named})
         known = {
             "env": self.env,
-            "preset": self.preset,
+            "preset": None if self.fleet is not None else self.preset,
             "seed": self.seed,
             "options": plain(chosen),
         }
@@ -163,6 +183,23 @@ class Setting:
     def _preset(self) -> Preset:
         changes = {name: value for name, value in self.fields.items() if name != "workload"}
         return override(envs.find_environment(self.env).preset(self.preset), **changes)
+
+
+def _content(path: str) -> str:
+    """A digest of what is in a fleet's file, and in those that it is like."""
+    fields = plain(dataclasses.replace(find_serving_preset(path), name=""))
+    return hashlib.sha256(json.dumps(strict(fields), sort_keys=True).encode()).hexdigest()
+
+
+def _check_content(path: str, content: str) -> None:
+    """Raise ``FleetError`` where the file is gone, or is not what it was."""
+    if not Path(path).exists():
+        raise FleetError(f"{path} is not there; name where the fleet is now (--fleet)")
+    if (found := _content(path)) != content:
+        raise FleetError(
+            f"{path} is not the fleet that it was: expected {content[:12]}, found {found[:12]}; "
+            "name the right one (--fleet)"
+        )
 
 
 def plain(value: Any) -> Any:

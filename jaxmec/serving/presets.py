@@ -398,6 +398,12 @@ def changed(setting: ServingSetting, **changes: Any) -> ServingSetting:
     return dataclasses.replace(setting, **changes)
 
 
+def is_file_name(name: str | os.PathLike[str]) -> bool:
+    """Whether a preset's name is a file's: ``my.toml``, ``./mine`` and no plain name."""
+    text = os.fspath(name)
+    return text.endswith(".toml") or "/" in text or os.sep in text
+
+
 def find_serving_preset(name: str | os.PathLike[str]) -> ServingPreset:
     """The preset of that name, or in that file: ``./my.toml`` is a path, and so is ``my.toml``.
 
@@ -409,7 +415,7 @@ def find_serving_preset(name: str | os.PathLike[str]) -> ServingPreset:
     from jaxmec.serving.preset_files import read_preset
 
     text = os.fspath(name)
-    if text.endswith(".toml") or "/" in text or os.sep in text:
+    if is_file_name(text):
         return read_preset(text)
     look_up("fleet", text, dict.fromkeys(FLEETS))
     return dataclasses.replace(read_preset(FOLDER / f"{text}.toml"), name=text)
