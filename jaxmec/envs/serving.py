@@ -23,7 +23,8 @@ from gymnax.environments import spaces as gymnax_spaces
 
 from jaxmec.core import checks
 from jaxmec.envs import spaces
-from jaxmec.serving.availability import Availability
+from jaxmec.envs.rarely import rarely
+from jaxmec.serving.availability import Troubles
 from jaxmec.serving.decision import (
     Fate,
     Queues,
@@ -31,6 +32,7 @@ from jaxmec.serving.decision import (
     ask_all,
     dispatch,
     dispatch_parts,
+    hearing,
     listen,
     whole_images,
 )
@@ -102,7 +104,7 @@ class ServingState(NamedTuple):
     """Where an episode stands when a decision is due."""
 
     queues: Queues  # with all heartbeats up to now
-    availability: Availability  # of the whole episode
+    availability: Troubles  # of the whole episode
     now: jax.Array  # [] s
     request: Request  # to be decided
     attempt: jax.Array  # [] int32, how often it was lost
@@ -114,6 +116,17 @@ class ServingState(NamedTuple):
     lost: Lost
     wholes: Wholes
     time: jax.Array  # [] int32, decisions made
+
+
+class Drawn(NamedTuple):
+    """What is drawn when an episode begins; names as of ``ServingState``."""
+
+    availability: Troubles
+    request: Request
+    upcoming: Request
+    law: Any
+    key: jax.Array
+    heard: tuple[Any, Any, Any]  # beat [B], told_at [B], told_resident [B, M] when it begins
 
 
 class Placed(NamedTuple):
@@ -282,44 +295,67 @@ class GenerativeServing(environment.Environment):
         """The first observation [observation_size] and state of an episode."""
         params = self.default_params if params is None else params
         dtype = params.fleet.step_time.dtype
-        queues = Queues.empty(params.fleet, params.num_stations)
-        state = self._begin(key, queues, self._nothing_lost(dtype), params)
-        return self.observe_state(state, params), state
-
-    def _begin(
-        self, key: jax.Array, queues: Queues, nothing: tuple[Lost, Wholes], params: ServingParams
-    ) -> ServingState:
-        """The first state of an episode, on empty queues."""
-        key_outages, key_law, key_requests = jax.random.split(key, 3)
-        availability = params.outages.draw(key_outages, params.fleet.elastic)
-        law = params.arrivals.begin(key_law)
-        request, law = params.arrivals.next(jax.random.fold_in(key_requests, 0), 0.0, law)
-        upcoming, law = params.arrivals.next(
-            jax.random.fold_in(key_requests, 1), request.arrival, law
-        )
         zero = jnp.zeros((), jnp.int32)
-        return ServingState(
-            queues=listen(params.fleet, availability, queues, request.arrival),
-            availability=availability,
-            now=request.arrival,
-            request=_numbers(request, queues.free.dtype),
+        drawn = _draw_episode(key, params)
+        state = ServingState(
+            queues=_hear(Queues.empty(params.fleet, params.num_stations), drawn.heard),
+            availability=drawn.availability,
+            now=drawn.request.arrival,
+            request=drawn.request,
             attempt=zero,
             whole=zero - 1,
-            upcoming=_numbers(upcoming, queues.free.dtype),
-            law=law,
+            upcoming=drawn.upcoming,
+            law=drawn.law,
             number=zero + 2,
-            key=key_requests,
-            lost=nothing[0],
-            wholes=nothing[1],
+            key=drawn.key,
+            lost=self._nothing_lost(dtype),
+            wholes=self._nothing_whole(dtype),
             time=zero,
         )
+        return self.observe_state(state, params), state
 
-    def _nothing_lost(self, dtype: Any) -> tuple[Lost, Wholes]:
-        places = self.places
-        zero, none = jnp.zeros(places, dtype), jnp.zeros(places, jnp.int32)
+    def _begin_where(
+        self, over: Any, key: jax.Array, state: ServingState, params: ServingParams
+    ) -> ServingState:
+        """The first state of a new episode where the last one is over."""
+        queues, zero = state.queues, jnp.zeros((), jnp.int32)
+        drawn = rarely(
+            _draw_episode,
+            over,
+            Drawn(
+                *(state.availability, state.request, state.upcoming, state.law, state.key),
+                heard=(queues.beat, queues.told_at, queues.told_resident),
+            ),
+            key,
+            params,
+        )
+        # What stations have sent is O(S B), is the same in both, and stays where it lies.
+        queues = jax.tree.map(
+            lambda new, old: old if new is old else jnp.where(over, new, old),
+            _hear(queues.anew(), drawn.heard),
+            queues,
+        )
+        first = {"attempt": zero, "whole": zero - 1, "number": zero + 2, "time": zero}
+        return state._replace(
+            queues=queues,
+            availability=drawn.availability,
+            now=jnp.where(over, drawn.request.arrival, state.now),
+            request=drawn.request,
+            upcoming=drawn.upcoming,
+            law=drawn.law,
+            key=drawn.key,
+            lost=state.lost._replace(known=jnp.where(over, jnp.inf, state.lost.known)),
+            **{name: jnp.where(over, value, getattr(state, name)) for name, value in first.items()},
+        )
+
+    def _nothing_lost(self, dtype: Any) -> Lost:
+        zero, none = jnp.zeros(self.places, dtype), jnp.zeros(self.places, jnp.int32)
         request = Request(zero, none, zero, zero, none, zero, zero, zero)
-        lost = Lost(jnp.full(places, jnp.inf, dtype), request, none, none)
-        return lost, Wholes(none, zero, zero)
+        return Lost(jnp.full(self.places, jnp.inf, dtype), request, none, none)
+
+    def _nothing_whole(self, dtype: Any) -> Wholes:
+        zero = jnp.zeros(self.places, dtype)
+        return Wholes(jnp.zeros(self.places, jnp.int32), zero, zero)
 
     def step(  # type: ignore[override]
         self,
@@ -343,12 +379,7 @@ class GenerativeServing(environment.Environment):
         reward = info["quality"] - params.impatience * jnp.where(settled.resolved, late, 0)
         going_on, over = self._advance(placed.queues, settled, state, params)
 
-        nothing = self._nothing_lost(placed.queues.free.dtype)
-        begun = self._begin(key, going_on.queues.anew(), nothing, params)
-        # What stations have sent is O(S B), is the same in both, and stays where it lies.
-        next_state = jax.tree.map(
-            lambda new, old: old if new is old else jnp.where(over, new, old), begun, going_on
-        )
+        next_state = self._begin_where(over, key, going_on, params)
         info["final_observation"] = self.observe_state(going_on, params)
         info["action_mask"] = self.action_mask(params)
         observation = self.observe_state(next_state, params)
@@ -585,6 +616,35 @@ class GenerativeServing(environment.Environment):
         figures["quality"] = totals["quality"] / jnp.maximum(totals["served"], 1)
         figures["delay"] = totals["delay"] / jnp.maximum(totals["answered"], 1)
         return figures
+
+
+def _draw_episode(key: jax.Array, params: ServingParams) -> Drawn:
+    """Its outages, its first two requests, and what was heard when it begins."""
+    key_outages, key_law, key_requests = jax.random.split(key, 3)
+    fleet, dtype = params.fleet, params.fleet.step_time.dtype
+    law = params.arrivals.begin(key_law)
+    request, law = params.arrivals.next(
+        jax.random.fold_in(key_requests, 0), jnp.zeros((), dtype), law
+    )
+    upcoming, law = params.arrivals.next(jax.random.fold_in(key_requests, 1), request.arrival, law)
+    troubles = hearing(fleet, params.outages.draw(key_outages, fleet.elastic))
+    heard = listen(fleet, troubles, Queues.empty(fleet, 1), request.arrival)
+    return Drawn(
+        troubles,
+        _numbers(request, dtype),
+        _numbers(upcoming, dtype),
+        law,
+        key_requests,
+        (heard.beat, heard.told_at, heard.told_resident),
+    )
+
+
+def _hear(queues: Queues, heard: tuple[Any, Any, Any]) -> Queues:
+    """Empty queues of servers that have told so."""
+    beat, told_at, resident = heard
+    return queues.replace(  # type: ignore[attr-defined]
+        beat=beat, told_at=told_at, told_resident=resident
+    )
 
 
 def _numbers(request: Request, dtype: Any) -> Request:

@@ -1,12 +1,12 @@
 """When servers are up, slowed and down (docs/serving.md: "Availability").
 
-A server's speed is piecewise constant. Time at which it has done an amount of work, and work
-done by a time, are sums over the pieces: O(K) each, without a search.
+A server's speed is piecewise constant. What decisions ask of it (the work done by a time, the time
+at which work is done) are sums over its troubles, the pieces in which it is not at nominal speed:
+O(K) each, without a search and without an array between.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.mec import checks
-from jaxmec.struct import is_concrete, pytree
+from jaxmec.struct import is_concrete, pytree, static
 
 
 @pytree
@@ -32,8 +32,7 @@ class Availability:
 
     breaks: Any  # [B, K] s
     speed: Any  # [B, K] of the nominal speed: 1, between 0 and 1 slowed, 0 down
-    work: Any = dataclasses.field(init=False, repr=False)
-    """[B, K] s at nominal speed, done by the time a piece begins: F_i(breaks)"""
+    alternates: bool = static(default=False)  # every other piece, from the first, is at speed 1
 
     def __post_init__(self) -> None:
         breaks = checks.real("breaks", self.breaks, ndim=2, at_least=0, finite=False)
@@ -41,13 +40,24 @@ class Availability:
         checks.same_length(breaks=breaks, speed=speed)
         if is_concrete(breaks, speed):
             _check_pieces(np.asarray(breaks), np.asarray(speed))
-        length = jnp.where(jnp.isinf(breaks[:, 1:]), 0, breaks[:, 1:] - breaks[:, :-1])
-        length = jnp.where(jnp.isinf(breaks[:, :-1]), 0, length)
-        done = jnp.cumsum(length * speed[:, :-1], axis=1)
-        work = jnp.concatenate([jnp.zeros_like(breaks[:, :1]), done], axis=1)
-        work = jnp.where(jnp.isinf(breaks), jnp.inf, work)
-        for name, value in (("breaks", breaks), ("speed", speed), ("work", work)):
+        for name, value in (("breaks", breaks), ("speed", speed)):
             object.__setattr__(self, name, value)
+
+    @property
+    def troubles(self) -> Troubles:
+        """Of each server, in the order in which they begin."""
+        begin, speed = self.breaks, self.speed
+        end = jnp.concatenate([begin[:, 1:], jnp.full_like(begin[:, :1], jnp.inf)], axis=1)
+        # Outages that follow one another are one.
+        down = speed == 0
+        again = down & jnp.concatenate([jnp.zeros_like(down[:, :1]), down[:, :-1]], axis=1)
+        up_again = jax.lax.cummin(jnp.where(down, jnp.inf, begin), axis=1, reverse=True)
+        up_again = jnp.concatenate([up_again[:, 1:], jnp.full_like(begin[:, :1], jnp.inf)], axis=1)
+        end = jnp.where(down, up_again, end)
+        there = (speed != 1) & ~again & jnp.isfinite(begin)
+        begin, end = jnp.where(there, begin, jnp.inf), jnp.where(there, end, jnp.inf)
+        return Troubles.of(*(x[:, self.alternates :: 1 + self.alternates] for x in
+                             (begin, end, jnp.where(there, speed, 1))))  # fmt: skip
 
     @property
     def num_servers(self) -> int:
@@ -61,48 +71,64 @@ class Availability:
 
 
 @pytree
-class Pieces:
-    """One server's speed; what may be asked of it."""
+class Troubles:
+    """When servers are down or slowed, [B, K], or [K] of one; one that begins at infinity is none.
 
-    breaks: Any  # [K] s
-    speed: Any  # [K]
-    work: Any  # [K] s at nominal speed
+    They do not overlap, an outage begins where the speed falls to 0, and the last ends. Questions
+    are asked of one server; ``time`` [] is not negative.
+    """
+
+    begin: Any  # s
+    end: Any  # s
+    speed: Any  # of the nominal speed, below 1
+    work: Any  # s at nominal speed, done by the time it begins: F(begin)
+    beat: Any = None  # k of the last heartbeat heard before it, where `hearing` has added that
+
+    @classmethod
+    def of(cls, begin: Any, end: Any, speed: Any) -> Troubles:
+        """From what is known of each, [B, K], those of one server in their order."""
+        there = jnp.isfinite(begin)
+        lost = jnp.where(there & jnp.isfinite(end), (1 - speed) * (end - begin), 0)
+        work = begin - (jnp.cumsum(lost, axis=1) - lost)
+        return cls(begin, end, speed, work)
 
     @property
-    def ends(self) -> jax.Array:
-        """[K] s, when each piece ends."""
-        return jnp.append(self.breaks[1:], jnp.inf)
+    def troubles(self) -> Troubles:
+        """Itself."""
+        return self
 
     @property
     def falls(self) -> jax.Array:
-        """[K] bool: an outage begins with the piece."""
-        before = jnp.concatenate([jnp.ones_like(self.speed[:1]), self.speed[:-1]])
-        return (self.speed == 0) & (before > 0)
+        """[K] s, when each outage begins; infinite of a slowed phase."""
+        return jnp.where(self.speed == 0, self.begin, jnp.inf)
 
     def work_by(self, time: Any) -> jax.Array:
         """[] s at nominal speed that is done by ``time``, F(t) = ∫₀ᵗ s."""
-        begun = self.breaks <= time
-        spent = jnp.where(begun, jnp.minimum(time, self.ends) - self.breaks, 0)
-        return jnp.max(jnp.where(begun, self.work + spent * self.speed, 0))
+        spent = jnp.minimum(time, self.end) - jnp.minimum(time, self.begin)
+        return time - jnp.sum((1 - self.speed) * spent)
 
     def time_of(self, work: Any) -> jax.Array:
         """[] s, the smallest t with F(t) ≥ ``work``, which is positive."""
-        up = self.speed > 0
-        times = self.breaks + jnp.maximum(work - self.work, 0) / jnp.where(up, self.speed, 1)
-        return jnp.min(jnp.where(up & (times <= self.ends), times, jnp.inf))
+        into = work - self.work  # negative infinity of what never begins
+        slowed = (self.end - self.begin) * self.speed
+        slow = jnp.clip(into, 0, slowed) * (1 / jnp.where(self.speed > 0, self.speed, 1) - 1)
+        late = jnp.where(self.speed > 0, slow, self.end - self.begin)
+        return work + jnp.sum(jnp.where(into > 0, late, 0))
 
     def up_from(self, time: Any) -> jax.Array:
         """[] s: ``time`` where the server is up then, else the end of that outage."""
-        serves = (self.speed > 0) & (time < self.ends)
-        return jnp.min(jnp.where(serves, jnp.maximum(time, self.breaks), jnp.inf))
+        inside = (self.falls <= time) & (time < self.end)
+        return jnp.maximum(time, jnp.max(jnp.where(inside, self.end, -jnp.inf)))
 
     def next_outage(self, time: Any) -> jax.Array:
         """[] s, when the first outage after ``time`` begins; infinite where there is none."""
-        return jnp.min(jnp.where(self.falls & (self.breaks > time), self.breaks, jnp.inf))
+        falls = self.falls
+        return jnp.min(jnp.where(falls > time, falls, jnp.inf))
 
     def fell_in(self, after: Any, until: Any) -> jax.Array:
         """[] bool: an outage began in (``after``, ``until``]."""
-        return jnp.any(self.falls & (self.breaks > after) & (self.breaks <= until))
+        falls = self.falls
+        return jnp.any((falls > after) & (falls <= until))
 
 
 def _check_pieces(breaks: np.ndarray, speed: np.ndarray) -> None:

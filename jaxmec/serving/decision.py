@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.serving.availability import Availability, Pieces
+from jaxmec.serving.availability import Availability, Troubles
 from jaxmec.serving.fleet import Fleet
 from jaxmec.struct import is_concrete, pytree, replace
+
+LONG = 1e9  # s: what is later never comes
 
 
 class Request(NamedTuple):
@@ -139,14 +141,14 @@ class _Server(NamedTuple):
     rate: jax.Array  # [] Mbit/s
     latency: jax.Array  # [] s
     elastic: jax.Array  # [] bool
-    pieces: Pieces  # [K]
+    speed: Troubles  # [K]
     free: jax.Array  # [] s
     recency: jax.Array  # [M] int32
     cleared: jax.Array  # [] s
     queued: jax.Array  # [] s at nominal speed
 
 
-def _servers(fleet: Fleet, availability: Availability, queues: Queues) -> _Server:
+def _servers(fleet: Fleet, availability: Availability | Troubles, queues: Queues) -> _Server:
     """Every server, [B] each."""
     return _Server(
         fleet.step_time,
@@ -156,7 +158,7 @@ def _servers(fleet: Fleet, availability: Availability, queues: Queues) -> _Serve
         fleet.rate,
         fleet.latency,
         fleet.elastic,
-        Pieces(availability.breaks, availability.speed, availability.work),
+        availability.troubles,
         queues.free,
         queues.recency,
         queues.cleared,
@@ -164,34 +166,38 @@ def _servers(fleet: Fleet, availability: Availability, queues: Queues) -> _Serve
     )
 
 
+class _Part(NamedTuple):
+    """Images on their way to one server."""
+
+    at: jax.Array  # [] s, when they are there
+    back: jax.Array  # [] s that the answer takes home
+    images: jax.Array  # [] int32
+    variant: jax.Array  # [] int32
+    steps: jax.Array  # [] int32
+
+
 def _serve(
-    server: _Server,
-    size: jax.Array,
-    detect: jax.Array,
-    at: jax.Array,
-    back: jax.Array,
-    images: jax.Array,
-    variant: jax.Array,
-    steps: jax.Array,
-    order: jax.Array,
+    server: _Server, part: _Part, size: jax.Array, detect: jax.Array, order: jax.Array
 ) -> tuple[Fate, _Server]:
-    """One request at one server, where it is at ``at`` and whose answer takes ``back`` s home."""
-    pieces, elastic = server.pieces, server.elastic
+    """One part at one server, the ``order``-th that was dispatched."""
+    at, variant = part.at, part.variant
+    speed, elastic = server.speed, server.elastic
     chosen = jnp.arange(size.shape[0]) == variant
 
     def of_variant(values: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(chosen, values, 0))
 
-    ready = pieces.up_from(jnp.where(elastic, at, jnp.maximum(at, server.free)))
-    recency = jnp.where(pieces.fell_in(server.cleared, ready), 0, server.recency)
+    ready = speed.up_from(jnp.where(elastic, at, jnp.maximum(at, server.free)))
+    recency = jnp.where(speed.fell_in(server.cleared, ready), 0, server.recency)
     warm = elastic | (of_variant(recency) > 0)
     cold = jnp.where(warm, 0, of_variant(server.load_time))
-    ask = cold + of_variant(server.task_time) + images * steps * of_variant(server.step_time)
-    begun = pieces.work_by(ready)
-    done = pieces.time_of(begun + ask)
-    crash = jnp.where(elastic, jnp.inf, pieces.next_outage(ready))
+    steps = part.images * part.steps
+    ask = cold + of_variant(server.task_time) + steps * of_variant(server.step_time)
+    begun = speed.work_by(ready)
+    done = speed.time_of(begun + ask)
+    crash = jnp.where(elastic, jnp.inf, speed.next_outage(ready))
     lost = done > crash
-    up_again = pieces.up_from(crash)
+    up_again = speed.up_from(crash)
 
     after = server._replace(
         free=jnp.where(lost, up_again, done),
@@ -205,7 +211,7 @@ def _serve(
         cold=cold,
         ask=ask,
         lost=lost,
-        answered=jnp.where(lost, jnp.inf, done + server.latency + back),
+        answered=jnp.where(lost, jnp.inf, done + server.latency + part.back),
         known=jnp.where(lost, crash + detect, jnp.inf),
     )
     return fate, jax.tree.map(lambda new, old: jnp.where(elastic, old, new), after, server)
@@ -227,7 +233,7 @@ def _make_room(
 
 def dispatch(
     fleet: Fleet,
-    availability: Availability,
+    availability: Availability | Troubles,
     queues: Queues,
     request: Request,
     now: Any,
@@ -262,9 +268,8 @@ def dispatch(
     at = jnp.where(remote, jnp.maximum(now, link) + request.size / one.rate, now)
     back = jnp.where(remote, request.result / one.rate, 0)
     order = queues.dispatched + 1
-    fate, after = _serve(
-        one, fleet.size, fleet.detect, at, back, request.images, variant, steps, order
-    )
+    part = _Part(at, back, request.images, variant, steps)
+    fate, after = _serve(one, part, fleet.size, fleet.detect, order)
     fate = fate._replace(
         lost=sent & fate.lost,
         cold=jnp.where(sent, fate.cold, 0),
@@ -287,7 +292,7 @@ def dispatch(
 
 def dispatch_parts(
     fleet: Fleet,
-    availability: Availability,
+    availability: Availability | Troubles,
     queues: Queues,
     request: Request,
     now: Any,
@@ -326,8 +331,8 @@ def dispatch_parts(
     back = jnp.where(remote, share * request.result / fleet.rate, 0)
     servers = _servers(fleet, availability, queues)
     order = queues.dispatched + 1
-    fate, after = jax.vmap(_serve, in_axes=(0, None, None, 0, 0, 0, 0, 0, None))(
-        servers, fleet.size, fleet.detect, at, back, images, variant, steps, order
+    fate, after = jax.vmap(_serve, in_axes=(0, 0, None, None, None))(
+        servers, _Part(at, back, images, variant, steps), fleet.size, fleet.detect, order
     )
     fate = fate._replace(
         lost=fate.lost & asked,
@@ -373,7 +378,7 @@ def _remember(
     )
 
 
-def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -> Queues:
+def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any) -> Queues:
     """The queues with all heartbeats up to ``now`` [] s heard.
 
     To be called before each decision, at its time: a server tells of what was dispatched to it
@@ -382,12 +387,15 @@ def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -
     """
 
     def hear(server: _Server, phase: Any, beat: Any, told_at: Any) -> tuple[Any, ...]:
-        beat_now = _last_beat(server.pieces, phase, fleet.heartbeat, now)
+        beat_now = _last_beat(server.speed, phase, fleet.heartbeat, now)
         at = phase + beat_now * fleet.heartbeat
         return beat_now, at, *_tell(server, jnp.where(beat < 0, -1, told_at), at)
 
     beat, at, queued, told, resident = jax.vmap(hear)(
-        _servers(fleet, availability, queues), fleet.phase, queues.beat, queues.told_at
+        _servers(fleet, hearing(fleet, availability), queues),
+        fleet.phase,
+        queues.beat,
+        queues.told_at,
     )
     heard = beat > queues.beat
     return replace(
@@ -402,15 +410,15 @@ def listen(fleet: Fleet, availability: Availability, queues: Queues, now: Any) -
 
 def _tell(server: _Server, before: Any, at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What a server tells at ``at`` when it last did ``before``: queued, backlog, resident [M]."""
-    pieces = server.pieces
-    queued = jnp.where(pieces.fell_in(before, at), pieces.work_by(server.free), server.queued)
-    backlog = jnp.maximum(queued - pieces.work_by(at), 0)
-    holds = (server.recency > 0) & ~pieces.fell_in(server.cleared, at)
+    speed = server.speed
+    queued = jnp.where(speed.fell_in(before, at), speed.work_by(server.free), server.queued)
+    backlog = jnp.maximum(queued - speed.work_by(at), 0)
+    holds = (server.recency > 0) & ~speed.fell_in(server.cleared, at)
     return queued, jnp.where(server.elastic, 0, backlog), holds | server.elastic
 
 
 def ask_all(
-    fleet: Fleet, availability: Availability, queues: Queues, now: Any
+    fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What every server would tell ``now`` [] s, were it asked and could it answer.
 
@@ -420,14 +428,14 @@ def ask_all(
 
     def one(server: _Server, beat: Any, told_at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         _, backlog, resident = _tell(server, jnp.where(beat < 0, -1, told_at), now)
-        return backlog, resident, server.pieces.up_from(now) <= now
+        return backlog, resident, server.speed.up_from(now) <= now
 
     return jax.vmap(one)(_servers(fleet, availability, queues), queues.beat, queues.told_at)
 
 
 def foresee(
     fleet: Fleet,
-    availability: Availability,
+    availability: Availability | Troubles,
     queues: Queues,
     request: Request,
     now: Any,
@@ -447,11 +455,8 @@ def foresee(
     back = jnp.where(remote, request.result / fleet.rate, 0)
 
     def one(server: _Server, at: Any, back: Any, variant: Any, steps: Any) -> Fate:
-        fate, _ = _serve(
-            *(server, fleet.size, fleet.detect, at, back),
-            *(request.images, variant, steps, queues.dispatched + 1),
-        )
-        return fate
+        part = _Part(at, back, request.images, variant, steps)
+        return _serve(server, part, fleet.size, fleet.detect, queues.dispatched + 1)[0]
 
     options = jax.vmap(one, in_axes=(None, None, None, 0, 0))
     return jax.vmap(options, in_axes=(0, 0, 0, None, None))(servers, at, back, variant, steps)
@@ -463,19 +468,43 @@ def missed_beats(fleet: Fleet, queues: Queues, now: Any) -> jax.Array:
     return jnp.maximum(due - queues.beat, 0)
 
 
-def _last_beat(pieces: Pieces, phase: Any, heartbeat: Any, now: Any) -> jax.Array:
-    """[] int32: k of the last heartbeat, at φ + kH, up to ``now`` at which a server was up; or −1.
+def hearing(fleet: Fleet, availability: Availability | Troubles) -> Troubles:
+    """The troubles with the last heartbeat that was heard before each outage.
 
-    Of each piece, the last that lies in it: it begins with its break and ends before the next.
+    An episode that listens often has this worked out once.
     """
-    until = jnp.minimum(pieces.ends, now)  # [K] s
+    troubles = availability.troubles
+    if troubles.beat is not None:
+        return troubles
+    falls, phase = troubles.falls, fleet.phase[:, None]
+    before = _beat_by(jnp.minimum(falls, LONG), phase, fleet.heartbeat, True)
+    # Since the outage before it ended.
+    ended = jax.lax.cummax(jnp.where(jnp.isfinite(falls), troubles.end, 0), axis=1)
+    since = jnp.concatenate([jnp.zeros_like(phase), ended[:, :-1]], axis=1)
+    told = jnp.isfinite(falls) & (phase + before * fleet.heartbeat >= since)
+    return troubles.replace(beat=jnp.where(told, before, -1))  # type: ignore[attr-defined]
+
+
+def _beat_by(until: Any, phase: Any, heartbeat: Any, before: bool = False) -> jax.Array:
+    """The largest whole k with φ + kH ≤ until, or < until where ``before``."""
     k = jnp.floor((until - phase) / heartbeat)
     # A quotient is rounded; what counts is where the heartbeats themselves are.
     k = k + (phase + (k + 1) * heartbeat <= until)
     k = k - (phase + k * heartbeat > until)
-    k = k - ((pieces.ends <= now) & (phase + k * heartbeat >= until))
-    told = (pieces.speed > 0) & (k >= 0) & (phase + k * heartbeat >= pieces.breaks)
-    return jnp.max(jnp.where(told & (pieces.breaks <= now), k, -1)).astype(jnp.int32)
+    return k - (phase + k * heartbeat == until) if before else k
+
+
+def _last_beat(speed: Troubles, phase: Any, heartbeat: Any, now: Any) -> jax.Array:
+    """[] int32: k of the last heartbeat, at φ + kH, up to ``now`` at which a server was up; or −1.
+
+    It is the last of all, or the last before some outage.
+    """
+    latest = _beat_by(now, phase, heartbeat)
+    at = phase + latest * heartbeat
+    falls = speed.falls  # [K]
+    down = jnp.any((falls <= at) & (at < speed.end))
+    before = jnp.max(jnp.where(falls <= now, speed.beat, -1))
+    return jnp.where(down, before, jnp.maximum(latest, -1)).astype(jnp.int32)
 
 
 def _check_choice(fleet: Fleet, server: Any, variant: Any, steps: Any, asked: Any = True) -> None:

@@ -74,7 +74,7 @@ class Alternating:
         troubled = jnp.where(slow, self.slow_speed, 0)
         speed = jnp.stack([jnp.ones_like(troubled), troubled], axis=-1).reshape(shape[0], -1)
         speed = jnp.concatenate([speed, jnp.ones_like(speed[:, :1])], axis=1)
-        return Availability(breaks, jnp.where(steady[:, None], 1, speed))
+        return Availability(breaks, jnp.where(steady[:, None], 1, speed), alternates=True)
 
 
 @pytree

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmec.serving.availability import Availability
+from jaxmec.serving.availability import Troubles
 from jaxmec.serving.decision import Queues, Request, ask_all, missed_beats
 from jaxmec.serving.scenario import ServingParams
 
@@ -34,7 +34,7 @@ class View(NamedTuple):
     sent_variants: Any  # [B, M] bool
     link: Any  # [] s until the station's uplink is free
     up: Any  # [B] bool
-    truth: tuple[Availability, Queues] | None = None  # only under "clairvoyant"
+    truth: tuple[Troubles, Queues] | None = None  # only under "clairvoyant"
 
     @property
     def left(self) -> Any:
@@ -44,7 +44,7 @@ class View(NamedTuple):
 
 def view_of(
     params: ServingParams,
-    availability: Availability,
+    availability: Troubles,
     queues: Queues,
     request: Request,
     attempt: Any,

@@ -11,16 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from jaxmec.serving import Alternating, Availability, always_up, given
-from jaxmec.serving.availability import Pieces
+from jaxmec.serving.availability import Troubles
 
 INF = float("inf")
 
 
-def pieces(breaks, speed) -> Pieces:
-    availability = Availability([breaks], [speed])
-    return jax.tree.map(
-        lambda leaf: leaf[0], Pieces(availability.breaks, availability.speed, availability.work)
-    )
+def pieces(breaks, speed) -> Troubles:
+    return jax.tree.map(lambda leaf: leaf[0], Availability([breaks], [speed]).troubles)
 
 
 def test_a_server_worked_out_by_hand():
