@@ -419,6 +419,14 @@ class GenerativeServing(environment.Environment):
         server, option = jnp.divmod(index, self.num_options)
         return jnp.where(refused, -1, server), option
 
+    def action_of(self, server: Any, option: Any) -> jax.Array:
+        """[] int, the index of a server, −1 to refuse, and an option.
+
+        Where nobody can be refused, that is the last server's last option.
+        """
+        index = server * self.num_options + option
+        return jnp.where(server < 0, self.num_actions - 1, index)
+
     def divide(
         self, scores: Any, request: Request, params: ServingParams
     ) -> tuple[jax.Array, jax.Array]:

@@ -36,6 +36,7 @@ class Environment:
     presets: str = "jaxmec.envs.presets:find_preset"  # "module:function" that finds one by name
     preset_fields: str = "jaxmec.envs.presets:Preset"  # "module:dataclass" of what can be changed
     problem: str | None = None  # "multi" or "single", what schedulers and the planner solve there
+    rules: str | None = None  # "module:function" that finds who plays there without learning
     oracle: str | None = None  # the scheduler that policies are set against
     set_options: tuple[tuple[str, Any], ...] = ()  # with which an action is a set of servers
     pictures: tuple[str, ...] = ("denoising",)  # that `jaxmec show` can draw of an episode
@@ -140,10 +141,12 @@ ENVIRONMENTS = {
             default_preset="genai-5",
             presets="jaxmec.serving.presets:find_serving_preset",
             preset_fields="jaxmec.serving.presets:ServingSetting",
+            rules="jaxmec.serving.rules:find_rule",
         ),
     )
 }
 FOR_AGENTS = "CartPole-v1"  # where an agent of one's own is trained by default
+FOR_RULES = "GenerativeServing-v0"  # where rules of serving play
 FOR_SCHEDULERS = "MultiServerOffloading-v0"  # where schedulers play by default
 
 

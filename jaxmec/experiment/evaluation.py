@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import numpy as np
 from jaxmec import envs
 from jaxmec.agents.base import Learner
 from jaxmec.core import checks, compilation
-from jaxmec.envs.table import FOR_SCHEDULERS
+from jaxmec.envs.table import FOR_RULES, FOR_SCHEDULERS
 from jaxmec.experiment.policy import Policy, load_policy
 from jaxmec.experiment.report import Report
 from jaxmec.experiment.result import TrainResult
 from jaxmec.experiment.setting import PathLike, Setting, trace_file
 from jaxmec.schedulers import SCHEDULERS, Scheduler, find_scheduler
+from jaxmec.serving.rules import ServingRule
 from jaxmec.traces import TraceFile
 from jaxmec.training.evaluate import Policy as Decides
 from jaxmec.training.evaluate import evaluate as play
@@ -30,7 +32,7 @@ from jaxmec.training.rollout import make_spec
 
 
 def evaluate(
-    policy: str | Policy | TrainResult | Scheduler | PathLike,
+    policy: str | Policy | TrainResult | Scheduler | ServingRule | PathLike,
     *,
     env: str | None = None,
     preset: str | None = None,
@@ -47,7 +49,8 @@ def evaluate(
     same times, whatever they decide and see.
 
     Args:
-        policy: a scheduler's name (`jaxmec.schedulers`), a trained policy, the path of a saved
+        policy: a scheduler's name (`jaxmec.schedulers`), or of a rule of the environment
+            (`jaxmec.serving.rules`), a trained policy, the path of a saved
             one, of a run or of a bundle, or a training result, whose seeds are all evaluated.
             A bare name is the scheduler; ``./local`` is the path.
         env, preset, preset_seed: where; by default where the policy was trained, and for a
@@ -68,7 +71,7 @@ def evaluate(
         jaxmec.training.checkpoint.CheckpointError, jaxmec.core.bundle.BundleError: no policy at a
             path, or a damaged one.
     """
-    policy = opened(policy)
+    policy = opened(policy, env)
     policies = policy.policies if isinstance(policy, TrainResult) else (policy,)
     player = player_of(
         policies[0],
@@ -134,9 +137,12 @@ class Player:
 
 
 def opened(
-    policy: str | Policy | TrainResult | Scheduler | PathLike,
-) -> Policy | TrainResult | Scheduler:
+    policy: str | Policy | TrainResult | Scheduler | ServingRule | PathLike,
+    env: str | None = None,
+) -> Policy | TrainResult | Scheduler | ServingRule:
     """What a name or a path stands for: a bare name that a scheduler has is the scheduler.
+
+    Where the environment has rules of its own, a bare name is one of theirs.
 
     Everything else that is text, and every `pathlib.Path`, is the path of a saved policy, of a
     run or of a bundle; ``./local`` is the path where ``local`` is a scheduler too.
@@ -146,16 +152,19 @@ def opened(
         jaxmec.training.checkpoint.CheckpointError, jaxmec.core.bundle.BundleError: no policy there,
             or a damaged one; see :func:`load_policy`.
     """
-    if isinstance(policy, Policy | TrainResult | Scheduler):
+    if isinstance(policy, Policy | TrainResult | Scheduler | ServingRule):
         return policy
     if not isinstance(policy, str | os.PathLike):
         raise TypeError(
             "expected a scheduler's name, the path of a policy, or a policy, got "
             f"{type(policy).__name__}"
         )
+    path = Path(policy)
+    rules = None if env is None else envs.find_environment(env).rules
+    if rules is not None and isinstance(policy, str) and not (os.sep in policy or path.exists()):
+        return pkgutil.resolve_name(rules)(policy)
     if isinstance(policy, str) and policy in SCHEDULERS:
         return SCHEDULERS[policy]
-    path = Path(policy)
     if isinstance(policy, os.PathLike) or path.exists():
         return load_policy(path)
     if os.sep in policy or path.suffix:
@@ -173,7 +182,7 @@ def _of_environment(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def player_of(
-    policy: str | Policy | TrainResult | Scheduler | PathLike,
+    policy: str | Policy | TrainResult | Scheduler | ServingRule | PathLike,
     *,
     env: str | None = None,
     preset: str | None = None,
@@ -190,14 +199,16 @@ def player_of(
     options = _of_environment(options)
     if trace is not None and "workload" in options:
         raise TypeError("trace and workload are both arrivals; give one")
-    policy = opened(policy)
+    policy = opened(policy, env)
     if isinstance(policy, TrainResult):
         policy = policy.policy
+    if isinstance(policy, Scheduler | ServingRule) and sampled:
+        raise ValueError(f"sampled must be False for {policy.name!r}, which does not learn")
+    if isinstance(policy, ServingRule):
+        if trace is not None:
+            raise TypeError("serving takes arrivals=, a law of arrivals, and no trace of tasks")
+        return _serving(policy, env, preset, preset_seed or 0, options)
     if isinstance(policy, Scheduler):
-        if sampled:
-            raise ValueError(
-                f"sampled must be False for scheduler {policy.name!r}, which does not learn"
-            )
         return _scheduling(policy, env, preset, preset_seed or 0, trace_file(trace), options)
     setting = policy.setting
     if env is not None and env != setting.env:
@@ -233,6 +244,39 @@ def player_of(
         policy.learner,
         agent.init_memory(spec),
     )
+
+
+def _serving(
+    rule: ServingRule,
+    env: str | None,
+    preset: str | None,
+    preset_seed: int,
+    options: dict[str, Any],
+) -> Player:
+    """A rule of serving; it may refuse."""
+    row = envs.find_environment(FOR_RULES if env is None else env)
+    if row.rules is None:
+        raise ValueError(f"rule {rule.name!r} serves requests; {row.name} has none")
+    information = rule.allowed_information(options.get("information"))
+    options = {"refuse": True} | options | {"information": information}
+    if options.get("action", "option") != "option":
+        raise ValueError(f"rule {rule.name!r} names options; action must be 'option'")
+    setting = Setting(
+        row.name, preset or row.default_preset, preset_seed, tuple(sorted(options.items()))
+    )
+    environment, params = setting.make()
+
+    def decides(learner: tuple[()], params: Any) -> Decides:
+        def decide(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
+            del observation
+            view = environment.view(state, params)
+            choice, memory = rule.decide(params, view, memory, key)
+            return environment.action_of(*choice), memory
+
+        return decide
+
+    memory = rule.init_memory(params)
+    return Player(rule.name, setting, environment, params, decides, (), memory)
 
 
 def _scheduling(

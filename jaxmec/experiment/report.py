@@ -10,7 +10,19 @@ from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import quoted
 from jaxmec.experiment.setting import Setting, check_same_tasks
 
-UNITS = {"makespan": "s", "delay": "s", "failed": "share of tasks", "length": "decisions"}
+UNITS = {
+    "makespan": "s",
+    "delay": "s",
+    "failed": "share of tasks",
+    "length": "decisions",
+    "served": "share of requests, in time and good enough",
+    "quality": "of the served",
+    "lost": "share of requests never answered",
+    "retried": "a request",
+    "cold_starts": "a request",
+    "cloud": "share of requests",
+    **dict.fromkeys(("delay_p50", "delay_p95", "delay_p99"), "s"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +132,6 @@ class Report:
         lines = [f"{quoted(self.name)}: mean and 95 % interval over {over}"]
         for metric in self.values:
             low, high = self.interval(metric)
-            line = f"  {metric:<10} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]  "
+            line = f"  {metric:<11} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]  "
             lines.append((line + UNITS.get(metric, "")).rstrip())
         return "\n".join(lines)

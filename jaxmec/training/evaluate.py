@@ -19,6 +19,7 @@ from jaxmec.training.rollout import Environment, strong
 
 # (key, observation, env_state, memory) -> (action, memory), for one environment
 Policy = Callable[[jax.Array, jax.Array, Any, Memory], tuple[jax.Array, Memory]]
+QUANTILES = (50, 95, 99)  # percent
 
 
 class _Carry(NamedTuple):
@@ -29,6 +30,7 @@ class _Carry(NamedTuple):
     done: jax.Array  # [episodes] bool
     length: jax.Array  # [episodes] int32
     totals: dict[str, jax.Array]  # [episodes] sums over the decisions of the episode
+    spread: jax.Array  # [episodes, max_steps] what quantiles are of, NaN where nothing; or [.., 0]
 
 
 def greedy(agent: Actor, learner: Learner) -> Policy:
@@ -84,8 +86,10 @@ def evaluate(
     Returns:
         "return" (sum of rewards), "length" (decisions) and, for each name in
         ``env.metric_names``, the mean over the episode's decisions of that entry of
-        ``info``; each [episodes] float32. An episode not finished within ``max_steps`` gives
-        NaN, since its figures would be those of another problem.
+        ``info``; each [episodes] float32. An environment with ``summary(totals, length)`` makes
+        its figures of the sums itself, and one with ``distributed``, two entries of ``info``, has
+        also the ``QUANTILES`` of the first where the second is not 0. An episode not finished
+        within ``max_steps`` gives NaN, since its figures would be those of another problem.
     """
     if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
         raise ValueError(f"episodes is {episodes!r}; expected a positive integer")
@@ -111,6 +115,7 @@ def evaluate(
         done=jnp.zeros(episodes, bool),
         length=jnp.zeros(episodes, jnp.int32),
         totals={name: jnp.zeros(episodes) for name in ("return", *names)},
+        spread=jnp.full((episodes, max_steps if hasattr(env, "distributed") else 0), jnp.nan),
     )
     end = jax.lax.while_loop(
         lambda carry: ~jnp.all(carry.done) & (carry.decision < max_steps),
@@ -118,8 +123,16 @@ def evaluate(
         start,
     )
     results = {"return": end.totals["return"], "length": end.length.astype(jnp.float32)}
-    for name in names:
-        results[name] = end.totals[name] / end.length
+    if hasattr(env, "summary"):
+        results |= env.summary(end.totals, end.length)
+    else:
+        results |= {name: end.totals[name] / end.length for name in names}
+    if hasattr(env, "distributed"):
+        levels = jnp.asarray([percent / 100 for percent in QUANTILES])
+        for percent, value in zip(
+            QUANTILES, jnp.nanquantile(end.spread, levels, axis=1), strict=True
+        ):
+            results[f"{env.distributed[0]}_p{percent}"] = value
     return {name: jnp.where(end.done, value, jnp.nan) for name, value in results.items()}
 
 
@@ -149,6 +162,11 @@ def _after_one_more(
     observation, env_state, memory, done, scores = jax.vmap(decide)(
         *keys, carry.observation, carry.env_state, carry.memory
     )
+    spread = carry.spread
+    if hasattr(env, "distributed"):
+        value, counts = (scores[name] for name in env.distributed)
+        seen = jnp.where(carry.done | (counts == 0), jnp.nan, value)
+        spread = spread.at[:, carry.decision].set(seen.astype(spread.dtype))
     return _Carry(
         decision=carry.decision + 1,
         observation=observation,
@@ -160,4 +178,5 @@ def _after_one_more(
             name: total + jnp.where(carry.done, 0.0, scores[name])
             for name, total in carry.totals.items()
         },
+        spread=spread,
     )
