@@ -318,7 +318,7 @@ class GenerativeServing(environment.Environment):
         self, over: Any, key: jax.Array, state: ServingState, params: ServingParams
     ) -> ServingState:
         """The first state of a new episode where the last one is over."""
-        queues, zero = state.queues, jnp.zeros((), jnp.int32)
+        queues = state.queues
         drawn = rarely(
             _draw_episode,
             over,
@@ -335,17 +335,20 @@ class GenerativeServing(environment.Environment):
             _hear(queues.anew(), drawn.heard),
             queues,
         )
-        first = {"attempt": zero, "whole": zero - 1, "number": zero + 2, "time": zero}
         return state._replace(
             queues=queues,
             availability=drawn.availability,
             now=jnp.where(over, drawn.request.arrival, state.now),
             request=drawn.request,
+            attempt=jnp.where(over, 0, state.attempt),
+            whole=jnp.where(over, -1, state.whole),
             upcoming=drawn.upcoming,
             law=drawn.law,
+            number=jnp.where(over, 2, state.number),
             key=drawn.key,
             lost=state.lost._replace(known=jnp.where(over, jnp.inf, state.lost.known)),
-            **{name: jnp.where(over, value, getattr(state, name)) for name, value in first.items()},
+            wholes=state.wholes._replace(open=jnp.where(over, 0, state.wholes.open)),
+            time=jnp.where(over, 0, state.time),
         )
 
     def _nothing_lost(self, dtype: Any) -> Lost:

@@ -87,7 +87,7 @@ def evaluate(
 
 def _report(
     player: Player,
-    policies: Sequence[Policy | Scheduler],
+    policies: Sequence[Policy | Scheduler | ServingRule],
     episodes: int,
     seed: int,
     sampled: bool,
@@ -203,7 +203,8 @@ def player_of(
     if isinstance(policy, TrainResult):
         policy = policy.policy
     if isinstance(policy, Scheduler | ServingRule) and sampled:
-        raise ValueError(f"sampled must be False for {policy.name!r}, which does not learn")
+        kind = "scheduler" if isinstance(policy, Scheduler) else "rule"
+        raise ValueError(f"sampled must be False for {kind} {policy.name!r}, which does not learn")
     if isinstance(policy, ServingRule):
         if trace is not None:
             raise TypeError("serving takes arrivals=, a law of arrivals, and no trace of tasks")

@@ -473,7 +473,7 @@ def _entry(name: str) -> Policy | Scheduler | Method:
     if name in METHODS:
         return METHODS[name]
     entry = opened(name)
-    assert not isinstance(entry, TrainResult)
+    assert isinstance(entry, Policy | Scheduler)  # no training result, nor a rule of serving
     return entry
 
 
