@@ -8,7 +8,7 @@ from jaxmec.cli.errors import EXIT_OK, EXIT_USAGE
 from jaxmec.core.naming import look_up
 
 # For the index and for completion, which import no command.
-ACTIONS = {
+ACTIONS_OF = {
     "trace": ("check", "import", "requests", "synth"),
     "fleet": ("check", "draw", "list", "show"),
 }
@@ -16,7 +16,7 @@ ACTIONS = {
 Action = tuple[Callable[[Sequence[str]], int], str]  # what it runs, and a line about it
 
 
-def run(command: str, actions: Mapping[str, Action], words: Sequence[str]) -> int:
+def run_action(command: str, actions: Mapping[str, Action], words: Sequence[str]) -> int:
     """Run the action that the first word names, with the other words.
 
     Raises:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxmec.cli.actions import ACTIONS
+from jaxmec.cli.actions import ACTIONS_OF
 from jaxmec.cli.comments import comments
 from jaxmec.cli.fields import Field, as_text, in_words
 from jaxmec.core import files
@@ -183,7 +183,7 @@ def _flags(command: str) -> dict[str, list[str]]:
         text = "\n".join(["--help --help-all", *help.flags(Train)])
     else:
         shown = io.StringIO()
-        for action in ACTIONS.get(command, ("",)):
+        for action in ACTIONS_OF.get(command, ("",)):
             words = [action] if action else []
             with _unbroken(), contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
                 commands.run(command, [*words, "--help"])

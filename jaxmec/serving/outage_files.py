@@ -35,7 +35,7 @@ _COLUMNS: dict[str, checks.Check] = {
     "end": checks.number(above=0),
     "speed": checks.number(0, most=1),
 }
-_REQUIRED = {name: _COLUMNS[name] for name in ("server", "begin", "end")}
+_NEEDED_COLUMNS = {name: _COLUMNS[name] for name in ("server", "begin", "end")}
 _RECORD = checks.record(
     {
         "metadata": checks.record({"gap_seconds": checks.number(above=0)}),
@@ -104,7 +104,7 @@ def read_outages(path: PathLike) -> list[Trouble]:
     troubles = []
     for where, row in rows:
         try:
-            checks.require(where, row, checks.closed(_REQUIRED, _COLUMNS))
+            checks.require(where, row, checks.closed(_NEEDED_COLUMNS, _COLUMNS))
             if row["end"] <= row["begin"]:
                 raise ValueError(
                     f"{where}.end must be above begin, {row['begin']:g}, got {row['end']:g}"
@@ -143,7 +143,7 @@ def _require_columns(path: Path, names: Sequence[str]) -> None:
                 f"{path}: columns must be of {', '.join(_COLUMNS)}, each once, got {name!r}"
                 f"{'' if name in _COLUMNS else suggestion(name, _COLUMNS)}"
             )
-    for name in _REQUIRED:
+    for name in _NEEDED_COLUMNS:
         if name not in names:
             raise FleetError(f"{path}: there is no column {name!r}; expected {', '.join(_COLUMNS)}")
 

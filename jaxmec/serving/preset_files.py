@@ -17,10 +17,10 @@ from jaxmec.serving.errors import FleetError
 from jaxmec.serving.presets import (
     FLEETS,
     FOLDER,
+    FRACTION,
     FROM_0,
     POSITIVE,
     SETTING,
-    SHARE,
     Cloud,
     OutageLaw,
     Reference,
@@ -48,12 +48,12 @@ def _or_list(inner: checks.Check) -> checks.Check:
     """One value for all, or a list of one for each."""
 
     def problems(value: object, name: str) -> checks.Problems:
-        yield from (_list(inner) if isinstance(value, list) else inner)(value, name)
+        yield from (_list_of(inner) if isinstance(value, list) else inner)(value, name)
 
     return problems
 
 
-def _list(inner: checks.Check) -> checks.Check:
+def _list_of(inner: checks.Check) -> checks.Check:
     return checks.listing(inner, 1, _MOST)
 
 
@@ -65,19 +65,19 @@ _KEYS: dict[str, checks.Check] = {
     "about": _TEXT,
     "setting": checks.closed({}, SETTING),
     "reference": checks.closed({"variant": _TEXT, "steps": _WHOLE}, {"images": POSITIVE}),
-    "variant": _list(
+    "variant": _list_of(
         checks.closed(
             {
                 "name": _TEXT,
                 "size": POSITIVE,
                 "load_time": FROM_0,
-                "steps": _list(_WHOLE),
-                "quality": _list(SHARE),
+                "steps": _list_of(_WHOLE),
+                "quality": _list_of(FRACTION),
             },
             {"work": POSITIVE, "task_time": FROM_0},
         )
     ),
-    "server": _list(
+    "server": _list_of(
         checks.closed(
             {"rate": _RATE},
             {
@@ -86,11 +86,11 @@ _KEYS: dict[str, checks.Check] = {
                 "count": checks.whole(1, _MOST),
                 "step_time": _or_list(POSITIVE),
                 "task_time": _or_list(FROM_0),
-                "load_time": _list(FROM_0),
+                "load_time": _list_of(FROM_0),
                 "memory": POSITIVE,
                 "latency": FROM_0,
-                "breaks": _list(FROM_0),
-                "speed": _list(FROM_0),
+                "breaks": _list_of(FROM_0),
+                "speed": _list_of(FROM_0),
             },
         )
     ),
@@ -98,16 +98,16 @@ _KEYS: dict[str, checks.Check] = {
         {"latency": FROM_0, "image_time": POSITIVE, "variant": _TEXT, "steps": _WHOLE},
         {"rate": _RATE},
     ),
-    "class": _list(
-        checks.closed({"name": _TEXT, "share": FROM_0, "limit": POSITIVE}, {"quality": SHARE})
+    "class": _list_of(
+        checks.closed({"name": _TEXT, "share": FROM_0, "limit": POSITIVE}, {"quality": FRACTION})
     ),
     "requests": checks.closed(
         {"size": _number_or_span},
         {
-            "images": _list(_WHOLE),
-            "images_share": _list(FROM_0),
+            "images": _list_of(_WHOLE),
+            "images_share": _list_of(FROM_0),
             "result": _number_or_span,
-            "origin_share": _list(FROM_0),
+            "origin_share": _list_of(FROM_0),
         },
     ),
     "outages": checks.closed(
@@ -117,11 +117,11 @@ _KEYS: dict[str, checks.Check] = {
             "up_spread": FROM_0,
             "down_median": POSITIVE,
             "down_spread": FROM_0,
-            "slow_share": SHARE,
+            "slow_share": FRACTION,
             "slow_speed": sized(checks.number(above=0, most=1)),
             "troubles": checks.whole(1, _MOST),
             "file": _TEXT,
-            "files": _list(_TEXT),
+            "files": _list_of(_TEXT),
             "squeeze": POSITIVE,
         },
     ),

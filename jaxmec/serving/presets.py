@@ -137,7 +137,7 @@ def sized(check: checks.Check) -> checks.Check:
 
 
 POSITIVE, FROM_0 = sized(checks.number(above=0)), sized(checks.number(0))
-SHARE = sized(checks.number(0, most=1))
+FRACTION = sized(checks.number(0, most=1))
 
 
 def span(value: object, name: str) -> checks.Problems:
@@ -165,7 +165,7 @@ SETTING: dict[str, checks.Check] = {
     "burst": sized(checks.number(1)),
     "busy": POSITIVE,
     "quiet": POSITIVE,
-    "amplitude": SHARE,
+    "amplitude": FRACTION,
     "period": POSITIVE,
     "anywhere": checks.flag,
     "images_tail": FROM_0,

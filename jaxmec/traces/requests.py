@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from jaxmec.serving import ServingPreset
 
 REQUEST_COLUMNS = ("time", "origin", "images", "size", "result", "quality", "limit", "model")
-_NEEDED = REQUEST_COLUMNS[:4]
+_REQUIRED_COLUMNS = REQUEST_COLUMNS[:4]
 _UNITS = {"time": "s", "size": "Mbit", "result": "Mbit", "limit": "s"}  # as they are written
-_WRITTEN = {"time": "%.15g", "origin": "%d", "images": "%d", "model": "%s"}  # others %.9g
+_AS_TEXT = {"time": "%.15g", "origin": "%d", "images": "%d", "model": "%s"}  # others %.9g
 
 # Of logs that tell more of requests for pictures than of tasks; further ones are those of tasks,
 # of which time, size, origin and deadline, as a limit, are taken.
@@ -114,17 +114,18 @@ def read_requests(path: PathLike, progress: Progress | None = None) -> RequestRo
                 raise TraceError(f"{path}: expected one column of {field}, got two")
             columns[field] = Column(field, name, unit)
             columns[field].check(str(path))
-        missing = [name for name in _NEEDED if name not in columns]
+        missing = [name for name in _REQUIRED_COLUMNS if name not in columns]
         if missing:
             raise TraceError(
-                f"{path}: there is no column {missing[0]!r}; expected {', '.join(_NEEDED)} and, "
-                "if there are any, result, quality, limit and model"
+                f"{path}: there is no column {missing[0]!r}; expected "
+                f"{', '.join(_REQUIRED_COLUMNS)} and, if there are any, result, quality, limit and "
+                "model"
             )
         rows = Gathered()
         for piece in table.pieces([*columns.values()]):
             rows.add({"time": piece.amounts(columns["time"], at_least=0),
                       "origin": piece.whole(columns["origin"], at_least=0),
-                      **_asked(piece, columns)})  # fmt: skip
+                      **_wanted(piece, columns)})  # fmt: skip
     return _sorted(rows.columns())
 
 
@@ -139,7 +140,7 @@ def of_requests(path: PathLike) -> bool:
         return "time" in {name.partition(":")[0] for name in table.names}
 
 
-def _asked(piece: Piece, columns: dict[str, Column]) -> dict[str, np.ndarray]:
+def _wanted(piece: Piece, columns: dict[str, Column]) -> dict[str, np.ndarray]:
     """What requests ask for, of the columns that there are."""
     part: dict[str, np.ndarray] = {}
     if "images" in columns:
@@ -210,7 +211,7 @@ def write_requests(path: PathLike, rows: RequestRows) -> Path:
         del columns["limit"]
     elif not np.isfinite(limit).all():  # an empty field
         columns["limit"] = np.where(np.isfinite(limit), limit, np.nan)
-    formats = [_WRITTEN.get(name, "%.9g") for name in columns]
+    formats = [_AS_TEXT.get(name, "%.9g") for name in columns]
     if "model" in columns and not str(path).endswith(".parquet"):
         columns["model"] = np.array([_field(name) for name in columns["model"]], object)
     named = {f"{name}:{_UNITS[name]}" if name in _UNITS else name: column
@@ -388,7 +389,7 @@ class _RequestLog:
             part["images"] = np.zeros(len(piece), np.int32)
             if there.any():
                 part["images"][there] = piece.keep(there).whole(column, at_least=1)
-        part |= _asked(piece, columns)
+        part |= _wanted(piece, columns)
         if "origin" in self.chosen:
             part["origin"] = self._askers.of(piece, self.chosen["origin"])
         return part

@@ -20,7 +20,7 @@ import jaxmec
 from jaxmec import cli
 from jaxmec.agents import PerStation
 from jaxmec.cli import commands, fields, index, programs
-from jaxmec.cli.actions import ACTIONS
+from jaxmec.cli.actions import ACTIONS_OF
 from jaxmec.cli.commands import doctor
 from jaxmec.cli.errors import EXIT_PIPE
 from jaxmec.envs import ENVIRONMENTS
@@ -166,8 +166,8 @@ def not_plain(shown, default, where):
     "words",
     [
         ["train", "dsac"],
-        *([name, action] for name, actions in ACTIONS.items() for action in actions),
-        *([name] for name in commands.names() if name not in ("train", *ACTIONS)),
+        *([name, action] for name, actions in ACTIONS_OF.items() for action in actions),
+        *([name] for name in commands.names() if name not in ("train", *ACTIONS_OF)),
     ],
     ids=" ".join,
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from jaxmec.cli import commands, index
-from jaxmec.cli.actions import ACTIONS
+from jaxmec.cli.actions import ACTIONS_OF
 from jaxmec.cli.commands import list as listing
 from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
@@ -71,7 +71,7 @@ def _commands() -> dict[str, Words]:
         "show": schedulers,
         "compare": list(tables["studies"]),
         "gap": [*schedulers, *methods],
-        **ACTIONS,
+        **ACTIONS_OF,
         "list": listing.KINDS,
         "completion": list(SHELLS),
     }

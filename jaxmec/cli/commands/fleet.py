@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from jaxmec.cli import actions
+from jaxmec.cli import actions, help
 from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core import files
 from jaxmec.core.tables import results_table
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 def run(words: Sequence[str]) -> int:
     about = {
-        "check": (_check, "read a fleet's file, say what is in it, or what is wrong and where"),
+        "check": (
+            _check_fleet,
+            "read a fleet's file, say what is in it, or what is wrong and where",
+        ),
         "draw": (_draw, "write a file of a fleet of devices drawn at random"),
-        "list": (_list, "the fleets of the package"),
-        "show": (_show, "what a fleet serves, how fast, and to whom"),
+        "list": (_list_fleets, "the fleets of the package"),
+        "show": (_show_fleet, "what a fleet serves, how fast, and to whom"),
     }
-    return actions.run("fleet", about, words)
+    return actions.run_action("fleet", about, words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class FleetCheck:
     file: tyro.conf.Positional[Path]  # TOML, as docs/fleets.md says
 
 
-def _check(words: Sequence[str]) -> int:
+def _check_fleet(words: Sequence[str]) -> int:
     command = tyro.cli(FleetCheck, args=list(words), prog="jaxmec fleet check")
     from jaxmec.serving.preset_files import read_preset
 
@@ -90,7 +94,7 @@ class FleetList:
     """The fleets of the package; a file of your own is named by its path."""
 
 
-def _list(words: Sequence[str]) -> int:
+def _list_fleets(words: Sequence[str]) -> int:
     tyro.cli(FleetList, args=list(words), prog="jaxmec fleet list")
     from jaxmec.cli.commands import list as listing
 
@@ -104,7 +108,7 @@ class FleetShow:
     fleet: tyro.conf.Positional[str]  # its name, or the path of its file
 
 
-def _show(words: Sequence[str]) -> int:
+def _show_fleet(words: Sequence[str]) -> int:
     command = tyro.cli(FleetShow, args=list(words), prog="jaxmec fleet show")
     from jaxmec.serving import find_serving_preset
 
@@ -117,10 +121,9 @@ def _show(words: Sequence[str]) -> int:
     print()
     for name, text in _in_short(preset).items():
         print(f"{name:<10} {quoted(text)}")
-    print("setting    " + ", ".join(
-        f"{field.name} {_value(getattr(preset.setting, field.name))}"
-        for field in dataclasses.fields(preset.setting)
-    ))  # fmt: skip
+    fields = ", ".join(f"{name} {_value(value)}" for name, value in vars(preset.setting).items())
+    print(textwrap.fill(fields, help.WIDTH, initial_indent=f"{'setting':<10} ",
+                        subsequent_indent=" " * 11))  # fmt: skip
     return EXIT_OK
 
 
@@ -148,7 +151,7 @@ def _servers_of(preset: ServingPreset) -> object:
             f"{time:.3g}" if variant.size <= server.memory else "-"
             for variant, time in zip(preset.variants, server.step_time, strict=True)
         ]
-        table.add_row(server.name, str(len(rates)), *times, f"{server.memory:g}", _span(rates))
+        table.add_row(server.name, str(len(rates)), *times, f"{server.memory:g}", _range(rates))
     if preset.cloud is not None:
         cloud = preset.cloud
         text = f"{cloud.image_time / cloud.steps:.3g}"
@@ -159,7 +162,7 @@ def _servers_of(preset: ServingPreset) -> object:
     return table
 
 
-def _span(values: Sequence[float]) -> str:
+def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 

@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> int:
         ),
         "synth": (_trace_synth, "draw one: diurnal, mmpp (bursts) or heavy-tailed sizes"),
     }
-    return actions.run("trace", about, words)
+    return actions.run_action("trace", about, words)
 
 
 @dataclasses.dataclass(frozen=True)
