@@ -57,8 +57,8 @@ def evaluate(
             scheduler the multi-server environment with its default preset.
         episodes: how many.
         seed: of the episodes; no training uses them.
-        trace: a file of tasks (`jaxmec.traces`), the same in every episode; by default the one
-            that the policy was trained on, if there is one.
+        trace: a file of tasks (`jaxmec.traces`), of requests where those are served, the same in
+            every episode; by default the one that the policy was trained on, if there is one.
         sampled: draw from trained policies that are random, instead of the greedy action.
         options: of `jaxmec.make`: ``information`` for a scheduler, ``allocation_information``
             ("true" is what the published methods were given), and fields of the preset.
@@ -206,9 +206,7 @@ def player_of(
         kind = "scheduler" if isinstance(policy, Scheduler) else "rule"
         raise ValueError(f"sampled must be False for {kind} {policy.name!r}, which does not learn")
     if isinstance(policy, ServingRule):
-        if trace is not None:
-            raise TypeError("serving takes arrivals=, a law of arrivals, and no trace of tasks")
-        return _serving(policy, env, preset, preset_seed or 0, options)
+        return _serving(policy, env, preset, preset_seed or 0, trace_file(trace), options)
     if isinstance(policy, Scheduler):
         return _scheduling(policy, env, preset, preset_seed or 0, trace_file(trace), options)
     setting = policy.setting
@@ -252,6 +250,7 @@ def _serving(
     env: str | None,
     preset: str | None,
     preset_seed: int,
+    trace: TraceFile | None,
     options: dict[str, Any],
 ) -> Player:
     """A rule of serving; it may refuse."""
@@ -263,7 +262,7 @@ def _serving(
     if options.get("action", "option") != "option":
         raise ValueError(f"rule {rule.name!r} names options; action must be 'option'")
     setting = Setting(
-        row.name, preset or row.default_preset, preset_seed, tuple(sorted(options.items()))
+        row.name, preset or row.default_preset, preset_seed, tuple(sorted(options.items())), trace
     )
     environment, params = setting.make()
 

@@ -217,3 +217,17 @@ def test_more_stations_than_servers_are_refused():
     rows = ROWS._replace(origin=np.array([0, 1, 7]))
     with pytest.raises(ValueError, match="num_stations must be at most the number of servers"):
         jaxmec.make("GenerativeServing-v0", workload=rows.arrivals())
+
+
+def test_rules_are_evaluated_on_a_trace(tmp_path):
+    time = np.arange(1.0, 31.0)
+    rows = RequestRows(time, np.arange(30) % 5, np.ones(30, int), np.ones(30), np.zeros(30),
+                       np.full(30, 0.4), np.full(30, 9.0))  # fmt: skip
+    path = write_requests(tmp_path / "a.csv", rows)
+    where = {"env": "GenerativeServing-v0", "outages": 0.0}
+    report = jaxmec.evaluate("shortest", trace=path, episodes=2, **where)
+    np.testing.assert_array_equal(report.values["length"], 30)  # a decision a request
+    with pytest.raises(TypeError, match="trace and workload are both arrivals"):
+        jaxmec.evaluate(
+            "shortest", env="GenerativeServing-v0", trace=path, workload=rows.arrivals()
+        )
