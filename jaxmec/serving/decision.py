@@ -59,9 +59,7 @@ class Queues:
     told_at: Any  # [B] s, when that was, φ + kH; 0 before the first
     told: Any  # [B] s at nominal speed, the backlog that the server told then
     told_resident: Any  # [B, M] bool, what was resident then
-    sent: Any  # [S, B] s at nominal speed that a station has asked for, cold starts left out
-    sent_variants: Any  # [S, B, M] bool, of which variants
-    sent_beat: Any  # [S, B] int32: it counts while the server's last heartbeat plus epoch is this
+    sendings: Any  # [S, B, 3] int: what stations sent, as `sent_by` reads it
     epoch: Any  # [] int32, above all of episodes gone by, whose sendings no longer count
 
     @classmethod
@@ -86,9 +84,7 @@ class Queues:
             told_at=zero,
             told=zero,
             told_resident=jnp.zeros((servers, variants), bool),
-            sent=jnp.zeros((stations, servers)),
-            sent_variants=jnp.zeros((stations, servers, variants), bool),
-            sent_beat=jnp.full((stations, servers), -1, jnp.int32),
+            sendings=jnp.zeros((stations, servers, 3), _as_whole(zero).dtype).at[..., 0].set(-1),
             epoch=jnp.zeros((), jnp.int32),
         )
 
@@ -124,11 +120,18 @@ class Queues:
         Returns:
             [B] s at nominal speed; [B, M] bool, of which variants.
         """
-        counts = self.sent_beat[station] == self.beat + self.epoch
-        return (
-            jnp.where(counts, self.sent[station], 0),
-            counts[:, None] & self.sent_variants[station],
-        )
+        # One table, read and written row by row, which XLA then changes where it lies: after which
+        # heartbeat it was sent, the variants as bits, and the seconds as the bits of a float.
+        row = self.sendings[station]  # [B, 3]
+        counts = row[:, 0] == self.beat + self.epoch
+        work = jax.lax.bitcast_convert_type(row[:, 2], self.free.dtype)
+        bits = (row[:, 1, None] >> jnp.arange(self.recency.shape[1], dtype=row.dtype)) & 1
+        return jnp.where(counts, work, 0), counts[:, None] & (bits > 0)
+
+
+def _as_whole(values: jax.Array) -> jax.Array:
+    """The bits of floats, as whole numbers of the same width."""
+    return jax.lax.bitcast_convert_type(values, jnp.dtype(f"int{8 * values.dtype.itemsize}"))
 
 
 class _Server(NamedTuple):
@@ -370,12 +373,14 @@ def _remember(
     """The queues with what a station knows that it has sent: [B] whom, [B] how much."""
     sent, variants = queues.sent_by(station)
     chosen = jnp.arange(variants.shape[1]) == jnp.reshape(variant, (-1, 1))  # [B or 1, M]
-    return replace(
-        queues,
-        sent=queues.sent.at[station].set(sent + work),
-        sent_variants=queues.sent_variants.at[station].set(variants | (asked[:, None] & chosen)),
-        sent_beat=queues.sent_beat.at[station].set(queues.beat + queues.epoch),
+    variants = variants | (asked[:, None] & chosen)
+    seconds = _as_whole((sent + work).astype(queues.free.dtype))
+    bits = jnp.sum(variants.astype(seconds.dtype) << jnp.arange(variants.shape[1]), axis=1)
+    row = jnp.stack(
+        [(queues.beat + queues.epoch).astype(seconds.dtype), bits.astype(seconds.dtype), seconds],
+        axis=1,
     )
+    return queues.replace(sendings=queues.sendings.at[station].set(row))  # type: ignore[attr-defined]
 
 
 def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any) -> Queues:

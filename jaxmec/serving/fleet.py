@@ -10,6 +10,8 @@ import numpy as np
 from jaxmec.mec import checks
 from jaxmec.struct import is_concrete, pytree
 
+MOST_VARIANTS = 31  # what a station has sent of each is a bit of a whole number
+
 
 @pytree
 class Fleet:
@@ -60,6 +62,10 @@ class Fleet:
             raise ValueError(
                 "step_time must have a server and a variant at least, "
                 f"got shape {self.step_time.shape}"
+            )
+        if variants > MOST_VARIANTS:
+            raise ValueError(
+                f"step_time must be of at most {MOST_VARIANTS} variants, got {variants}"
             )
         for name in ("memory", "rate", "latency", "elastic", "phase"):
             if jnp.shape(getattr(self, name)) != (servers,):
