@@ -155,7 +155,7 @@ class PathwiseAgent(Actor, Protocol):
 
 
 @runtime_checkable
-class StartingAgent(Protocol):
+class StartingAgent(Actor, Protocol):
     """An agent whose training can begin with the actor of another policy."""
 
     def judged_actor(self, learner: Learner) -> Params:

@@ -188,6 +188,14 @@ class SoftActorCritic:
             *(nothing,) * 7, judged_actor=learner.judged_actor, latent=learner.latent
         )
 
+    def judged_actor(self, learner: SoftLearner) -> Params:
+        """The parameters of the actor by which the policy is judged."""
+        return learner.judged_actor
+
+    def started(self, learner: SoftLearner, actor: Params) -> SoftLearner:
+        """A fresh learner, with the parameters of another policy's actor in place of its own."""
+        return learner._replace(actor=actor, judged_actor=actor)
+
     def preferences(self, learner: SoftLearner, observation: jax.Array) -> jax.Array:
         """[A] the greedy logits."""
         num_actions = self._num_actions(learner)

@@ -206,7 +206,9 @@ def _starting(
     numbers = runner.check_seeds(seeds)
     for owner in (agent, start.agent):
         if not isinstance(owner, StartingAgent):
-            raise TypeError(f"start goes with agents over scores, got {type(owner).__name__}")
+            raise TypeError(
+                f"start goes with agents that have an actor, got {type(owner).__name__}"
+            )
     if isinstance(start, TrainResult):
         policies = start.policies
         if start.seeds != numbers:

@@ -82,8 +82,8 @@ def test_metrics_are_finite_scalars_with_the_same_names_each_time(agent, learner
     ("agent", "protocols"),
     [
         (DQN(), set()),
-        (SAC(), set()),
-        (DSAC(), {DenoisingAgent}),
+        (SAC(), {StartingAgent}),
+        (DSAC(), {DenoisingAgent, StartingAgent}),
         (Pathwise(), {DenoisingAgent, StartingAgent}),
         (PerStation(DSAC()), set()),
     ],

@@ -364,8 +364,8 @@ def test_training_starts_from_a_policy(trained, tmp_path):
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             jaxmec.train("mlp-pathwise", start=trained, **(options | changes))
-    with pytest.raises(TypeError, match="start goes with agents over scores, got DSAC"):
-        jaxmec.train("ddrl-amsa", start=trained, progress=False)
+    with pytest.raises(TypeError, match="start goes with agents with an actor, got DQN"):
+        jaxmec.train("amcoedge", start=trained, progress=False)
 
 
 def test_its_policy_is_saved_and_decides_as_before(trained, tmp_path):
