@@ -4,7 +4,8 @@ Nothing is differentiated, so jumps of the return do no harm, and nothing is sto
 plays P pairs of actors, each moved by a noise and by its negative, in the same episodes; the actor
 goes along the noises, weighed by how the ranks of the two differ (Salimans et al. 2017, "Evolution
 strategies as a scalable alternative to reinforcement learning"; antithetic pairs: Geweke 1988).
-Any agent with an actor will do: it is trained as it is judged, greedily.
+Any agent with an actor will do: it is trained as it is judged, greedily. Where all candidates do as
+well nothing moves, so the spread must reach actors that differ.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
     pairs: int = 32  # P, of candidates in an update
     episodes: int = 2  # that each candidate plays, the same for all of an update
     episode_steps: int = 500  # what an episode counts as, whatever its length
-    spread: float = 0.05  # σ, standard deviation of the noise on a parameter
+    spread: float = 0.1  # σ, standard deviation of the noise on a parameter
     learning_rate: float = 0.02  # of Adam
     eval_every: int = 2_000_000  # environment steps in a chunk, which an evaluation follows
     eval_episodes: int = 16  # episodes at each evaluation point

@@ -111,11 +111,11 @@ def test_an_agent_without_an_actor_is_refused(walk, walk_params):
     assert started.actor is moved and started.judged_actor is moved
 
 
-@pytest.mark.parametrize("agent", [SAC(hidden=(8,)), DSAC(hidden=(8,), denoising_steps=1)])
-def test_cartpole_gets_better(agent):
+def test_cartpole_gets_better():
+    agent = DSAC(hidden=(8,), denoising_steps=1, judged_chains=0)
     config = EvolutionConfig(
-        steps=640_000, pairs=16, episodes=2, eval_every=320_000, learning_rate=0.05, spread=0.1
+        steps=640_000, pairs=16, episodes=1, eval_every=640_000, learning_rate=0.05, spread=0.1
     )
-    result = jaxmec.train(agent, env="CartPole-v1", config=config, progress=False)
-    returns = result.history.evaluation["return"][0]
-    assert returns[-1] > 150 > returns[0]
+    result = jaxmec.train(agent, env="CartPole-v1", seeds=2, config=config, progress=False)
+    returns = result.history.evaluation["return"]  # [S, points]
+    assert (returns[:, 0] < 20).all() and (returns[:, -1] > 50).all()
