@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 # raise one only where clarity asks for it, and say so in the commit.
 MOST = {
     "doors": 17,
-    "long": 15,
-    "wide": 5,
-    "any_words": 1330,
-    "ignores": 33,
-    "attributes": 92,
-    "twice": 92,
-    "lines": 30_150,
+    "long": 4,
+    "wide": 3,
+    "any_words": 1_600,
+    "ignores": 11,
+    "attributes": 104,
+    "twice": 91,
+    "lines": 35_200,
 }
 
 

@@ -38,6 +38,7 @@ from jaxmec.serving.decision import (
 )
 from jaxmec.serving.scenario import ServingParams
 from jaxmec.serving.view import INFORMATION, Outlook, View, expect, view_of
+from jaxmec.struct import replace
 
 ACTIONS = ("option", "shares")
 FEATURE_SETS = ("told", "expected")
@@ -653,9 +654,7 @@ def _draw_episode(key: jax.Array, params: ServingParams) -> Drawn:
 def _hear(queues: Queues, heard: tuple[Any, Any, Any]) -> Queues:
     """Empty queues of servers that have told so."""
     beat, told_at, resident = heard
-    return queues.replace(  # type: ignore[attr-defined]
-        beat=beat, told_at=told_at, told_resident=resident
-    )
+    return replace(queues, beat=beat, told_at=told_at, told_resident=resident)
 
 
 def _numbers(request: Request, dtype: Any) -> Request:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec import envs
-from jaxmec.agents.base import Learner
+from jaxmec.agents.base import Agent, Learner
 from jaxmec.core import checks, compilation
 from jaxmec.envs.table import FOR_RULES, FOR_SCHEDULERS
 from jaxmec.experiment.policy import Policy, load_policy
@@ -209,6 +209,19 @@ def player_of(
         return _serving(policy, env, preset, preset_seed or 0, trace_file(trace), options)
     if isinstance(policy, Scheduler):
         return _scheduling(policy, env, preset, preset_seed or 0, trace_file(trace), options)
+    return _deciding(policy, drawn if sampled else greedy, env, preset, preset_seed, trace, options)
+
+
+def _deciding(
+    policy: Policy,
+    acting: Callable[[Agent, Learner], Decides],
+    env: str | None,
+    preset: str | None,
+    preset_seed: int | None,
+    trace: PathLike | TraceFile | None,
+    options: dict[str, Any],
+) -> Player:
+    """A trained policy, where it was trained but for what is named."""
     setting = policy.setting
     if env is not None and env != setting.env:
         raise ValueError(f"{policy.name} was trained on {setting.env}, not on {env}")
@@ -233,7 +246,7 @@ def player_of(
             f"{policy.spec.num_actions} actions; here there are {spec.observation_size} and "
             f"{spec.num_actions}"
         )
-    agent, acting = policy.agent, drawn if sampled else greedy
+    agent = policy.agent
     return Player(
         policy.name,
         setting,

@@ -380,7 +380,7 @@ def _remember(
         [(queues.beat + queues.epoch).astype(seconds.dtype), bits.astype(seconds.dtype), seconds],
         axis=1,
     )
-    return queues.replace(sendings=queues.sendings.at[station].set(row))  # type: ignore[attr-defined]
+    return replace(queues, sendings=queues.sendings.at[station].set(row))
 
 
 def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any) -> Queues:
@@ -487,7 +487,7 @@ def hearing(fleet: Fleet, availability: Availability | Troubles) -> Troubles:
     ended = jax.lax.cummax(jnp.where(jnp.isfinite(falls), troubles.end, 0), axis=1)
     since = jnp.concatenate([jnp.zeros_like(phase), ended[:, :-1]], axis=1)
     told = jnp.isfinite(falls) & (phase + before * fleet.heartbeat >= since)
-    return troubles.replace(beat=jnp.where(told, before, -1))  # type: ignore[attr-defined]
+    return replace(troubles, beat=jnp.where(told, before, -1))
 
 
 def _beat_by(until: Any, phase: Any, heartbeat: Any, before: bool = False) -> jax.Array:

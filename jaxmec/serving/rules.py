@@ -180,7 +180,8 @@ def _best_in_time(
     choice = _least(finish, in_time & (params.quality == best))
     late = _triage(params, view, _least(finish, good_enough(params, view)), finish)
     found = jnp.any(in_time)
-    return tuple(jnp.where(found, a, b) for a, b in zip(choice, late, strict=True)), memory  # type: ignore[return-value]
+    server, option = (jnp.where(found, a, b) for a, b in zip(choice, late, strict=True))
+    return (server, option), memory
 
 
 def _affinity(params: ServingParams, view: View, memory: Any, key: jax.Array) -> tuple[Choice, Any]:

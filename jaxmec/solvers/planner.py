@@ -111,10 +111,7 @@ def plan(
 
     def improve(plan: Plan) -> tuple[Plan, jax.Array]:
         plan = jax.lax.fori_loop(
-            0,
-            config.sweeps,
-            lambda _, plan: _improve_in_turn(network, queues, rows, plan, problem),
-            plan,
+            0, config.sweeps, lambda _, plan: _polish(network, queues, rows, plan, problem), plan
         )
         if problem == "multi" and config.gradient_steps:
             plan = _descend(network, queues, rows, plan, unit, config)
@@ -228,7 +225,7 @@ def _candidates(plan: Plan, problem: str) -> Plan:
     return Plan(jnp.concatenate([sets, sets]), jnp.concatenate([kept, jnp.zeros_like(kept)]))
 
 
-def _improve_in_turn(
+def _polish(
     network: EdgeNetwork, queues: QueueState, rows: _Rows, plan: Plan, problem: str
 ) -> Plan:
     """Each task in turn takes the candidate that is best for it and all that follow."""
