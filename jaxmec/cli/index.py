@@ -84,6 +84,7 @@ def build() -> dict[str, Any]:
     from jaxmec.methods import METHODS
     from jaxmec.schedulers import SCHEDULERS
     from jaxmec.serving.presets import FLEETS, find_serving_preset
+    from jaxmec.serving.rules import RULES
     from jaxmec.studies.catalogue import STUDIES
 
     classes: dict[str, Any] = {"Preset": _fields(Preset, next(iter(PRESETS.values())))}
@@ -110,6 +111,10 @@ def build() -> dict[str, Any]:
             for preset in [find_serving_preset(name)]
         },
         "methods": {name: _method(row, classes) for name, row in METHODS.items()},
+        "rules": {
+            name: {"about": rule.about, "information": rule.information}
+            for name, rule in RULES.items()
+        },
         "schedulers": {
             name: {"about": row.about, "problem": row.problem, "information": row.information}
             for name, row in SCHEDULERS.items()

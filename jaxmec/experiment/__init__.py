@@ -11,6 +11,7 @@ from jaxmec.experiment.recipes import SHARED, Recipe, RunOptions, option_layers,
 from jaxmec.experiment.report import Report
 from jaxmec.experiment.result import TrainResult
 from jaxmec.experiment.setting import PathLike, Setting, check_same_tasks
+from jaxmec.experiment.tuning import TunedRule, tune_rule
 
 __all__ = [
     "SHARED",
@@ -22,6 +23,7 @@ __all__ = [
     "RunOptions",
     "Setting",
     "TrainResult",
+    "TunedRule",
     "check_same_tasks",
     "evaluate",
     "evaluation_key",
@@ -32,4 +34,5 @@ __all__ = [
     "read_policy",
     "recipe",
     "train",
+    "tune_rule",
 ]

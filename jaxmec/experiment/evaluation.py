@@ -22,7 +22,7 @@ from jaxmec.experiment.report import Report
 from jaxmec.experiment.result import TrainResult
 from jaxmec.experiment.setting import PathLike, Setting, trace_file
 from jaxmec.schedulers import SCHEDULERS, Scheduler, find_scheduler
-from jaxmec.serving.rules import ServingRule
+from jaxmec.serving.rules import RULES, ServingRule
 from jaxmec.traces import TraceFile
 from jaxmec.training.evaluate import Policy as Decides
 from jaxmec.training.evaluate import evaluate as play
@@ -169,6 +169,8 @@ def opened(
         return load_policy(path)
     if os.sep in policy or path.suffix:
         raise ValueError(f"there is no policy at {path}")
+    if env is None and policy in RULES:
+        raise ValueError(f"{policy!r} is a rule of serving; name {FOR_RULES} as env (--env)")
     return find_scheduler(policy)  # which suggests the nearest name
 
 

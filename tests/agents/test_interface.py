@@ -258,7 +258,7 @@ def test_wrong_field_is_refused(make, field, value, expected):
         (SAC, "temperature", 0.0, "above 0"),
         (SAC, "target_entropy_ratio", 1.5, "at most 1"),
         (SAC, "target_entropy", float("inf"), "finite"),
-        (DSAC, "denoising_steps", 0, "at least 1"),
+        (DSAC, "denoising_steps", -1, "at least 0"),
         (DSAC, "denoising_steps", 2.0, "a whole number"),
         (DSAC, "schedule", "quadratic", "one of vp, linear, cosine"),
         (DSAC, "predict", "x_0", "one of x0, noise"),

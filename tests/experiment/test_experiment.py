@@ -199,6 +199,7 @@ def test_observations_of_the_wrong_kind_are_refused(cartpole):
         ),
         (lambda: jaxmec.make(MULTI, probabilty=0.5), "did you mean 'probability'"),
         (lambda: jaxmec.evaluate("optimla"), "did you mean 'optimal'"),
+        (lambda: jaxmec.evaluate("triage"), "'triage' is a rule of serving; name Generative"),
         (
             lambda: jaxmec.evaluate("optimal", sampled=True),
             "sampled must be False for scheduler 'optimal'",

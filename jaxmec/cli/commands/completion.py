@@ -67,7 +67,7 @@ def _commands() -> dict[str, Words]:
     methods, schedulers = list(tables["methods"]), list(tables["schedulers"])
     names: dict[str, Sequence[str]] = {
         "train": methods,
-        "evaluate": schedulers,
+        "evaluate": [*schedulers, *tables["rules"]],
         "show": schedulers,
         "compare": list(tables["studies"]),
         "gap": [*schedulers, *methods],

@@ -1,4 +1,4 @@
-"""Environments, presets, fleets, agents and methods, schedulers, studies."""
+"""Environments, presets, fleets, agents and methods, schedulers, rules, studies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
 from jaxmec.core.terminal import Screen
 
-KINDS = ("environments", "presets", "fleets", "agents", "methods", "schedulers", "studies", "all")
+KINDS = (
+    *("environments", "presets", "fleets", "agents", "methods", "schedulers", "rules", "studies"),
+    "all",
+)
 PROBLEMS = {"multi": ("multi-server", "a set"), "single": ("single-server", "one server")}
 
 
@@ -22,7 +25,8 @@ class List:
     """What there is, by name."""
 
     kind: tyro.conf.Positional[str] = "all"
-    """environments, presets, fleets, methods (the agents by name), schedulers, studies, or all"""
+    """environments, presets, fleets, methods (the agents by name), schedulers, rules (of serving),
+    studies, or all"""
 
 
 def run(words: Sequence[str]) -> int:
@@ -34,6 +38,7 @@ def run(words: Sequence[str]) -> int:
         "fleets": _fleets,
         "methods": _methods,
         "schedulers": _schedulers,
+        "rules": _rules,
         "studies": _studies,
     }
     console = Screen(soft_wrap=False)
@@ -93,6 +98,16 @@ def _schedulers() -> Table:
     for name, row in index.load()["schedulers"].items():
         _, selects = PROBLEMS[row["problem"]]
         table.add_row(name, row["about"], selects, row["information"])
+    return table
+
+
+def _rules() -> Table:
+    table = _table(
+        "Rules of serving, which do not learn", "rule", "what it does", "needs to see",
+        caption="jaxmec evaluate RULE --env GenerativeServing-v0",
+    )  # fmt: skip
+    for name, row in index.load()["rules"].items():
+        table.add_row(name, row["about"], row["information"])
     return table
 
 
