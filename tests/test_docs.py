@@ -97,6 +97,8 @@ def briefly(monkeypatch, tmp_path):
         row = jaxmec.METHODS[method] if isinstance(method, str) else None
         learns = row is None or isinstance(row.config, TrainConfig)
         sizes = SIZES | (OF_TRANSITIONS if learns else OF_WINDOWS)
+        if "config" in options:
+            sizes = {}
         if row is not None:
             sizes |= OF_NETWORKS
         if "Offloading" in (options.get("env") or getattr(row, "env", "")):
@@ -107,7 +109,8 @@ def briefly(monkeypatch, tmp_path):
 
     def once(policy, **options):
         rule = isinstance(policy, str | Scheduler) and not {"workload", "trace"} & set(options)
-        return evaluate(policy, **(options | {"episodes": 1} | (SHORT if rule else {})))
+        slotted = options.get("env") != "GenerativeServing-v0"
+        return evaluate(policy, **(options | {"episodes": 1} | (SHORT if rule and slotted else {})))
 
     monkeypatch.setattr(jaxmec, "train", brief)
     monkeypatch.setattr(jaxmec, "evaluate", once)

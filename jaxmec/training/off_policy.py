@@ -54,7 +54,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
 
     def __post_init__(self) -> None:
         self.check_counts()
-        if self.staggered not in (None, True, False):
+        if self.staggered is not None and not isinstance(self.staggered, bool):
             raise ValueError(f"staggered is {self.staggered!r}; expected True, False or None")
         if self.prefill < self.batch_size:
             raise ValueError(

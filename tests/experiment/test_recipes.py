@@ -268,8 +268,8 @@ def test_a_new_row_is_all_that_a_new_method_needs(monkeypatch, tmp_path):
 def test_what_is_trained_is_what_the_recipe_says(monkeypatch):
     told = {}
 
-    def instead(agent, environment, params, config, seeds, **options):
-        told.update(options, agent=agent, config=config, seeds=seeds)
+    def instead(agent, environment, params, config, seeds, settings, **options):
+        told.update(options, **vars(settings), agent=agent, config=config, seeds=seeds)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(parts, "run", instead)

@@ -149,7 +149,7 @@ def test_cartpole_has_curves_and_bars_but_no_profile_of_make_spans():
     assert set(figures) == {"learning_curves_CartPole-v1", "comparison_CartPole-v1"}
     for figure in figures.values():
         assert_legible(figure)
-    assert "| dsac | local | - | 3 |" in results.markdown(outcome)
+    assert "| dsac | local | - | - | 3 |" in results.markdown(outcome)
 
 
 def test_what_is_not_finished_is_said(tmp_path):

@@ -364,7 +364,7 @@ def test_training_starts_from_a_policy(trained, tmp_path):
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             jaxmec.train("mlp-pathwise", start=trained, **(options | changes))
-    with pytest.raises(TypeError, match="start goes with agents with an actor, got DQN"):
+    with pytest.raises(TypeError, match="start goes with agents that have an actor, got DQN"):
         jaxmec.train("amcoedge", start=trained, progress=False)
 
 
