@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_the_fuzzing_finds_a_server_that_breaks(benchmark, bundle, tmp_path, mon
         "def answer(self, asked): raise KeyError(asked)\n"
         "s.Service._answer = answer\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     code = benchmark.main("fuzz", bundle("top_k"), count=200, seed=11, output=tmp_path)
     assert code == 1
     assert json.loads((tmp_path / "service_fuzz.json").read_text())["server_errors"] > 0

@@ -69,6 +69,7 @@ def test_triage_sends_away_what_would_be_late():
     assert np.any(soonest < 5)
 
 
+@pytest.mark.slow
 def test_without_a_cloud_what_would_be_late_is_refused():
     report = jaxmec.evaluate("triage", env="GenerativeServing-v0", preset="genai-5", cloud=False,
                              load=2.0, horizon=30.0, episodes=4)  # fmt: skip
@@ -78,6 +79,7 @@ def test_without_a_cloud_what_would_be_late_is_refused():
     assert again.mean("served") < report.mean("served")
 
 
+@pytest.mark.slow
 def test_what_they_are_worth():
     """Triage over power of two, and knowledge over none."""
     served = {
