@@ -128,4 +128,4 @@ lock = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version
 
 clean:
 	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find jaxmec tests train benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find jaxmec jaxmec_testbed tests train benchmarks -name __pycache__ -prune -exec rm -rf {} +

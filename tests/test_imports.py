@@ -43,11 +43,13 @@ def test_imports_go_one_way():
         ("training/replay.py", "from jaxmec.envs import make"),
         ("experiment.py", "from jaxmec.cli import main"),
         ("selection.py", "from jaxmec import train"),  # by way of the package's __init__
+        ("solvers/bounds.py", "import jaxmec_testbed.painter"),
         ("nowhere.py", ""),  # a new module without a place in the layers
     ],
 )
 def test_wrong_import_is_found(tmp_path, module, line):
-    shutil.copytree(ROOT / "jaxmec", tmp_path / "jaxmec")
+    for package in ("jaxmec", "jaxmec_testbed"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (tmp_path / "jaxmec" / module).open("a") as file:
         file.write(f"\n{line}\n")

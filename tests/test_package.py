@@ -65,6 +65,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
         "jaxmec",
+        "jaxmec_testbed",
         f"jaxmec-{PROJECT['version']}.dist-info",
     }
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "jaxmec").rglob("*.py")}
