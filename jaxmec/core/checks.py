@@ -19,7 +19,8 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeGuard, runtime_checkable
+from numbers import Integral
+from typing import TYPE_CHECKING, Protocol, SupportsIndex, cast, runtime_checkable
 
 from jaxmec.core.naming import suggestion
 
@@ -46,10 +47,19 @@ def require(name: str, value: object, check: Check) -> None:
         raise ValueError(problem)
 
 
+def integer(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """A whole number, Python's or NumPy's, as Python's int; :func:`require`, if it is none."""
+    require(name, value, whole(least, most))
+    return operator.index(cast("SupportsIndex", value))
+
+
 def fields(owner: object, **checks: Check) -> None:
-    """:func:`require` of each field named."""
+    """:func:`require` of each field named; NumPy's whole numbers in them become Python's."""
     for name, check in checks.items():
-        require(name, getattr(owner, name), check)
+        value = getattr(owner, name)
+        require(name, value, check)
+        if type(value) not in (int, bool) and isinstance(value, Integral):
+            object.__setattr__(owner, name, int(value))
 
 
 def problems(value: object, check: Check, name: str = "") -> str:
@@ -122,33 +132,31 @@ def _index(place: int, shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, index))}]" if index else ""
 
 
-def whole(least: int, most: int | None = None) -> Check:
-    """A whole number, ``least`` to ``most``: an int of Python's or NumPy's."""
+def whole(least: int, most: int | None = None, limit: str = "") -> Check:
+    """A whole number, ``least`` to ``most``: an int of Python's or NumPy's.
+
+    ``limit`` says what ``most`` is.
+    """
     what = f"a whole number of at least {least}"
     if most is not None:
-        what = f"a whole number of {least} to {most}"
+        what = f"a whole number of {least} to {f'{limit}, ' if limit else ''}{most}"
 
     def problems(value: object, name: str) -> Problems:
-        number = _as_int(value)
+        number = as_int(value)
         if number is None or number < least or (most is not None and number > most):
             yield _expected(name, what, value)
 
     return problems
 
 
-def _as_int(value: object) -> int | None:
-    """What a value counts; None where it is no whole number, or True or False."""
+def as_int(value: object) -> int | None:
+    """The whole number that a value is, Python's or NumPy's; None for any other, True and False."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
     try:
         return operator.index(value)
     except TypeError:  # an array of several, or one that is traced
         return None
-
-
-def is_int(value: object) -> TypeGuard[int]:
-    """A Python int, which True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def one_of(choices: Collection[str]) -> Check:
@@ -195,11 +203,19 @@ def widths(value: object, name: str) -> Problems:
 
 def optional(inner: Check) -> Check:
     """None, null in JSON, or what ``inner`` takes."""
+    return _beside(inner, (None,), "null")
 
+
+def either(inner: Check, *values: str | None) -> Check:
+    """One of the ``values``, "all" or None say, or what ``inner`` takes."""
+    return _beside(inner, values, " or ".join(map(repr, values)))
+
+
+def _beside(inner: Check, values: tuple[str | None, ...], written: str) -> Check:
     def problems(value: object, name: str) -> Problems:
-        if value is not None:
+        if not (isinstance(value, str | None) and value in values):
             for problem in inner(value, name):
-                yield problem.replace(" must be ", " must be null or ", 1)
+                yield problem.replace(" must be ", f" must be {written} or ", 1)
 
     return problems
 

@@ -105,9 +105,8 @@ class Format:
             return self._checked(file, document)
 
     def _checked(self, file: Path, document: dict[str, Any]) -> Seal:
-        version = document.get("format_version")
-        if not checks.is_int(version) or version < 1:
-            raise Unsound(file, f"format_version must be a positive integer, got {shown(version)}")
+        version: Any = document.get("format_version")
+        check(file, version, checks.whole(1), "format_version")
         if version > self.version:
             raise self.errors.incompatible(
                 f"{file}: it has format version {version}, and this jaxmec reads up to "

@@ -21,6 +21,7 @@ from gymnax.environments import spaces
 
 from jaxmec.agents.base import Agent, DenoisingAgent
 from jaxmec.agents.per_station import PerStation, of_station
+from jaxmec.core import checks
 from jaxmec.envs.spaces import Ranking
 from jaxmec.experiment import Policy, evaluate
 from jaxmec.training import rollout
@@ -40,13 +41,16 @@ class DistilConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "num_envs", "kept", "episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate!r}")
-        if not 0 <= self.random <= 1:
-            raise ValueError(f"random must be from 0 to 1, got {self.random!r}")
+        checks.fields(
+            self,
+            updates=checks.whole(1),
+            batch_size=checks.whole(1),
+            num_envs=checks.whole(1),
+            kept=checks.whole(1),
+            episodes=checks.whole(1),
+            learning_rate=checks.number(above=0),
+            random=checks.number(0, most=1),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

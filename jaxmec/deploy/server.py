@@ -48,6 +48,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from jaxmec.core import checks
 from jaxmec.core.bundle import MANIFEST, BundleError, PathLike
 from jaxmec.deploy import onnx
 from jaxmec.deploy.runtime import (
@@ -91,22 +92,18 @@ class ServeConfig:
     log_requests: bool = False  # a line for each request, not only for those refused
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be 0 to 65535, got {self.port!r}")
-        for name in (
-            "max_body_bytes",
-            "max_batch",
-            "max_connections",
-            "max_requests",
-            "keep_alive_seconds",
-            "shutdown_seconds",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if not self.request_seconds > 0:
-            raise ValueError(f"request_seconds must be above 0, got {self.request_seconds!r}")
-        if not self.reload_seconds >= 0:
-            raise ValueError(f"reload_seconds must be at least 0, got {self.reload_seconds!r}")
+        checks.fields(
+            self,
+            port=checks.whole(0, 65535),
+            max_body_bytes=checks.whole(1),
+            max_batch=checks.whole(1),
+            max_connections=checks.whole(1),
+            max_requests=checks.whole(1),
+            keep_alive_seconds=checks.whole(1),
+            shutdown_seconds=checks.whole(1),
+            request_seconds=checks.number(above=0),
+            reload_seconds=checks.number(0),
+        )
 
 
 # What is asked. A model's fields are those of the runtime's dataclasses, for which it stands in.

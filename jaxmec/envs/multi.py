@@ -78,6 +78,8 @@ class MultiOptions(OffloadingOptions):
             allocation_information=checks.one_of(ALLOCATORS),
             entry_gradient=checks.number(0),
         )
+        if self.action == "top_k":
+            checks.fields(self, k=checks.whole(1))
         if self.allocation_information == "priced" and (self.action, self.features) != (
             "score",
             "priced",
@@ -123,13 +125,9 @@ class MultiServerOffloading(OffloadingEnvironment):
                 f"servers, got {self.num_choices}; use neighbours=5, say, or action='score', "
                 "'mask' or 'fraction'"
             )
-        if options.action == "top_k" and not (
-            checks.is_int(options.k) and 1 <= options.k <= self.num_choices
-        ):
-            raise ValueError(
-                f"k must be a whole number from 1 to the number of servers, "
-                f"{self.num_choices}, got {options.k!r}"
-            )
+        if options.action == "top_k":
+            few = checks.whole(1, self.num_choices, "the number of servers")
+            checks.require("k", options.k, few)
         self.action = options.action
         self.k = options.k
         self.allocate = ALLOCATIONS[options.allocate]

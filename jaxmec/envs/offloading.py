@@ -78,7 +78,7 @@ class OffloadingEnvironment(environment.Environment):
 
     def _check(self, params: OffloadingParams) -> None:
         """That the options fit the parameters; raises ``ValueError``."""
-        workload, neighbours = params.workload, self.neighbours
+        workload = params.workload
         if self.information == "slot" and not workload.laid_out:
             raise ValueError(
                 "information 'slot' needs a workload whose slots are laid out, a TraceWorkload or "
@@ -90,16 +90,14 @@ class OffloadingEnvironment(environment.Environment):
                 raise ValueError(
                     f"show_place counts at most {MAX_PLACES} places of an episode, got {places}"
                 )
-        if neighbours is not None:
-            if not (checks.is_int(neighbours) and 1 <= neighbours <= self.num_servers):
-                raise ValueError(
-                    f"neighbours must be a whole number from 1 to the number of servers, "
-                    f"{self.num_servers}, or None, got {neighbours!r}"
-                )
-            if workload.master:
-                raise ValueError(
-                    f"neighbours must be None where a master node has all tasks, got {neighbours}"
-                )
+        if self.neighbours is None:
+            return
+        few = checks.whole(1, self.num_servers, "the number of servers")
+        checks.require("neighbours", self.neighbours, checks.either(few, None))
+        if workload.master:
+            raise ValueError(
+                f"neighbours must be None where a master node has all tasks, got {self.neighbours}"
+            )
 
     @property
     def num_choices(self) -> int:

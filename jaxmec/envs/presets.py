@@ -255,8 +255,7 @@ def scaled(preset: Preset, servers: int) -> Preset:
         ValueError: no positive whole number of servers; a preset whose tasks all arrive at
             one master node, so that more servers would mean less load.
     """
-    if not isinstance(servers, int) or isinstance(servers, bool) or servers < 1:
-        raise ValueError(f"servers must be a positive whole number, got {servers!r}")
+    servers = checks.integer("servers", servers)
     if preset.master:
         raise ValueError("master must be False to scale a preset at the same load, got True")
     turns = -(-servers // len(preset.capacity))

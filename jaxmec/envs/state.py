@@ -130,6 +130,7 @@ class OffloadingOptions:
             features=checks.one_of(FEATURE_SETS),
             reward=checks.one_of(REWARDS),
             show_place=checks.flag,
+            neighbours=checks.either(checks.whole(1), None),
         )
         if self.features == "priced" and self.information == "slot_start":
             raise ValueError(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec.core import checks
 from jaxmec.envs.cartpole import CartPoleParams
 from jaxmec.envs.table import find_environment
 from jaxmec.experiment import (
@@ -198,8 +199,7 @@ def record(
         ValueError, TypeError: a wrong name or value, or a policy that does not fit.
         jaxmec.traces.TraceError: a trace that cannot be read.
     """
-    if isinstance(episode, bool) or not isinstance(episode, int) or episode < 0:
-        raise ValueError(f"episode must be a whole number from 0, got {episode!r}")
+    episode = checks.integer("episode", episode, 0)
     player = player_of(
         policy, env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
     )

@@ -121,8 +121,7 @@ class Policy:
                 f"{self.name} has no denoising to show: its agent, {kind}, has no "
                 "diffusion actor (DSAC has one, Pathwise with denoising_steps > 0)"
             )
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"number must be a positive whole number of chains, got {number!r}")
+        number = checks.integer("number", number)
         observation = jnp.asarray(observation)
         if observation.shape != (self.spec.observation_size,):
             raise ValueError(

@@ -64,6 +64,9 @@ class Setting:
     fleet: tuple[str, str] | None = None  # the preset's file and what was in it, if it is a file
 
     def __post_init__(self) -> None:
+        numbers = ((k, v.item() if isinstance(v, np.generic) else v) for k, v in self.options)
+        object.__setattr__(self, "options", tuple(numbers))
+        checks.fields(self, seed=checks.whole(0))
         if self.preset is None or not is_file_name(self.preset):
             object.__setattr__(self, "fleet", None)
             return

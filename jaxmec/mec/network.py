@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxmec.core.checks import fields, flag
 from jaxmec.mec import checks
 from jaxmec.struct import pytree, replace, static
 
@@ -45,10 +46,7 @@ class EdgeNetwork:
         checks.same_length(capacity=self.capacity, rate=self.rate)
         if self.num_servers == 0:
             raise ValueError("capacity must name at least one server, got none")
-        if not isinstance(self.uplink_contention, bool):
-            raise ValueError(
-                f"uplink_contention must be True or False, got {self.uplink_contention!r}"
-            )
+        fields(self, uplink_contention=flag)
 
     @property
     def num_servers(self) -> int:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec.core.checks import fields, require, whole
 from jaxmec.mec import checks
 from jaxmec.struct import is_concrete, pytree, static
 
@@ -185,17 +186,18 @@ class TaskSizes:
         return Task(origin, size, work, self.result[position])
 
 
-def _check_grid(stations: int, slots: Any, positions: int) -> None:
-    if not isinstance(stations, int) or stations < 1:
-        raise ValueError(f"stations must be a positive integer, got {stations!r}")
+def _grid(workload: BernoulliWorkload | UniformCountWorkload) -> jax.Array:
+    """[] int32, T, where stations, slots and positions are what can be counted."""
+    fields(workload, stations=whole(1))
+    slots, stations, positions = workload.slots, workload.stations, workload.positions
     if is_concrete(slots):
-        if np.shape(slots) != () or int(slots) != slots or slots < 1:
-            raise ValueError(f"slots must be a positive integer, got {slots!r}")
+        require("slots", slots, whole(1))
         if int(slots) * stations * positions >= MAX_POSITIONS:
             raise ValueError(
                 f"slots x stations x positions must be below {MAX_POSITIONS}, "
                 f"got {int(slots)} x {stations} x {positions}"
             )
+    return jnp.asarray(slots, jnp.int32)
 
 
 def _origin(station: jax.Array, master: bool) -> jax.Array:
@@ -227,8 +229,7 @@ class BernoulliWorkload:
         if is_concrete(value) and value == 0:
             raise ValueError("probability must be above 0, got 0: no task would ever arrive")
         object.__setattr__(self, "probability", value)
-        _check_grid(self.stations, self.slots, self.positions)
-        object.__setattr__(self, "slots", jnp.asarray(self.slots, jnp.int32))
+        object.__setattr__(self, "slots", _grid(self))
 
     @property
     def deadline(self) -> None:
@@ -367,8 +368,7 @@ class UniformCountWorkload:
     master: bool = static(default=False)
 
     def __post_init__(self) -> None:
-        _check_grid(self.stations, self.slots, self.positions)
-        object.__setattr__(self, "slots", jnp.asarray(self.slots, jnp.int32))
+        object.__setattr__(self, "slots", _grid(self))
 
     @property
     def laid_out(self) -> bool:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec.core import checks
 from jaxmec.networks.mlp import MLP, Params
 from jaxmec.struct import pytree, static
 
@@ -47,8 +48,7 @@ def noise_schedule(name: str, steps: int) -> NoiseSchedule:
     Raises:
         ValueError: an unknown name, or steps below 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    steps = checks.integer("steps", steps)
     k = np.arange(1, steps + 1, dtype=np.float64)
     if name == "vp":
         least, most = 0.1, 10.0

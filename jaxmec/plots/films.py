@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmec.core import files
+from jaxmec.core import checks, files
 from jaxmec.plots.decisions import MASTER_COLOUR, slots_of
 from jaxmec.plots.style import PALETTE, show_stations, station_colours, styled
 
@@ -173,8 +173,7 @@ def _caption(episode: Episode, number: int, task: int, tasks: int) -> str:
 
 def _every_so_many(count: int, every: int) -> list[int]:
     """Every so many of 0..count − 1, and the last."""
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every must be a positive whole number, got {every!r}")
+    every = checks.integer("every", every)
     return sorted({*range(0, count, every), count - 1})
 
 

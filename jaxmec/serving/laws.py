@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec.core.checks import fields, whole
 from jaxmec.mec import checks
 from jaxmec.serving.availability import Availability
 from jaxmec.struct import pytree, static
@@ -53,8 +54,7 @@ class Alternating:
         for name, bound in bounds.items():
             value = checks.real(name, getattr(self, name), ndim=0, **bound)
             object.__setattr__(self, name, value)
-        if not isinstance(self.troubles, int) or self.troubles < 1:
-            raise ValueError(f"troubles must be a positive whole number, got {self.troubles!r}")
+        fields(self, troubles=whole(1))
 
     def draw(self, key: jax.Array, steady: jax.Array) -> Availability:
         """The availability of B servers; those that are ``steady`` [B] bool are always up."""

@@ -31,7 +31,7 @@ import numpy as np
 import jaxmec
 from jaxmec.agents.base import SamplingAgent
 from jaxmec.agents.per_station import of_station
-from jaxmec.core import compilation, files
+from jaxmec.core import checks, compilation, files
 from jaxmec.core.naming import by_layer
 from jaxmec.envs import find_environment
 from jaxmec.envs.presets import find_preset
@@ -71,8 +71,7 @@ class Entry:
     steps_scale: float = 1.0  # times the study's
 
     def __post_init__(self) -> None:
-        if not self.steps_scale > 0:
-            raise ValueError(f"steps_scale must be positive, got {self.steps_scale!r}")
+        checks.fields(self, steps_scale=checks.number(above=0))
         if not self.label:
             suffix = " (published)" if self.published else ""
             object.__setattr__(self, "label", self.name + suffix)

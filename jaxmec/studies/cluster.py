@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.core import files
+from jaxmec.core import checks, files
 from jaxmec.core.naming import suggestion
 from jaxmec.experiment import Setting
 from jaxmec.methods import find_method
@@ -47,9 +47,7 @@ class Plan:
     checkpoint_every: int | None = None  # chunks; else by time
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "at_once"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        checks.fields(self, seeds=checks.whole(1), at_once=checks.whole(1))
         agent, config, _ = self._pieces()
         if not isinstance(config, TrainConfig):
             raise ValueError(f"method is {self.method}; expected one that learns from transitions")

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from jaxmec.core import files
+from jaxmec.core import checks, files
 from jaxmec.core.statistics import Interval, t_interval
 from jaxmec.envs.offloading import OffloadingParams
 from jaxmec.envs.presets import find_preset, override
@@ -294,8 +294,7 @@ def with_servers(preset: str, servers: int) -> dict[str, Any]:
     Raises:
         ValueError: a number that is not positive.
     """
-    if servers < 1:
-        raise ValueError(f"servers must be at least 1, got {servers}")
+    servers = checks.integer("servers", servers)
     setting = find_preset(preset)
     return {
         "capacity": tuple(np.resize(setting.capacity, servers).tolist()),

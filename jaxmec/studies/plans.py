@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmec.core import compilation
+from jaxmec.core import checks, compilation
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
 from jaxmec.envs.table import find_environment
 from jaxmec.experiment import Setting, evaluation_key
@@ -41,10 +41,12 @@ class Effort:
     rounds: int = 10  # of cutting planes in the linear relaxation
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or isinstance(self.window, bool) or self.window < 1:
-            raise ValueError(f"window must be a positive number of slots, got {self.window!r}")
-        if not self.exact_seconds >= 0:
-            raise ValueError(f"exact_seconds must be at least 0, got {self.exact_seconds!r}")
+        checks.fields(
+            self,
+            window=checks.whole(1),
+            exact_seconds=checks.number(0, finite=False),
+            rounds=checks.whole(0),
+        )
 
 
 EFFORT = Effort()

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxmec.core import compilation
+from jaxmec.core import checks, compilation
 from jaxmec.core.naming import suggestion
 from jaxmec.envs.presets import Preset, scaled
 from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
@@ -107,12 +107,12 @@ class Study:
     trace: TraceFile | None = None  # arrivals instead of the presets'
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "episodes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if not self.steps_scale > 0:
-            raise ValueError(f"steps_scale must be positive, got {self.steps_scale!r}")
+        checks.fields(
+            self,
+            seeds=checks.whole(1),
+            episodes=checks.whole(1),
+            steps_scale=checks.number(above=0),
+        )
         labels = [entry.label for entry in self.entries]
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"methods and schedulers must be labelled differently, got {labels}")

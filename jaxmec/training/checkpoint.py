@@ -167,10 +167,7 @@ def save(
             checkpoints are as they were.
         TypeError: a leaf is not an array.
     """
-    if step < 0:
-        raise ValueError(f"step must be at least 0, got {step}")
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}")
+    step, keep = checks.integer("step", step, 0), checks.integer("keep", keep)
     if metric is not None and not math.isfinite(metric):
         metric = None
     target = Path(directory).absolute() / f"step_{step:09d}"

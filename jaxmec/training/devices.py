@@ -29,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxmec.core import compilation
+from jaxmec.core import checks, compilation
 from jaxmec.training.replay import ReplayState
 
 SEEDS, DATA = "seeds", "data"  # the axis of the mesh, which says what is shared out
@@ -139,9 +139,8 @@ def place(devices: int | str, seeds: int, config: Any) -> Placement:
             processes; sizes that cannot be shared out.
     """
     there = jax.devices()
-    count = len(there) if devices == "all" else devices
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"devices is {devices!r}; expected a positive integer or 'all'")
+    checks.require("devices", devices, checks.either(checks.whole(1), "all"))
+    count = checks.as_int(devices) or len(there)
     if count > len(there):
         hint = ""
         if there[0].platform == "cpu":

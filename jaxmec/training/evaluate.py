@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Actor, Learner, Memory, SamplingAgent
+from jaxmec.core import checks
 from jaxmec.training import devices
 from jaxmec.training.rollout import Environment, strong
 
@@ -91,8 +92,7 @@ def evaluate(
         also the ``QUANTILES`` of the first where the second is not 0. An episode not finished
         within ``max_steps`` gives NaN, since its figures would be those of another problem.
     """
-    if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
-        raise ValueError(f"episodes is {episodes!r}; expected a positive integer")
+    episodes = checks.integer("episodes", episodes)
     if max_steps is None:
         max_steps = getattr(params, "max_steps_in_episode", None)
     if max_steps is None:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmec.agents.base import Learner, Metrics, StartingAgent
+from jaxmec.core import checks
 from jaxmec.training import rollout
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.rollout import Environment, make_spec
@@ -58,9 +59,7 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
 
     def __post_init__(self) -> None:
         self.check_counts()
-        for name in ("spread", "learning_rate"):
-            if not vars(self)[name] > 0:
-                raise ValueError(f"{name} is {vars(self)[name]!r}; expected a positive number")
+        checks.fields(self, spread=checks.number(above=0), learning_rate=checks.number(above=0))
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 

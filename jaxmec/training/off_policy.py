@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Agent, Learner, Memory, Metrics
+from jaxmec.core import checks
 from jaxmec.training import devices, n_step, rollout
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 from jaxmec.training.rollout import Environment, Episodes, RolloutState, Staggering, make_spec
@@ -54,8 +55,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
 
     def __post_init__(self) -> None:
         self.check_counts()
-        if self.staggered is not None and not isinstance(self.staggered, bool):
-            raise ValueError(f"staggered is {self.staggered!r}; expected True, False or None")
+        checks.fields(self, staggered=checks.either(checks.flag, None))
         if self.prefill < self.batch_size:
             raise ValueError(
                 f"prefill is {self.prefill}; expected at least batch_size, {self.batch_size}"

@@ -227,11 +227,10 @@ def _begun(home: Path) -> int | None:
 
 def _width(asked: int | str | None, seeds: int, begun: int | None, home: Path | None) -> int | None:
     """Seeds side by side; None where they are to be found out."""
-    whole = isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1
-    if asked is not None and asked != "auto" and not whole:
-        raise ValueError(f"seeds_at_once is {asked!r}; expected a positive integer or 'auto'")
+    checks.require("seeds_at_once", asked, checks.either(checks.whole(1), "auto", None))
+    width = checks.as_int(asked)
     if begun is not None:
-        if isinstance(asked, int) and asked != begun:
+        if width not in (None, begun):
             raise ValueError(
                 f"seeds_at_once is {asked}; expected {begun}, with which {home} was begun"
             )
@@ -239,4 +238,4 @@ def _width(asked: int | str | None, seeds: int, begun: int | None, home: Path | 
     if isinstance(asked, str):
         there = home is not None and checkpoint.checkpoints(home / runner.CHECKPOINTS)
         return seeds if there else None  # begun with all at once
-    return seeds if asked is None else asked
+    return seeds if width is None else width

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
+from jaxmec.core import checks
 from jaxmec.training import devices, rollout
 from jaxmec.training.evaluate import evaluate
 from jaxmec.training.rollout import Environment, make_spec
@@ -67,8 +68,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
 
     def __post_init__(self) -> None:
         self.check_counts()
-        if not isinstance(self.carried, bool):
-            raise ValueError(f"carried is {self.carried!r}; expected True or False")
+        checks.fields(self, carried=checks.flag)
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 

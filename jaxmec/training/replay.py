@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmec.core import checks
+
 
 class ReplayState(NamedTuple):
     """What a buffer holds."""
@@ -38,10 +40,7 @@ class ReplayBuffer:
     num_added: int  # items added at a time: one for each environment
 
     def __post_init__(self) -> None:
-        for name in ("min_capacity", "num_added"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a positive integer")
+        checks.fields(self, min_capacity=checks.whole(1), num_added=checks.whole(1))
 
     @property
     def capacity(self) -> int:
@@ -97,8 +96,8 @@ class ReplayBuffer:
         self, state: ReplayState, key: jax.Array, shape: tuple[int, ...]
     ) -> tuple[jax.Array, jax.Array]:
         """Rows and columns [*shape] of such items."""
-        if not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise ValueError(f"shape is {shape!r}; expected a tuple of positive integers")
+        for place, size in enumerate(shape):
+            checks.require(f"shape[{place}]", size, checks.whole(1))
         index = jax.random.randint(key, shape, 0, state.size)
         return index // self.num_added, index % self.num_added
 

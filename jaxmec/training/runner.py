@@ -31,7 +31,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,10 +122,12 @@ class RunSettings:
     devices: int | str = 1  # how many to use, or "all" (of all processes): `training.devices`
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every is not None and self.checkpoint_every < 1:
-            raise ValueError(
-                f"checkpoint_every is {self.checkpoint_every!r}; expected at least 1 or None"
-            )
+        checks.fields(
+            self,
+            checkpoint_every=checks.either(checks.whole(1), None),
+            checkpoint_seconds=checks.number(0, finite=False),
+            keep=checks.whole(1),
+        )
 
     @property
     def home(self) -> Path | None:
@@ -626,7 +628,11 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """The seeds; ``ValueError`` where there are none or two are the same."""
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
-    if not numbers or len(set(numbers)) < len(numbers):
+    count = checks.as_int(seeds)
+    given = list(
+        range(count) if count is not None else seeds if isinstance(seeds, Iterable) else []
+    )
+    numbers = [number for seed in given if (number := checks.as_int(seed)) is not None]
+    if not numbers or len(set(numbers)) < len(given):
         raise ValueError(f"seeds is {seeds!r}; expected how many (1 or more), or different numbers")
-    return numbers
+    return tuple(numbers)

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.agents.base import Actor, Learner, Metrics
+from jaxmec.core import checks
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.rollout import Environment, make_spec
 
@@ -165,10 +166,8 @@ class Trainer(abc.ABC, Generic[A, S]):
 
     def check_counts(self) -> None:
         """See that every field that counts something is a positive integer."""
-        for field in dataclasses.fields(self):
-            value = vars(self)[field.name]
-            if type(field.default) is int and (type(value) is not int or value < 1):
-                raise ValueError(f"{field.name} is {value!r}; expected a positive integer")
+        counts = [field.name for field in dataclasses.fields(self) if type(field.default) is int]
+        checks.fields(self, **dict.fromkeys(counts, checks.whole(1)))
 
 
 def train(

@@ -284,7 +284,7 @@ def test_the_main_job_says_without_a_traceback_what_is_wrong(tmp_path):
     command = [sys.executable, JOB, "--taught-updates", "0", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "expected a positive integer" in done.stderr and "Traceback" not in done.stderr
+    assert "must be a whole number of at least 1" in done.stderr and "Traceback" not in done.stderr
 
 
 WATCHING = ("seeds", "directory", "resume", "progress", "deterministic", "tensorboard", "wandb",

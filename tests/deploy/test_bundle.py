@@ -286,7 +286,7 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
     ("changes", "message"),
     [
         ({"format_version": 3}, "format version 3, and this jaxmec reads up to 2"),
-        ({"format_version": True}, "format_version must be a positive integer"),
+        ({"format_version": True}, "format_version must be a whole number of at least 1"),
         ({"network": None}, "network must be an object, got None"),
         ({"network": {"capacity": [1, -2], "rate": [1, 2], "uplink_contention": True,
                       "max_wait": None, "slot_length": 1}},
@@ -312,7 +312,7 @@ def test_a_graph_of_other_ports_or_sizes_is_refused(copy):
             {"name": "charge", "length": 5, "scale": 1.0}], "flow": {
             "stations": 5, "slots": 9, "tasks": -1, "work": 1}}},
          "flow.tasks must be a finite number above 0, got -1"),
-        ({"format_version": 0}, "format_version must be a positive integer, got 0"),
+        ({"format_version": 0}, "format_version must be a whole number of at least 1, got 0"),
         ({"method": ["dqn"]}, "method must be a printable name.*, got a list of 1"),
         ({"method": "\x1b[2J"}, r"method must be a printable name.*, got '\\x1b\[2J'"),
         ({"action": {"mode": "score", "num_preferences": 10, "score_scale": float("nan")}},

@@ -1031,7 +1031,7 @@ def test_what_a_station_still_has_to_decide_is_seen_where_slots_are_laid_out():
 
 def test_k_must_be_a_number_of_servers():
     for k in (0, 6, 2.0, "three"):
-        with pytest.raises(ValueError, match=rf"k must be a whole number from 1.*5, got {k!r}"):
+        with pytest.raises(ValueError, match=rf"k must be a whole number of .*got {k!r}"):
             make(MULTI, preset="amcoedge", action="top_k", k=k)
     assert make(MULTI, preset="amcoedge", action="top_k", k=5)[0].action_space().shape == (5,)
 
@@ -1424,7 +1424,7 @@ def test_the_gradient_of_scores_is_that_of_the_neighbours_alone():
 
 @pytest.mark.parametrize("value", [0, 7, 2.0, True, "all"])
 def test_neighbours_must_be_a_number_of_servers(value):
-    with pytest.raises(ValueError, match=rf"neighbours must be a whole number .* 6, .* {value!r}"):
+    with pytest.raises(ValueError, match=rf"neighbours must be .*, got {value!r}"):
         make(MULTI, preset="amcoedge-6", neighbours=value)
 
 

@@ -367,7 +367,7 @@ def test_a_preset_on_more_servers_keeps_its_load(servers, load):
 def test_scaling_refuses_what_would_change_the_load():
     with pytest.raises(ValueError, match="master must be False"):
         make(SINGLE, preset="fdedge-20")
-    with pytest.raises(ValueError, match="servers must be a positive whole number, got 0"):
+    with pytest.raises(ValueError, match="servers must be a whole number of at least 1, got 0"):
         make(MULTI, preset="amcoedge-0")
     with pytest.raises(ValueError, match="amcoedg-20"):
         make(MULTI, preset="amcoedg-20")

@@ -136,7 +136,7 @@ def test_cartpole_from_start_to_fall():
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, True])
 def test_the_number_of_the_episode_is_checked(wrong):
-    with pytest.raises(ValueError, match="episode must be a whole number from 0"):
+    with pytest.raises(ValueError, match="episode must be a whole number of at least 0"):
         record("optimal", episode=wrong)
 
 
@@ -187,5 +187,5 @@ def test_what_is_asked_of_chains_is_checked():
     dsac.agent, dsac.spec = DSAC(), Spec(7, 2)
     with pytest.raises(ValueError, match="observation must have shape"):
         dsac.chains(np.zeros(3))
-    with pytest.raises(ValueError, match="number must be a positive whole number"):
+    with pytest.raises(ValueError, match="number must be a whole number of at least 1"):
         dsac.chains(np.zeros(7), number=0)

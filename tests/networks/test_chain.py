@@ -123,7 +123,7 @@ def test_every_schedule_is_one_of_noise(name, steps):
 def test_wrong_schedule_is_refused():
     with pytest.raises(ValueError, match=r"schedule must be one of vp, linear, cosine, got 'vpp'"):
         noise_schedule("vpp", 5)
-    with pytest.raises(ValueError, match=r"steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"steps must be a whole number of at least 1, got 0"):
         noise_schedule("vp", 0)
 
 

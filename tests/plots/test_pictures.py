@@ -381,7 +381,7 @@ def test_a_film_shows_the_queues_after_its_decision(monkeypatch, tmp_path):
 def test_films_are_checked(tmp_path, name):
     with pytest.raises(ValueError, match=r"\.gif or \.mp4"):
         plots.animate_cartpole(fallen(), tmp_path / name)
-    with pytest.raises(ValueError, match="every must be a positive whole number"):
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1"):
         plots.animate_cartpole(fallen(), tmp_path / "film.gif", every=0)
 
 

@@ -100,7 +100,10 @@ def test_given_troubles():
             lambda: Alternating(1, 1, 1, 1, slow_share=2),
             "slow_share must be a finite number of at least 0 and at most 1",
         ),
-        (lambda: Alternating(1, 1, 1, 1, troubles=0), "troubles must be a positive"),
+        (
+            lambda: Alternating(1, 1, 1, 1, troubles=0),
+            "troubles must be a whole number",
+        ),
         (lambda: given(1, [(1, 0, 1, 0)]), r"troubles\[0\]: server must be between 0 and 0"),
         (lambda: given(1, [(0, 2, 1, 0)]), r"troubles\[0\] must begin"),
         (lambda: given(1, [(0, 0, 2, 0), (0, 1, 3, 0)]), "must not overlap"),

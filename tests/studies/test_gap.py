@@ -66,7 +66,7 @@ def test_places_are_reached_or_refused():
         gap.at_load("amcoedge", 50.0)
     with pytest.raises(ValueError, match="sweep positions instead"):
         gap.at_load("lad-ts", 0.5)
-    with pytest.raises(ValueError, match="servers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="servers must be a whole number of at least 1, got 0"):
         gap.with_servers("amcoedge", 0)
     with pytest.raises(ValueError, match="CartPole-v1 has none"):
         gap.measure([], env="CartPole-v1")

@@ -38,5 +38,5 @@ def test_the_best_plan_known_is_the_one_that_gaps_are_measured_to():
 
 
 def test_an_effort_that_cannot_be_made_is_refused():
-    with pytest.raises(ValueError, match="window must be a positive number of slots, got 0"):
+    with pytest.raises(ValueError, match="window must be a whole number of at least 1, got 0"):
         plans.Effort(window=0)

@@ -317,8 +317,11 @@ def test_a_damaged_result_is_named(tmp_path):
         (lambda: dataclasses.replace(PLAN, env="MultiServerOffloadin").cells, f"'{MULTI}'"),
         (lambda: sweep_over("deadlin", (0.1,)), "'deadline'"),
         (lambda: sweep_over("probability", (0.5, 0.1)), "must grow"),
-        (lambda: dataclasses.replace(PLAN, seeds=0), "seeds must be a positive integer"),
-        (lambda: dataclasses.replace(PLAN, steps_scale=0.0), "steps_scale must be positive"),
+        (lambda: dataclasses.replace(PLAN, seeds=0), "seeds must be a whole number of at least 1"),
+        (
+            lambda: dataclasses.replace(PLAN, steps_scale=0.0),
+            "steps_scale must be .* above 0",
+        ),
         (
             lambda: dataclasses.replace(PLAN, sweep=sweep_over("probability", (2.0,))).cells,
             "at most 1",

@@ -329,8 +329,8 @@ def changed(keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 REMOVED: Any = object()
 WRONG = [
-    ("format_version", 0, "format_version must be a positive integer, got 0"),
-    ("format_version", True, "format_version must be a positive integer, got True"),
+    ("format_version", 0, "format_version must be a whole number of at least 1, got 0"),
+    ("format_version", True, "format_version must be a whole number of at least 1, got True"),
     ("kind", "thing", "kind must be 'state' or 'policy'"),
     ("step", "1", "step must be null or a whole number of 0 to .*, got '1'"),
     ("metric", float("nan"), "metric must be null or a finite number, got nan"),

@@ -154,5 +154,5 @@ def test_what_cannot_be_cloned_is_refused():
         CloningConfig().init(SAC(), env, params, key)
     with pytest.raises(TypeError, match="MultiServerOffloading cannot demonstrate"):
         CloningConfig().init(Pathwise(), env, params, key)
-    with pytest.raises(ValueError, match="windows is 0; expected a positive integer"):
+    with pytest.raises(ValueError, match="windows must be a whole number of at least 1, got 0"):
         CloningConfig(windows=0)

@@ -121,7 +121,7 @@ def test_another_process_that_fails_is_known(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("value", [0, -1, True, "two", 1.0])
 def test_devices_are_checked(value: Any) -> None:
-    with pytest.raises(ValueError, match=f"devices is {value!r}; expected a positive integer"):
+    with pytest.raises(ValueError, match=f"devices must be 'all' or a whole .* 1, got {value!r}"):
         devices.place(value, 1, TrainConfig())
 
 

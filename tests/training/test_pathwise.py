@@ -240,7 +240,7 @@ def test_carried_training_goes_on_over_chunks_and_validates_on_whole_episodes():
     )
     with pytest.raises(ValueError, match="features='priced'"):
         CARRIED.init(AGENT, *make(), key)
-    with pytest.raises(ValueError, match="carried is 1; expected True or False"):
+    with pytest.raises(ValueError, match="carried must be True or False, got 1"):
         PathwiseConfig(carried=1)
 
 

@@ -103,7 +103,7 @@ def test_seeds_side_by_side_are_what_they_are_alone():
 @pytest.mark.parametrize("value", [0, -1, 2.0, True])
 @pytest.mark.parametrize("field", ["min_capacity", "num_added"])
 def test_sizes_must_be_positive_integers(field, value):
-    with pytest.raises(ValueError, match=rf"{field} is {value!r}"):
+    with pytest.raises(ValueError, match=rf"{field} must be .*, got {value!r}"):
         ReplayBuffer(**({"min_capacity": 4, "num_added": 2} | {field: value}))
 
 
@@ -119,5 +119,5 @@ def test_items_of_another_kind_are_refused():
         buffer.add(state, good | {"flag": jnp.arange(2)})
     with pytest.raises(ValueError, match=r"holds \[2, 2\], not \[4, 2\]"):
         ReplayBuffer(8, 2).add(state, good)
-    with pytest.raises(ValueError, match="shape is"):
+    with pytest.raises(ValueError, match=r"shape\[0\] must be"):
         buffer.sample(state, jax.random.key(0), (0,))

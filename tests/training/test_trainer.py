@@ -86,7 +86,7 @@ def test_a_new_way_to_train_is_run_saved_resumed_and_parted(
         runner.run(*given, Drift(step_size=3), 2, directory=home, resume=True, progress=False)
     apart = parts.run(*given, drift, 2, seeds_at_once=1, progress=False)
     np.testing.assert_array_equal(apart.state.learner.weight, whole.state.learner.weight)
-    with pytest.raises(ValueError, match="step_size is 0; expected a positive integer"):
+    with pytest.raises(ValueError, match="step_size must be a whole number of at least 1, got 0"):
         Drift(step_size=0)
 
 

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jaxmec.cli.errors import EXIT_OK, UsageError
+from jaxmec.core import checks
 from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import Screen, quoted
 from jaxmec.training import parts
@@ -39,10 +40,7 @@ class Command:
     width: int = 48  # characters of the curve
 
     def __post_init__(self) -> None:
-        if not self.every > 0:
-            raise ValueError(f"every must be a positive number of seconds, got {self.every!r}")
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width!r}")
+        checks.fields(self, every=checks.number(above=0), width=checks.whole(1))
 
 
 def run(words: Sequence[str]) -> int:
