@@ -61,7 +61,7 @@ def test_a_plan_is_checked(tmp_path: Path) -> None:
         ({"values": (("learning_rat", (1.0,)),)}, "'learning_rat'.*learning_rate"),
         ({"values": (("learning_rate", ()),)}, "is empty"),
         ({"values": (("discount", (1.5,)),)}, "discount"),
-        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": 0}, "seeds must be .*, got 0"),
         ({"method": "mlp-pathwise", "options": ()}, "learns from transitions"),
     ):
         method = changes.pop("method", "dqn")

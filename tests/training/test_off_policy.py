@@ -80,9 +80,9 @@ def test_steps_are_rounded_up_to_whole_vectorised_steps_and_chunks():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *(({name: 0}, f"{name} is 0") for name in vars(CONFIG)),
-        ({"num_envs": 4.0}, "num_envs is 4.0"),
-        ({"steps": True}, "steps is True"),
+        *(({name: 0}, f"{name} must be .*, got 0") for name in vars(CONFIG)),
+        ({"num_envs": 4.0}, "num_envs must be .*, got 4.0"),
+        ({"steps": True}, "steps must be .*, got True"),
         ({"prefill": 15}, "prefill is 15; expected at least batch_size, 16"),
         ({"buffer_size": 15}, "buffer_size is 15; expected at least batch_size, 16"),
         ({"steps": 62}, "steps is 62; expected more than prefill, 62"),
