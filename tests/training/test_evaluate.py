@@ -138,7 +138,7 @@ def test_seeds_and_parameters_side_by_side_are_what_they_are_alone(walk, walk_pa
 
 
 def test_errors_come_before_tracing(walk, walk_params):
-    with pytest.raises(ValueError, match="episodes must be .*, got 0"):
+    with pytest.raises(ValueError, match=r"episodes must be .*, got 0"):
         evaluate(always(0), (), walk, walk_params, 0, jax.random.key(0))
     with pytest.raises(ValueError, match="has no max_steps_in_episode"):
         evaluate(always(0), (), walk, object(), 1, jax.random.key(0))
