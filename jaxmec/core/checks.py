@@ -203,15 +203,15 @@ def widths(value: object, name: str) -> Problems:
 
 def optional(inner: Check) -> Check:
     """None, null in JSON, or what ``inner`` takes."""
-    return _beside(inner, (None,), "null")
+    return _or(inner, (None,), "null")
 
 
 def either(inner: Check, *values: str | None) -> Check:
     """One of the ``values``, "all" or None say, or what ``inner`` takes."""
-    return _beside(inner, values, " or ".join(map(repr, values)))
+    return _or(inner, values, " or ".join(map(repr, values)))
 
 
-def _beside(inner: Check, values: tuple[str | None, ...], written: str) -> Check:
+def _or(inner: Check, values: tuple[str | None, ...], written: str) -> Check:
     def problems(value: object, name: str) -> Problems:
         if not (isinstance(value, str | None) and value in values):
             for problem in inner(value, name):
