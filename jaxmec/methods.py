@@ -565,6 +565,11 @@ GONE = {
 }
 
 
+def trainer_of(agent: Agent) -> Config:
+    """The default sizes of how an agent of one's own is trained."""
+    return next(kind() for kind in (PathwiseConfig, TrainConfig) if kind.trains(agent))
+
+
 def find_method(name: str) -> Method:
     """The method of that name.
 

@@ -7,6 +7,7 @@ They share nothing but the replay buffer that they draw from.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -156,6 +157,13 @@ class PerStation:
 def of_station(agent: Agent) -> Agent:
     """What each station has of a :class:`PerStation`; of any other agent, the agent itself."""
     return agent.inner if isinstance(agent, PerStation) else agent
+
+
+def with_fields(agent: Agent, **changes: Any) -> Agent:
+    """The agent with other fields; a :class:`PerStation` with others in what each station has."""
+    each: Any = of_station(agent)
+    each = dataclasses.replace(each, **changes)
+    return PerStation(each) if isinstance(agent, PerStation) else each
 
 
 def _without(learner: StationsLearner, observation: jax.Array) -> jax.Array:

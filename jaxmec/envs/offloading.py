@@ -182,6 +182,10 @@ class OffloadingEnvironment(environment.Environment):
         placed = apply_split(params.network, state.queues, state.task, fraction, chosen)
         return self._go_on(key, state, params, *placed)
 
+    def tasks_of_a_slot(self, params: OffloadingParams) -> jax.Array:
+        """[] on average, over all stations."""
+        return params.workload.moments().tasks
+
     def expected_steps(self, params: OffloadingParams) -> jax.Array:
         """[] decisions of an episode, on average."""
         return params.workload.moments().tasks * params.workload.slots

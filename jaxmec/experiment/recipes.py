@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 import warnings
 from pathlib import Path
@@ -12,20 +11,18 @@ from typing import Any
 
 import jax
 
-from jaxmec import agents, envs
+from jaxmec import envs
 from jaxmec.agents.base import Agent
 from jaxmec.agents.chain import OF_NETWORK
-from jaxmec.agents.per_station import of_station
+from jaxmec.agents.per_station import of_station, with_fields
 from jaxmec.core.naming import ambiguous, by_layer, look_up
 from jaxmec.envs.table import FOR_AGENTS
 from jaxmec.experiment.demonstrations import DEMONSTRATING, Demonstrator
 from jaxmec.experiment.policy import Policy, load_policy
 from jaxmec.experiment.result import TrainResult
 from jaxmec.experiment.setting import PathLike, Setting, plain, strict, trace_file
-from jaxmec.methods import METHODS, Config, find_method
+from jaxmec.methods import METHODS, Config, find_method, trainer_of
 from jaxmec.training.identity import digest
-from jaxmec.training.off_policy import TrainConfig
-from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.progress import Display
 from jaxmec.training.rollout import make_spec
 
@@ -86,7 +83,7 @@ class Recipe:
         network = {name: theirs[name] for name in OF_NETWORK if name in theirs and name in mine}
         return dataclasses.replace(
             self,
-            agent=self._agent_with(network),
+            agent=with_fields(self.agent, **network),
             setting=dataclasses.replace(other.setting, options=options),
         )
 
@@ -94,10 +91,6 @@ class Recipe:
     def each(self) -> Any:
         """The agent, or what each station has of it."""
         return of_station(self.agent)
-
-    def _agent_with(self, fields: dict[str, Any]) -> Agent:
-        each = dataclasses.replace(self.each, **fields)
-        return agents.PerStation(each) if isinstance(self.agent, agents.PerStation) else each
 
     def changed(self, **options: Any) -> Recipe:
         """The same but for what is named: the one look-up of a training's options.
@@ -138,7 +131,7 @@ class Recipe:
             start = start.scaled(config.steps / whole.steps)
         return Recipe(
             name=own.get("name", self.name),
-            agent=self._agent_with(given["agent"]),
+            agent=with_fields(self.agent, **given["agent"]),
             setting=Setting(
                 env,
                 own.get("preset", setting.preset),
@@ -165,23 +158,10 @@ class Recipe:
             jaxmec.traces.TraceError: the trace is gone, or is not what it was.
         """
         environment, params = self.setting.make()
-        if isinstance(self.config, PathwiseConfig) and not self.config.carried:
-            self._warn_of_a_short_window(params)
+        if advice := self.config.advice(environment, params):
+            warnings.warn(advice, stacklevel=3)
         demonstrates = self.config.needs_demonstrations
         return Demonstrator(environment) if demonstrates else environment, params
-
-    def _warn_of_a_short_window(self, params: Any) -> None:
-        config: Any = self.config
-        if not envs.find_environment(self.setting.env).schedules:
-            return
-        tasks = config.counted_slots * float(params.workload.moments().tasks)
-        if config.window < tasks:
-            warnings.warn(
-                f"window is {config.window}, and {config.counted_slots} of the slots that a "
-                f"window should hold have {tasks:.0f} tasks: later ones are never trained on; "
-                f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}",
-                stacklevel=4,
-            )
 
     def check(self) -> None:
         """See that training can begin, and so can the one that it starts from.
@@ -263,9 +243,8 @@ def recipe(
     elif isinstance(method, Recipe):
         found = method
     else:
-        config = PathwiseConfig() if isinstance(method, agents.Pathwise) else TrainConfig()
         setting = Setting(FOR_AGENTS, envs.find_environment(FOR_AGENTS).default_preset)
-        found = Recipe(type(method).__name__.lower(), method, setting, config)
+        found = Recipe(type(method).__name__.lower(), method, setting, trainer_of(method))
     return found.changed(**options)
 
 

@@ -63,6 +63,11 @@ class CloningConfig(Trainer[ImitatingAgent, CloningState]):
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 
+    @classmethod
+    def trains(cls, agent: object) -> bool:
+        """Agents that can imitate."""
+        return isinstance(agent, ImitatingAgent)
+
     @property
     def stride(self) -> int:
         """Decisions of one update."""
@@ -91,7 +96,7 @@ class CloningConfig(Trainer[ImitatingAgent, CloningState]):
         Raises:
             TypeError: an agent that cannot imitate, or an environment that cannot demonstrate.
         """
-        if not isinstance(agent, ImitatingAgent):
+        if not self.trains(agent):
             raise TypeError(f"{type(agent).__name__} cannot imitate; give it a TrainConfig instead")
         if not hasattr(env, "demonstrate"):
             raise TypeError(f"{type(env).__name__} cannot demonstrate")

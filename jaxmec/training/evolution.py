@@ -63,6 +63,11 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
 
+    @classmethod
+    def trains(cls, agent: object) -> bool:
+        """Agents with an actor that training can begin with."""
+        return isinstance(agent, StartingAgent)
+
     @property
     def stride(self) -> int:
         """Environment steps of an update, as counted."""
@@ -83,7 +88,7 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
         Raises:
             TypeError: an agent without an actor.
         """
-        if not isinstance(agent, StartingAgent):
+        if not self.trains(agent):
             raise TypeError(
                 f"{type(agent).__name__} has no actor to train by evolution: it lacks "
                 "judged_actor() and started()"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,15 @@ class Simulation(NamedTuple):
     params: Any  # the environment's
 
 
+@runtime_checkable
+class Slotted(Protocol):
+    """An environment whose decisions come in slots."""
+
+    def tasks_of_a_slot(self, params: Any) -> jax.Array:
+        """[] decisions in a slot, on average."""
+        ...
+
+
 @dataclass(frozen=True)
 class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
     """How long to train through the environment, on how much; hashable, static under ``jit``."""
@@ -71,6 +80,24 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         checks.fields(self, carried=checks.flag)
         if self.total_steps >= 2**31:
             raise ValueError(f"steps is {self.steps}; expected less, to count in 32 bits")
+
+    @classmethod
+    def trains(cls, agent: object) -> bool:
+        """Agents that learn from the gradient of their cost."""
+        return isinstance(agent, PathwiseAgent)
+
+    def advice(self, env: Environment, params: Any) -> str:
+        """Windows should hold the slots that they count."""
+        if self.carried or not isinstance(env, Slotted):
+            return ""
+        tasks = self.counted_slots * float(env.tasks_of_a_slot(params))
+        if self.window >= tasks:
+            return ""
+        return (
+            f"window is {self.window}, and {self.counted_slots} of the slots that a "
+            f"window should hold have {tasks:.0f} tasks: later ones are never trained on; "
+            f"make window about {math.ceil(tasks + 2.4 * math.sqrt(tasks))}"
+        )
 
     @property
     def stride(self) -> int:
@@ -98,7 +125,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
             TypeError: an agent that learns from transitions.
             ValueError: windows to be carried on in an environment that cannot tell its outlook.
         """
-        if not isinstance(agent, PathwiseAgent):
+        if not self.trains(agent):
             raise TypeError(
                 f"{type(agent).__name__} learns from transitions; "
                 "give its training a TrainConfig instead of a PathwiseConfig"

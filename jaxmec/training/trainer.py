@@ -89,6 +89,17 @@ class Trainer(abc.ABC, Generic[A, S]):
         eval_every: int = 1  # environment steps in a chunk, which an evaluation follows
         eval_episodes: int = 1  # episodes at each evaluation point
 
+    @classmethod
+    def trains(cls, agent: object) -> bool:
+        """Whether an agent of that kind is trained this way; any is, unless a trainer says."""
+        del agent
+        return True
+
+    def advice(self, env: Environment, params: Any) -> str:
+        """What to tell whoever is about to train there on these sizes; "" where all is well."""
+        del env, params
+        return ""
+
     @property
     @abc.abstractmethod
     def stride(self) -> int:

@@ -22,6 +22,7 @@ from jaxmec.training import parts
 from jaxmec.training.checkpoint import CheckpointMissing
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.off_policy import TrainConfig
+from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.rollout import make_spec
 
 MULTI = "MultiServerOffloading-v0"
@@ -35,6 +36,12 @@ def every_recipe():
                 chosen = recipe(name, published=published, scale=scale)
                 for env in envs.ENVIRONMENTS:
                     yield name, chosen.changed(env=env)
+
+
+def test_an_agent_of_ones_own_is_trained_by_what_trains_it():
+    assert isinstance(recipe(Pathwise()).config, PathwiseConfig)
+    assert isinstance(recipe(PerStation(DQN())).config, TrainConfig)
+    assert recipe(PerStation(DQN()), hidden=(7,)).agent.inner.hidden == (7,)
 
 
 def test_no_layer_silently_takes_a_name_that_another_has():
