@@ -32,6 +32,7 @@ except ImportError as error:
 
 OPSET = 18
 IR_VERSION = 10
+HALVED = 256  # numbers; fewer are not worth a node
 
 # Primitives that one ONNX operator computes elementwise.
 ELEMENTWISE = {
@@ -104,7 +105,12 @@ class Value:
 
 
 def to_onnx(
-    function: Callable[[jax.Array], jax.Array], size: int, input_name: str, output_name: str
+    function: Callable[[jax.Array], jax.Array],
+    size: int,
+    input_name: str,
+    output_name: str,
+    *,
+    half: bool = False,
 ) -> bytes:
     """The ONNX model of ``function``, from [n, size] float32 to [n, A] float32, n open.
 
@@ -112,6 +118,8 @@ def to_onnx(
         function: from one vector [size] to one vector [A]; pure, traced once.
         size: length of the input vector.
         input_name, output_name: of the graph's ports.
+        half: keep constants of HALVED numbers and more in half precision, which halves the file;
+            what is computed with them is computed in single precision all the same.
 
     Raises:
         NotTranslatable: the function uses a primitive that has no translation; the message
@@ -119,7 +127,7 @@ def to_onnx(
     """
     program = jaxpr.trace(function, jax.ShapeDtypeStruct((size,), np.float32))
     (shape,) = jaxpr.shapes(program.outputs)
-    translation = _Translation()
+    translation = _Translation(half)
     (result,) = translation.run(program, [Value((size,), name=input_name)])
     result = translation.whole(result, shape)
     if result.constant is not None:  # it does not depend on the input: give it the batch axis
@@ -154,7 +162,8 @@ def _constant(value: Any, dtype: Any = np.float32) -> Value:
 class _Translation:
     """The nodes made so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, half: bool = False) -> None:
+        self._half = half
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self._names: dict[tuple[Any, ...], str] = {}
@@ -256,9 +265,15 @@ class _Translation:
             array = array.astype(np.float32)
         key = (array.dtype.str, value.constant.shape, array.tobytes())
         if key not in self._names:
-            self._names[key] = f"c{len(self._names)}"
-            tensor = numpy_helper.from_array(array.reshape(value.constant.shape), self._names[key])
-            self.initializers.append(tensor)
+            name = self._names[key] = f"c{len(self._names)}"
+            halved = self._half and array.dtype == np.float32 and array.size >= HALVED
+            kept = f"{name}_half" if halved else name
+            array = array.reshape(value.constant.shape).astype(
+                np.float16 if halved else array.dtype
+            )
+            self.initializers.append(numpy_helper.from_array(array, kept))
+            if halved:
+                self.nodes.append(helper.make_node("Cast", [kept], [name], to=TensorProto.FLOAT))
         return self._names[key]
 
     def needed(self, output: str) -> tuple[list[Any], list[Any]]:

@@ -67,8 +67,21 @@ def load(path: PathLike, *, threads: int = 1, digest: str | None = None) -> Sche
     return Scheduler(bundle, decide, "onnx").checked()
 
 
-def session(model: bytes, threads: int = 1) -> Any:
+def session(
+    model: bytes,
+    threads: int = 1,
+    *,
+    ports: tuple[str, str] = (INPUT, OUTPUT),
+    reuse_memory: bool = False,
+) -> Any:
     """An ONNX Runtime session of a serialised model, on the CPU.
+
+    Args:
+        model: made by :mod:`jaxmec.deploy.graph`.
+        threads: for one call.
+        ports: names of the graph's input and output.
+        reuse_memory: for large tensors; where they are small, new ones are sooner made than
+            free ones are found.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
@@ -83,8 +96,7 @@ def session(model: bytes, threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Tensors this small are sooner made anew than looked for among those that are free.
-    options.enable_mem_reuse = False
+    options.enable_mem_reuse = reuse_memory
     options.log_severity_level = 4  # errors are raised, and reported by whoever catches them
     options.add_session_config_entry("session.load_model_format", "ONNX")  # no other is looked at
     # A graph may name files outside itself as the home of its weights; ours never does.
@@ -97,9 +109,9 @@ def session(model: bytes, threads: int = 1) -> Any:
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
         raise ValueError(f"ONNX Runtime does not accept it: {error}") from error
     names = [port.name for port in (*result.get_inputs(), *result.get_outputs())]
-    if names != [INPUT, OUTPUT]:
+    if names != list(ports):
         raise ValueError(
-            f"expected the graph's input {INPUT} and output {OUTPUT}, found {', '.join(names)}"
+            f"expected the graph's input {ports[0]} and output {ports[1]}, found {', '.join(names)}"
         )
     return result
 

@@ -22,7 +22,8 @@ from rich.progress import (
 
 from jaxmec.core.terminal import Screen, quoted
 
-SCORES = (("makespan", "make-span"), ("return", "return"))  # the first that there is, is watched
+# What is watched: the first of these that there is.
+SCORES = (("makespan", "make-span"), ("return", "return"), ("loss", "loss"))
 
 
 class Display(Protocol):
@@ -294,7 +295,7 @@ def _notebook_line() -> Callable[[str], None] | None:
 
 
 def score(evaluation: Mapping[str, Any]) -> str:
-    """The number to watch: the make-span where there is one, else the return; mean over S."""
+    """The number to watch, the first of SCORES that there is; mean over S."""
     for name, shown in SCORES:
         if name in evaluation:
             return f"{shown} {float(np.mean(evaluation[name])):.4g}"

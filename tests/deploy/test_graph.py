@@ -62,6 +62,17 @@ def halved(x):
 doubled.defjvp(lambda primals, tangents: (doubled(*primals), 2 * tangents[0]))
 halved.defvjp(lambda x: (halved(x), None), lambda _, t: (t / 2,))
 
+
+def attention(x):
+    """Three tokens of two heads of four, as a transformer has them."""
+    query, key, value = (
+        jax.nn.gelu(x.reshape(3, 2) @ WEIGHTS[i].reshape(2, 15)[:, :8]).reshape(3, 2, 4)
+        for i in range(3)
+    )
+    scores = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", query, key) / 2)
+    return jnp.einsum("hqk,khd->qhd", scores, value).ravel()
+
+
 FUNCTIONS = {
     **{f"activation {name}": function for name, function in ACTIVATIONS.items()},
     "matrix": lambda x: x @ WEIGHTS[0],
@@ -70,6 +81,7 @@ FUNCTIONS = {
     "stack of matrices": lambda x: jnp.einsum("i,kio->ko", x, WEIGHTS).ravel(),
     "batched matrices": lambda x: jnp.einsum("ki,kio->ko", jnp.tile(x, (4, 1)), WEIGHTS).ravel(),
     "product with itself": lambda x: (x.reshape(2, 3) @ x.reshape(3, 2)).ravel(),
+    "attention": attention,
     "constant rows": lambda x: (WEIGHTS[:, :, 0] * x + 1).sum(axis=0),
     "softmax": jax.nn.softmax,
     "log-softmax": lambda x: jax.nn.log_softmax(x.reshape(2, 3), axis=-1).ravel(),
@@ -169,6 +181,22 @@ def test_mish_is_few_nodes():
     wide = np.linspace(-40, 40, 64, dtype=np.float32)[:, None] + np.zeros(SIZE, np.float32)
     got = session(model.SerializeToString()).run(None, {"told": wide})[0]
     np.testing.assert_allclose(got, ACTIVATIONS["mish"](wide), rtol=2e-6, atol=1e-12)
+
+
+def test_weights_in_half_precision_take_half_the_place_and_are_computed_with_in_single():
+    weights = np.random.default_rng(0).normal(size=(SIZE, 200)).astype(np.float32)
+    half = weights.astype(np.float16).astype(np.float32)
+    bias = np.float32(1) + np.float32(1e-6)  # one number stays what it is
+
+    def function(x):
+        return x @ jnp.asarray(weights) + bias
+
+    small = to_onnx(function, SIZE, "told", "decision", half=True)
+    assert len(small) < 0.6 * len(to_onnx(function, SIZE, "told", "decision"))
+    rows = np.random.default_rng(1).normal(size=(5, SIZE)).astype(np.float32)
+    got = session(small).run(None, {"told": rows})[0]
+    np.testing.assert_allclose(got, rows @ half + bias, rtol=1e-5, atol=1e-6)
+    assert np.abs(got - rows @ weights - bias).max() > 1e-5
 
 
 def test_the_model_says_what_it_is():
