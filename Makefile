@@ -116,11 +116,11 @@ $(interpreter):
 # The newest versions that fit pyproject.toml, on every supported Python and platform.
 constraints: $(interpreter)
 	$(PY) -m pip install --quiet uv
-	$(call lock,cpu) --extra plot --extra notebook --extra docs --extra test --extra wandb --extra cluster
+	$(call lock,cpu) --extra plot --extra notebook --extra docs --extra test --extra wandb --extra cluster --extra testbed-train
 	$(call lock,gpu) --extra plot --extra notebook --extra docs --extra test --extra wandb --extra cluster \
-		--extra gpu --extra gpu-cuda12 --constraints constraints/cpu.txt
+		--extra testbed-train --extra gpu --extra gpu-cuda12 --constraints constraints/cpu.txt
 	$(call lock,peers) --extra plot --extra notebook --extra docs --extra test --extra wandb --extra cluster \
-		--extra peers --constraints constraints/cpu.txt
+		--extra testbed-train --extra peers --constraints constraints/cpu.txt
 
 lock = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--no-annotate --custom-compile-command "make constraints" \

@@ -23,6 +23,9 @@ PINS = {
     name: (ROOT / "constraints" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     for name in ("cpu", "gpu", "peers")
 }
+PACKAGES = ("jaxmec", "jaxmec_testbed")
+# Whose module is imported, where it is not installed and has another name.
+ABSENT = {"skimage": "scikit-image"}
 # What a module may import beyond the dependencies, and the extra that brings it.
 OPTIONAL = {
     "cluster.py": ("cluster",),
@@ -64,8 +67,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
-        "jaxmec",
-        "jaxmec_testbed",
+        *PACKAGES,
         f"jaxmec-{PROJECT['version']}.dist-info",
     }
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "jaxmec").rglob("*.py")}
@@ -105,12 +107,17 @@ def names_of(requirements: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", sorted((ROOT / "jaxmec").rglob("*.py")), ids=lambda path: path.stem
+    "module",
+    sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")),
+    ids=lambda path: path.stem,
 )
 def test_every_import_is_declared(module):
     """gymnax imports six without declaring it; we do not do the like to others."""
     declared = names_of(PROJECT["dependencies"])
-    for extra in OPTIONAL.get(module.name, ()):
+    extras = OPTIONAL.get(module.name, ())
+    if module.is_relative_to(ROOT / "jaxmec_testbed"):
+        extras = ("testbed", *extras)
+    for extra in extras:
         declared |= names_of(PROJECT["optional-dependencies"][extra])
     distributions = importlib.metadata.packages_distributions()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
@@ -120,8 +127,9 @@ def test_every_import_is_declared(module):
             roots = {(node.module or "").split(".")[0]}
         else:
             continue
-        for root in roots - sys.stdlib_module_names - {"jaxmec"}:
-            owners = {canonicalize_name(name) for name in distributions.get(root, [root])}
+        for root in roots - sys.stdlib_module_names - set(PACKAGES):
+            names = distributions.get(root, [ABSENT.get(root, root)])
+            owners = {canonicalize_name(name) for name in names}
             assert owners & declared, f"line {node.lineno}: {root} is no declared dependency"
 
 
