@@ -19,8 +19,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from jaxmec.deploy import jaxpr
+from jaxmec.deploy.jaxpr import Atom, Equation, Shape
 
 try:
     import onnx
@@ -29,6 +31,9 @@ except ImportError as error:
     raise ImportError(
         f"exporting a policy needs ONNX ({error}): pip install 'jaxmec[onnx]'", name=error.name
     ) from error
+
+Values = Sequence["Value"]
+Shapes = Sequence[Shape]
 
 OPSET = 18
 IR_VERSION = 10
@@ -99,7 +104,7 @@ class Value:
     the value is then the same along that axis.
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     constant: np.ndarray | None = None
     name: str = ""
 
@@ -154,7 +159,7 @@ def to_onnx(
     return model.SerializeToString()
 
 
-def _constant(value: Any, dtype: Any = np.float32) -> Value:
+def _constant(value: ArrayLike, dtype: DTypeLike = np.float32) -> Value:
     array = np.asarray(value, dtype)
     return Value(array.shape, constant=array)
 
@@ -164,24 +169,24 @@ class _Translation:
 
     def __init__(self, half: bool = False) -> None:
         self._half = half
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-        self._names: dict[tuple[Any, ...], str] = {}
-        self._made: dict[tuple[Any, ...], list[Value]] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._names: dict[tuple[object, ...], str] = {}
+        self._made: dict[tuple[object, ...], list[Value]] = {}
         self._sources: dict[str, tuple[str, tuple[Value, ...], dict[str, Any]]] = {}
         self._count = 0
 
     # Walking the jaxpr.
 
-    def run(self, program: jaxpr.Program, inputs: Sequence[Value]) -> list[Value]:
+    def run(self, program: jaxpr.Program, inputs: Values) -> list[Value]:
         """The outputs of a program."""
-        values: dict[Any, Value] = {}
+        values: dict[Atom, Value] = {}
         for variable, constant in program.constants:
             array = np.asarray(constant)
             values[variable] = Value(array.shape, constant=array)
         values.update(zip(program.inputs, inputs, strict=True))
 
-        def read(atom: Any) -> Value:
+        def read(atom: Atom) -> Value:
             array = jaxpr.literal(atom)
             return values[atom] if array is None else Value(array.shape, constant=array)
 
@@ -190,14 +195,14 @@ class _Translation:
             values.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in program.outputs]
 
-    def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
+    def _equation(self, equation: Equation, inputs: Values) -> list[Value]:
         name = equation.primitive.name
         if name in CALLS:
             return self.run(jaxpr.called(equation), inputs)
         if all(value.constant is not None for value in inputs):
             return self._compute(equation, inputs)
         if name in PASSED_ON:
-            return inputs
+            return list(inputs)
         shapes = jaxpr.shapes(equation.outvars)
         if name in ELEMENTWISE:
             return [self._elementwise(ELEMENTWISE[name], inputs, shapes[0])]
@@ -213,14 +218,14 @@ class _Translation:
         result = method(equation, inputs, whole, shapes)
         return result if isinstance(result, list) else [result]
 
-    def _compute(self, equation: Any, inputs: list[Value]) -> list[Value]:
+    def _compute(self, equation: Equation, inputs: Values) -> list[Value]:
         """Evaluate what does not depend on the input, now and here."""
         arrays = []
         for value, atom in zip(inputs, equation.invars, strict=True):
             array: Any = value.constant
-            aval: Any = atom.aval
-            keys = jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended)
-            arrays.append(array if keys else np.broadcast_to(array, aval.shape))
+            keys = jax.dtypes.issubdtype(jaxpr.dtype(atom), jax.dtypes.extended)
+            (shape,) = jaxpr.shapes([atom])
+            arrays.append(array if keys else np.broadcast_to(array, shape))
         results: Any = equation.primitive.bind(*arrays, **equation.params)
         if not equation.primitive.multiple_results:
             results = [results]
@@ -234,14 +239,12 @@ class _Translation:
 
     # Making nodes.
 
-    def node(
-        self, operator: str, inputs: Sequence[Value], shape: tuple[int, ...], **attributes: Any
-    ) -> Value:
+    def node(self, operator: str, inputs: Values, shape: Shape, **attributes: Any) -> Value:
         """One node of one output."""
         return self.nodes_of(operator, inputs, [shape], **attributes)[0]
 
     def nodes_of(
-        self, operator: str, inputs: Sequence[Value], shapes: Sequence[Any], **attributes: Any
+        self, operator: str, inputs: Values, shapes: Shapes, **attributes: Any
     ) -> list[Value]:
         """The outputs of one node; the same node twice is made once."""
         names = [self._name(value) for value in inputs]
@@ -276,7 +279,7 @@ class _Translation:
                 self.nodes.append(helper.make_node("Cast", [kept], [name], to=TensorProto.FLOAT))
         return self._names[key]
 
-    def needed(self, output: str) -> tuple[list[Any], list[Any]]:
+    def needed(self, output: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         """The nodes and constants that the output depends on, in their order."""
         wanted, nodes = {output}, []
         for node in reversed(self.nodes):
@@ -319,7 +322,7 @@ class _Translation:
             return Value(shape, constant=np.broadcast_to(value.constant, shape))
         return self.node("Expand", [value, _constant([1, *shape], np.int64)], shape)
 
-    def _elementwise(self, operator: str, inputs: Sequence[Value], shape: tuple[int, ...]) -> Value:
+    def _elementwise(self, operator: str, inputs: Values, shape: Shape) -> Value:
         """One operator on operands of one rank, which broadcast where they are short."""
         # A number may stand beside an array; the batch's axis must still be the first of both.
         inputs = [
@@ -333,7 +336,7 @@ class _Translation:
         longest = np.broadcast_shapes(*(value.shape for value in inputs))
         return self.node(operator, inputs, longest)
 
-    def _shorter(self, operator: str, inputs: Sequence[Value], shape: Any) -> Value | None:
+    def _shorter(self, operator: str, inputs: Values, shape: Shape) -> Value | None:
         """max(x, 0), x · (1/√y), Σx/n and mish as the few nodes that ONNX has for each.
 
         At a batch of one, the number of nodes is what a decision costs.
@@ -383,26 +386,32 @@ class _Translation:
 
     # Primitives one by one: (equation, inputs, whole shapes of the inputs, of the outputs).
 
-    def _broadcast_in_dim(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _broadcast_in_dim(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         """Axes of length 1 are inserted; making them longer waits until it matters."""
         inserted = [1] * len(shapes[0])
         for axis, target in enumerate(equation.params["broadcast_dimensions"]):
             inserted[target] = inputs[0].shape[axis]
         return self.reshaped(inputs[0], inserted)
 
-    def _reshape(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _reshape(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         if equation.params.get("dimensions") is not None:
             raise NotTranslatable("a reshape with an order of dimensions has no translation")
         return self.reshaped(self.whole(inputs[0], whole[0]), shapes[0])
 
-    def _squeeze(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _squeeze(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         kept = [n for i, n in enumerate(inputs[0].shape) if i not in equation.params["dimensions"]]
         return self.reshaped(inputs[0], kept)
 
-    def _expand_dims(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _expand_dims(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         return self.reshaped(self.whole(inputs[0], whole[0]), shapes[0])
 
-    def _transpose(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _transpose(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         return self._moved(inputs[0], equation.params["permutation"])
 
     def _moved(self, value: Value, order: Sequence[int]) -> Value:
@@ -413,11 +422,13 @@ class _Translation:
             return Value(shape, constant=value.constant.transpose(order))
         return self.node("Transpose", [value], shape, perm=(0, *(i + 1 for i in order)))
 
-    def _concatenate(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _concatenate(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         parts = [self.whole(value, shape) for value, shape in zip(inputs, whole, strict=True)]
         return self._joined(parts, equation.params["dimension"], shapes[0])
 
-    def _stack(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _stack(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         axis, parts = equation.params["axis"], []
         for value, shape in zip(inputs, whole, strict=True):
             longer = (*shape[:axis], 1, *shape[axis:])
@@ -440,14 +451,16 @@ class _Translation:
         length = self.node("Concat", [size, _constant(value.shape, np.int64)], (), axis=0)
         return self.node("Expand", [value, length], value.shape)
 
-    def _slice(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _slice(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         params = equation.params
         strides = params["strides"] or (1,) * len(shapes[0])
         return self._cut(
             inputs[0], whole[0], params["start_indices"], params["limit_indices"], strides
         )
 
-    def _cut(self, value: Value, whole: Any, starts: Any, limits: Any, strides: Any) -> Value:
+    def _cut(
+        self, value: Value, whole: Shape, starts: Shape, limits: Shape, strides: Shape
+    ) -> Value:
         """A slice; along an axis on which the value is the same nothing need be done."""
         axes = [
             axis
@@ -472,16 +485,18 @@ class _Translation:
         numbers.append(_constant([strides[axis] for axis in axes], np.int64))
         return self.node("Slice", [value, *numbers], tuple(shape))
 
-    def _dynamic_slice(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _dynamic_slice(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         """A slice at a known place, or one row of a table at a place that is computed."""
         table, *places = inputs
         sizes = equation.params["slice_sizes"]
         rows, full = whole[0][0], sizes[1:] == whole[0][1:]
-        if all(place.constant is not None for place in places):
+        known = [place.constant for place in places if place.constant is not None]
+        if len(known) == len(places):
             limits = [length - size for length, size in zip(whole[0], sizes, strict=True)]
             starts = [
-                int(np.clip(place.constant, 0, most))
-                for place, most in zip(places, limits, strict=True)
+                int(np.clip(place, 0, most)) for place, most in zip(known, limits, strict=True)
             ]
             ends = [start + size for start, size in zip(starts, sizes, strict=True)]
             return self._cut(table, whole[0], starts, ends, [1] * len(sizes))
@@ -489,7 +504,7 @@ class _Translation:
             raise NotTranslatable(f"this dynamic_slice has no translation: {equation}")
         if table.shape[0] == 1:  # all rows are the same
             return table
-        index, dtype = places[0], equation.invars[1].aval.dtype
+        index, dtype = places[0], jaxpr.dtype(equation.invars[1])
         if not self._is_place(index, rows):
             index = self.node("Max", [index, _constant(0, dtype)], ())
             index = self.node("Min", [index, _constant(rows - 1, dtype)], ())
@@ -509,7 +524,7 @@ class _Translation:
             return False
         return most is None or operands[0].shape[attributes["axis"] - 1] <= most
 
-    def _lt(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _lt(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         left, right = inputs
         if right.constant is not None and not right.constant.any() and self._is_place(left):
             return Value(shapes[0], constant=np.zeros(shapes[0], bool))  # none lies below 0
@@ -521,7 +536,7 @@ class _Translation:
             raise NotTranslatable("taking entries of a constant, or at known places, has none")
         return self.node("GatherElements", [vector, places], places.shape, axis=1)
 
-    def _gather(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _gather(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         """``x[places]`` of a vector: with a place outside it the graph fails when it runs."""
         numbers = equation.params["dimension_numbers"]
         if (
@@ -535,42 +550,50 @@ class _Translation:
         places = self.reshaped(self.whole(inputs[1], whole[1]), (math.prod(shapes[0]),))
         return self.reshaped(self._entries(vector, places), shapes[0])
 
-    def _top_k(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> list[Value]:
+    def _top_k(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> list[Value]:
         count = _constant([equation.params["k"]], np.int64)
         value = self.whole(inputs[0], whole[0])
         values, places = self.nodes_of("TopK", [value, count], shapes, axis=-1)
-        return [values, self._cast(places, equation.outvars[1].aval.dtype)]
+        return [values, self._cast(places, jaxpr.dtype(equation.outvars[1]))]
 
-    def _shift_right_arithmetic(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _shift_right_arithmetic(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         """floor(x / 2ⁿ) for known n: ONNX shifts no signed numbers."""
         value, by = inputs
         if by.constant is None:
             raise NotTranslatable(f"a shift by what is computed has no translation: {equation}")
-        dtype = equation.outvars[0].aval.dtype
+        dtype = jaxpr.dtype(equation.outvars[0])
         power = Value(by.shape, constant=np.left_shift(np.ones((), dtype), by.constant))
         rest = self._elementwise("Mod", [value, power], shapes[0])
         whole_part = self._elementwise("Sub", [value, rest], shapes[0])
         return self._elementwise("Div", [whole_part, power], shapes[0])
 
-    def _bitwise(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _bitwise(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         operator = LOGICAL[equation.primitive.name]
-        prefix = "" if equation.outvars[0].aval.dtype == np.bool_ else "Bitwise"
+        prefix = "" if jaxpr.dtype(equation.outvars[0]) == np.bool_ else "Bitwise"
         return self._elementwise(prefix + operator, inputs, shapes[0])
 
     _and = _or = _not = _xor = _bitwise
 
-    def _reduce_or(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _reduce_or(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         return self._reduced_bool("ReduceMax", equation, inputs[0])
 
-    def _reduce_and(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _reduce_and(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         return self._reduced_bool("ReduceMin", equation, inputs[0])
 
-    def _reduced_bool(self, operator: str, equation: Any, value: Value) -> Value:
+    def _reduced_bool(self, operator: str, equation: Equation, value: Value) -> Value:
         numbers = self._cast(value, np.float32)
         reduced = self.reduced(operator, numbers, equation.params["axes"], False)
         return self._cast(reduced, np.bool_)
 
-    def _scatter(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _scatter(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         """``x.at[..., i, ...].set(y)`` with i known: one slice of x replaced by y."""
         operand, place, update = inputs
         numbers = equation.params["dimension_numbers"]
@@ -600,7 +623,7 @@ class _Translation:
         ]
         return self._joined(parts, axis, shapes[0])
 
-    def _scattered(self, operand: Value, place: Value, update: Value, whole: Any) -> Value:
+    def _scattered(self, operand: Value, place: Value, update: Value, whole: Shapes) -> Value:
         """``x.at[places].set(y)`` of a vector, with places [m] inside it and all different."""
         count = math.prod(whole[2])
         places = self.reshaped(self.whole(place, whole[1]), (count,))
@@ -610,20 +633,22 @@ class _Translation:
         )
         return self.node("ScatterElements", [operand, places, update], whole[0], axis=1)
 
-    def _rem(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _rem(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         shape = np.broadcast_shapes(*(value.shape for value in inputs))
         return self.node("Mod", inputs, shape, fmod=1)
 
-    def _split(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> list[Value]:
+    def _split(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> list[Value]:
         value, axis = self.whole(inputs[0], whole[0]), equation.params["axis"]
         sizes = _constant(equation.params["sizes"], np.int64)
         return self.nodes_of("Split", [value, sizes], shapes, axis=axis + 1)
 
-    def _tile(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _tile(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         repeats = _constant([1, *equation.params["reps"]], np.int64)
         return self.node("Tile", [self.whole(inputs[0], whole[0]), repeats], shapes[0])
 
-    def _rev(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _rev(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         value = inputs[0]
         axes = [axis for axis in equation.params["dimensions"] if value.shape[axis] > 1]
         numbers = [
@@ -633,7 +658,9 @@ class _Translation:
         numbers.append(_constant([-1] * len(axes), np.int64))
         return self.node("Slice", [value, *numbers], value.shape) if axes else value
 
-    def _dot_general(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _dot_general(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         """A product as MatMul on [batch, free, summed] · [batch, summed, free]."""
         (sum_left, sum_right), (batch_left, batch_right) = equation.params["dimension_numbers"]
         left, right = inputs
@@ -654,7 +681,9 @@ class _Translation:
             return self._moved(result, order)
         return self._product(left, right, whole, (sum_left, sum_right), (batch_left, batch_right))
 
-    def _product(self, left: Value, right: Value, whole: Any, summed: Any, batch: Any) -> Value:
+    def _product(
+        self, left: Value, right: Value, whole: Shapes, summed: Shapes, batch: Shapes
+    ) -> Value:
         # An axis that is summed must have its length; others may stay short.
         left = self.whole(left, [
             full if axis in summed[0] else short
@@ -689,7 +718,9 @@ class _Translation:
         )
         return self.reshaped(product, result)
 
-    def _reduction(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _reduction(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         axes, name = equation.params["axes"], equation.primitive.name
         value = inputs[0]
         if name not in ("reduce_max", "reduce_min"):  # those of equal entries are the entry
@@ -699,55 +730,61 @@ class _Translation:
             ])  # fmt: skip
         return self.reduced(REDUCTIONS[name], value, axes, False) if axes else value
 
-    def _argmax(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _argmax(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         return self._extreme("ArgMax", equation, inputs, whole, shapes)
 
-    def _argmin(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _argmin(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         return self._extreme("ArgMin", equation, inputs, whole, shapes)
 
-    def _extreme(self, operator: str, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _extreme(
+        self, operator: str, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         (axis,) = equation.params["axes"]
         value = self.whole(inputs[0], whole[0])
         index = self.node(operator, [value], shapes[0], axis=axis + 1, keepdims=0)
         return self._cast(index, equation.params["index_dtype"])
 
-    def _cast(self, value: Value, dtype: Any) -> Value:
+    def _cast(self, value: Value, dtype: DTypeLike) -> Value:
         dtype = np.dtype(dtype)
         dtype = np.dtype(np.float32) if dtype == np.float64 else dtype
         return self.node("Cast", [value], value.shape, to=helper.np_dtype_to_tensor_dtype(dtype))
 
-    def _convert_element_type(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
-        new, old = equation.params["new_dtype"], equation.invars[0].aval.dtype
+    def _convert_element_type(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
+        new, old = equation.params["new_dtype"], jaxpr.dtype(equation.invars[0])
         floats = (np.float32, np.float64)
         if new == old or (new in floats and old in floats):
             return inputs[0]
         return self._cast(inputs[0], new)
 
-    def _integer_pow(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _integer_pow(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         power, value = equation.params["y"], inputs[0]
         if power == 2:
             return self.node("Mul", [value, value], value.shape)
         return self.node("Pow", [value, _constant(power)], value.shape)
 
-    def _square(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _square(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         return self.node("Mul", [inputs[0], inputs[0]], inputs[0].shape)
 
-    def _rsqrt(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _rsqrt(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         root = self.node("Sqrt", inputs, inputs[0].shape)
         return self.node("Reciprocal", [root], root.shape)
 
-    def _ne(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _ne(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         equal = self._elementwise("Equal", inputs, shapes[0])
         return self.node("Not", [equal], equal.shape)
 
-    def _erfc(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _erfc(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         inner = self.node("Erf", inputs, inputs[0].shape)
         return self.node("Sub", [_constant(1), inner], inner.shape)
 
-    def _exp2(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _exp2(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         return self.node("Pow", [_constant(2), inputs[0]], inputs[0].shape)
 
-    def _expm1(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _expm1(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         # 2 tanh(x/2) / (1 − tanh(x/2)): as exact near 0 as tanh is. Above, eˣ − 1 is.
         half = self.node("Mul", [inputs[0], _constant(0.5)], inputs[0].shape)
         tangent = self.node("Tanh", [half], half.shape)
@@ -763,7 +800,7 @@ class _Translation:
         small = self.node("Less", [inputs[0], _constant(1)], half.shape)
         return self.node("Where", [small, near, far], half.shape)
 
-    def _log1p(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _log1p(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         # x · log(u)/(u − 1) with u = 1 + x as it was rounded (Kahan); x itself where u is 1.
         x = inputs[0]
         u = self.node("Add", [x, _constant(1)], x.shape)
@@ -773,37 +810,41 @@ class _Translation:
         ratio = self.node("Div", [self.node("Log", [u], x.shape), safe], x.shape)
         return self.node("Where", [tiny, x, self.node("Mul", [x, ratio], x.shape)], x.shape)
 
-    def _is_finite(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _is_finite(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> Value:
         shape = inputs[0].shape
         bad = [self.node(name, [inputs[0]], shape) for name in ("IsNaN", "IsInf")]
         return self.node("Not", [self.node("Or", bad, shape)], shape)
 
-    def _clamp(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _clamp(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         low, value, high = inputs
         raised = self._elementwise("Max", [value, low], shapes[0])
         return self._elementwise("Min", [raised, high], shapes[0])
 
-    def _select_n(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _select_n(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         which, *cases = inputs
-        if len(cases) != 2 or equation.invars[0].aval.dtype != np.bool_:
+        if len(cases) != 2 or jaxpr.dtype(equation.invars[0]) != np.bool_:
             raise NotTranslatable("a selection among more than two cases has no translation")
         otherwise, then = cases
         if which.constant is not None and not which.constant.any():
             return otherwise
-        if equation.outvars[0].aval.dtype == np.bool_:  # which ONNX Runtime does not choose among
+        if jaxpr.dtype(equation.outvars[0]) == np.bool_:  # which ONNX Runtime does not choose among
             unless = self._elementwise("Not", [which], jaxpr.shapes(equation.invars)[0])
             chosen = self._elementwise("And", [which, then], shapes[0])
             left = self._elementwise("And", [unless, otherwise], shapes[0])
             return self._elementwise("Or", [chosen, left], shapes[0])
         return self._elementwise("Where", [which, then, otherwise], shapes[0])
 
-    def _cumsum(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> Value:
+    def _cumsum(self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes) -> Value:
         axis = _constant(equation.params["axis"] + 1, np.int64)
         reverse = int(equation.params["reverse"])
         value = self.whole(inputs[0], whole[0])
         return self.node("CumSum", [value, axis], shapes[0], reverse=reverse)
 
-    def _scan(self, equation: Any, inputs: Any, whole: Any, shapes: Any) -> list[Value]:
+    def _scan(
+        self, equation: Equation, inputs: Values, whole: Shapes, shapes: Shapes
+    ) -> list[Value]:
         """A loop of known length, unrolled."""
         loop = jaxpr.scan(equation)
         fixed, carried = loop.constants, loop.carried
@@ -834,7 +875,7 @@ class _Translation:
         return outputs
 
 
-def _neutral(operator: str, inputs: Sequence[Value], shape: tuple[int, ...]) -> Value | None:
+def _neutral(operator: str, inputs: Values, shape: Shape) -> Value | None:
     """The operand that x + 0, 0 + x, x − 0, x · 1, 1 · x and x/1 come to, if it is one of them.
 
     The chain without noise adds many zeros.

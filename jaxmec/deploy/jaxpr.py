@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.extend import core
+from jax.typing import ArrayLike
+
+from jaxmec.core.types import PyTree
+
+Equation = core.JaxprEqn
+Atom = core.Var | core.Literal  # what an equation takes
+Shape = Sequence[int]
 
 
 class Program(NamedTuple):
     """A jaxpr and the values of its constants."""
 
-    constants: tuple[tuple[Any, Any], ...]  # variables and their values
-    inputs: tuple[Any, ...]  # variables
-    equations: tuple[Any, ...]
-    outputs: tuple[Any, ...]  # variables and literals
+    constants: tuple[tuple[core.Var, ArrayLike], ...]  # variables and their values
+    inputs: tuple[core.Var, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
 
 
 class Scan(NamedTuple):
@@ -34,7 +41,7 @@ class Scan(NamedTuple):
     reverse: bool
 
 
-def trace(function: Callable[..., Any], *arguments: Any) -> Program:
+def trace(function: Callable[..., PyTree], *arguments: PyTree) -> Program:
     """The program of a function, for arguments or their shapes."""
     return program(jax.make_jaxpr(function)(*arguments))
 
@@ -51,26 +58,32 @@ def program(jaxpr: Any) -> Program:
     )
 
 
-def literal(atom: Any) -> np.ndarray | None:
+def literal(atom: Atom) -> np.ndarray | None:
     """The value of a literal; None for a variable."""
     if not isinstance(atom, core.Literal):
         return None
+    return np.asarray(atom.val, dtype(atom))
+
+
+def dtype(atom: Atom) -> np.dtype:
+    """The dtype of a variable or literal: of a PRNG key, JAX's own."""
     aval: Any = atom.aval
-    return np.asarray(atom.val, aval.dtype)
+    return aval.dtype
 
 
-def shapes(atoms: Sequence[Any]) -> list[tuple[int, ...]]:
+def shapes(atoms: Sequence[Atom]) -> list[tuple[int, ...]]:
     """The shapes of variables and literals."""
-    return [tuple(atom.aval.shape) for atom in atoms]
+    avals: list[Any] = [atom.aval for atom in atoms]
+    return [tuple(aval.shape) for aval in avals]
 
 
-def called(equation: Any) -> Program:
+def called(equation: Equation) -> Program:
     """The program of an equation that calls one."""
     (body,) = _programs(equation)
     return body
 
 
-def scan(equation: Any) -> Scan:
+def scan(equation: Equation) -> Scan:
     """How the loop of an equation ``scan`` is laid out."""
     body = called(equation)
     stacked, carried = (
@@ -86,7 +99,7 @@ def scan(equation: Any) -> Scan:
     )
 
 
-def every(whole: Program) -> Iterator[Any]:
+def every(whole: Program) -> Iterator[Equation]:
     """Every equation, of inner programs too."""
     for equation in whole.equations:
         yield equation
@@ -94,11 +107,11 @@ def every(whole: Program) -> Iterator[Any]:
             yield from every(inner)
 
 
-def _programs(equation: Any) -> list[Program]:
+def _programs(equation: Equation) -> list[Program]:
     """The programs among the parameters of an equation."""
     parameters = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
     return [program(parameter) for parameter in parameters if _is_program(parameter)]
 
 
-def _is_program(parameter: Any) -> bool:
+def _is_program(parameter: object) -> bool:
     return hasattr(parameter, "eqns")
