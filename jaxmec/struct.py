@@ -9,13 +9,31 @@ values has no business there.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, cast, dataclass_transform
 
 import jax
+from numpy.typing import ArrayLike
 
 Tree = TypeVar("Tree")
 
 _STATIC = "jaxmec_static"
+
+if TYPE_CHECKING:
+
+    class Leaf:
+        """A field that takes numbers of any kind and is read as an array."""
+
+        def __get__(self, owner: object, kind: type | None = None) -> jax.Array: ...
+
+        def __set__(self, owner: object, value: ArrayLike) -> None: ...
+
+else:
+    Leaf = jax.Array
+
+
+def leaf(*, default: ArrayLike) -> Any:
+    """Declare a :class:`Leaf` with a default."""
+    return dataclasses.field(default=default)
 
 
 def static(**kwargs: Any) -> Any:
@@ -23,7 +41,7 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={_STATIC: True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(frozen_default=True, field_specifiers=(static, leaf, dataclasses.field))
 def pytree(cls: type[Tree]) -> type[Tree]:
     """Make ``cls`` a frozen dataclass whose fields are pytree children.
 

@@ -14,7 +14,7 @@ from jaxmec.mec.network import EdgeNetwork, QueueState
 from jaxmec.mec.offload import is_origin
 from jaxmec.mec.pricing import expected_flow, price
 from jaxmec.mec.workload import Cursor, Remaining, Task, TraceWorkload, Workload
-from jaxmec.struct import is_concrete, pytree
+from jaxmec.struct import Leaf, is_concrete, pytree
 
 INFORMATION = ("slot_start", "local", "slot", "full")
 FEATURE_SETS = ("raw", "published", "queues", "times", "expected", "priced")
@@ -25,11 +25,11 @@ REWARDS = ("own", "charged")
 class ObservationScales:
     """What an observation counts as 1, so that its entries are of order 1."""
 
-    size: Any  # Mbit
-    work: Any  # Gcycles
-    result: Any  # Mbit
-    backlog: Any  # s of queueing, Q/f
-    slot: Any  # s of work or transmission within a slot
+    size: Leaf  # Mbit
+    work: Leaf  # Gcycles
+    result: Leaf  # Mbit
+    backlog: Leaf  # s of queueing, Q/f
+    slot: Leaf  # s of work or transmission within a slot
 
     def __post_init__(self) -> None:
         for name in ("size", "work", "result", "backlog", "slot"):
@@ -48,8 +48,8 @@ class OffloadingParams:
 
     network: EdgeNetwork
     workload: Workload
-    deadline: Any  # s; a task whose make-span exceeds it has failed, unless a trace has its own
-    penalty: Any  # deadlines, the price of a failure in the reward
+    deadline: Leaf  # s; a task whose make-span exceeds it has failed, unless a trace has its own
+    penalty: Leaf  # deadlines, the price of a failure in the reward
     scales: ObservationScales
 
     def __post_init__(self) -> None:

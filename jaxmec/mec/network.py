@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxmec.core.checks import fields, flag
 from jaxmec.mec import checks
-from jaxmec.struct import pytree, replace, static
+from jaxmec.struct import Leaf, leaf, pytree, replace, static
 
 
 @pytree
@@ -24,12 +24,12 @@ class EdgeNetwork:
         ValueError: a capacity, rate or length that is not positive, or shapes that disagree.
     """
 
-    capacity: Any  # [B] Gcycles/s, f
-    rate: Any  # [B] Mbit/s, r
-    slot_length: Any = 1.0  # s, Δ
+    capacity: Leaf  # [B] Gcycles/s, f
+    rate: Leaf  # [B] Mbit/s, r
+    slot_length: Leaf = leaf(default=1.0)  # s, Δ
     uplink_contention: bool = static(default=True)
-    uplink_cap: Any = float("inf")  # s
-    max_wait: Any = float("inf")  # s
+    uplink_cap: Leaf = leaf(default=float("inf"))  # s
+    max_wait: Leaf = leaf(default=float("inf"))  # s
 
     def __post_init__(self) -> None:
         convert = {
@@ -58,9 +58,9 @@ class EdgeNetwork:
 class QueueState:
     """What lies in the queues within one slot."""
 
-    backlog: Any  # [B] Gcycles queued when the slot began, Q
-    inflight: Any  # [B] Gcycles added by this slot's decisions so far, q
-    uplink: Any  # [B] s for which each station's uplink is committed in this slot, u
+    backlog: Leaf  # [B] Gcycles queued when the slot began, Q
+    inflight: Leaf  # [B] Gcycles added by this slot's decisions so far, q
+    uplink: Leaf  # [B] s for which each station's uplink is committed in this slot, u
 
     def __post_init__(self) -> None:
         for name in ("backlog", "inflight", "uplink"):

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmec.core.checks import fields, require, whole
 from jaxmec.mec import checks
-from jaxmec.struct import is_concrete, pytree, static
+from jaxmec.struct import Leaf, is_concrete, pytree, static
 
 MASTER = -1  # the origin of tasks that arrive at a node without a server
 MAX_POSITIONS = 2**30  # positions of an episode are counted in int32, with room for a gap
@@ -133,11 +133,11 @@ class TaskSizes:
     stations and slots.
     """
 
-    size_low: Any  # Mbit
-    size_high: Any  # Mbit
-    density: Any  # [N] Gcycles/Mbit, ρ_n; 0 where the work does not depend on the size
-    fixed_work: Any  # [N] Gcycles, κ_n z_n; 0 where it does
-    result: Any  # [N] Mbit, e_n
+    size_low: Leaf  # Mbit
+    size_high: Leaf  # Mbit
+    density: Leaf  # [N] Gcycles/Mbit, ρ_n; 0 where the work does not depend on the size
+    fixed_work: Leaf  # [N] Gcycles, κ_n z_n; 0 where it does
+    result: Leaf  # [N] Mbit, e_n
 
     def __post_init__(self) -> None:
         for name in ("size_low", "size_high"):
@@ -217,9 +217,9 @@ class BernoulliWorkload:
     and is what information "slot" asks for: what the station still has to decide is known.
     """
 
-    probability: Any  # [] p, in (0, 1]
+    probability: Leaf  # [] p, in (0, 1]
     sizes: TaskSizes
-    slots: Any  # [] int, T
+    slots: Leaf  # [] int, T
     stations: int = static()
     master: bool = static(default=False)
     laid_out: bool = static(default=False)
@@ -363,7 +363,7 @@ class UniformCountWorkload:
     """In each slot a count drawn uniformly from 1..N of tasks arrives at each station."""
 
     sizes: TaskSizes
-    slots: Any  # [] int, T
+    slots: Leaf  # [] int, T
     stations: int = static()
     master: bool = static(default=False)
 
@@ -440,7 +440,7 @@ class TraceWorkload:
     position: jax.Array  # [M] int32, the how-manieth task of its station in its slot
     tasks_after: jax.Array  # [M] tasks of the same station and slot that follow
     work_after: jax.Array  # [M] Gcycles, their work
-    slots: Any  # [] int, T
+    slots: Leaf  # [] int, T
     positions: int = static()
     master: bool = static(default=False)  # all tasks arrive at a node without a server
     deadline: Any = None  # [M] s, each task's own; None: as the environment has it

@@ -15,7 +15,7 @@ import numpy as np
 from jaxmec.core.checks import require, whole
 from jaxmec.mec import checks
 from jaxmec.serving.decision import Request
-from jaxmec.struct import is_concrete, pytree, static
+from jaxmec.struct import Leaf, is_concrete, leaf, pytree, static
 
 _ROUNDS = 10  # of Newton's method, halving where it would leave the interval
 
@@ -35,10 +35,10 @@ class Bursts:
         ValueError: a rate or length that is not positive, a burst below 1.
     """
 
-    rate: Any  # requests a s, the mean over both states
-    burst: Any = 5.0  # the rate of the busy state over that of the quiet one
-    busy: Any = 20.0  # s, mean length of the busy state
-    quiet: Any = 80.0  # s, mean length of the quiet state
+    rate: Leaf  # requests a s, the mean over both states
+    burst: Leaf = leaf(default=5.0)  # the rate of the busy state over that of the quiet one
+    busy: Leaf = leaf(default=20.0)  # s, mean length of the busy state
+    quiet: Leaf = leaf(default=80.0)  # s, mean length of the quiet state
 
     def __post_init__(self) -> None:
         for name in ("rate", "busy", "quiet"):
@@ -111,9 +111,9 @@ class Diurnal:
         ValueError: a rate or period that is not positive, an amplitude that is no share.
     """
 
-    rate: Any  # requests a s, the mean over a period, λ
-    amplitude: Any = 0.8  # A, of the sine, as a share of the mean rate
-    period: Any = 600.0  # s, P
+    rate: Leaf  # requests a s, the mean over a period, λ
+    amplitude: Leaf = leaf(default=0.8)  # A, of the sine, as a share of the mean rate
+    period: Leaf = leaf(default=600.0)  # s, P
 
     def __post_init__(self) -> None:
         for name in ("rate", "period"):
@@ -194,13 +194,13 @@ class Recorded:
             station, a window that is longer than the record.
     """
 
-    arrival: Any  # [N] s
-    origin: Any  # [N] int
-    images: Any  # [N] int
-    size: Any  # [N] Mbit
-    result: Any  # [N] Mbit
-    quality: Any  # [N] in [0, 1]
-    limit: Any  # [N] s
+    arrival: Leaf  # [N] s
+    origin: Leaf  # [N] int
+    images: Leaf  # [N] int
+    size: Leaf  # [N] Mbit
+    result: Leaf  # [N] Mbit
+    quality: Leaf  # [N] in [0, 1]
+    limit: Leaf  # [N] s
     window: Any = None  # s: an episode begins anywhere and has so much; None: at 0, with all
     num_stations: int = static(default=0)  # S; 0: as many as the origins say
     gap: Any = None  # [N] s after the one before; made of the arrivals

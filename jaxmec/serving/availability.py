@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.mec import checks
-from jaxmec.struct import is_concrete, pytree, static
+from jaxmec.struct import Leaf, is_concrete, pytree, static
 
 
 @pytree
@@ -30,8 +30,8 @@ class Availability:
             or not finite, a server whose last piece is an outage.
     """
 
-    breaks: Any  # [B, K] s
-    speed: Any  # [B, K] of the nominal speed: 1, between 0 and 1 slowed, 0 down
+    breaks: Leaf  # [B, K] s
+    speed: Leaf  # [B, K] of the nominal speed: 1, between 0 and 1 slowed, 0 down
     alternates: bool = static(default=False)  # every other piece, from the first, is at speed 1
 
     def __post_init__(self) -> None:
@@ -78,10 +78,10 @@ class Troubles:
     are asked of one server; ``time`` [] is not negative.
     """
 
-    begin: Any  # s
-    end: Any  # s
-    speed: Any  # of the nominal speed, below 1
-    work: Any  # s at nominal speed, done by the time it begins: F(begin)
+    begin: Leaf  # s
+    end: Leaf  # s
+    speed: Leaf  # of the nominal speed, below 1
+    work: Leaf  # s at nominal speed, done by the time it begins: F(begin)
     beat: Any = None  # k of the last heartbeat heard before it, where `hearing` has added that
 
     @classmethod

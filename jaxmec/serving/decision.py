@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmec.serving.availability import Availability, Troubles
 from jaxmec.serving.fleet import Fleet
-from jaxmec.struct import is_concrete, pytree, replace
+from jaxmec.struct import Leaf, is_concrete, pytree, replace
 
 LONG = 1e9  # s: what is later never comes
 
@@ -49,18 +49,18 @@ class Fate(NamedTuple):
 class Queues:
     """What lies at B servers, what they told, and what S stations know that they sent."""
 
-    free: Any  # [B] s, when all that was dispatched is done
-    recency: Any  # [B, M] int32, the order in which variants were last dispatched; 0 not resident
-    cleared: Any  # [B] s: no outage up to here can clear the memory any more
-    queued: Any  # [B] s at nominal speed: the work at the queue's tail, as if nothing were lost
-    link: Any  # [S] s, when each station's uplink is free
-    dispatched: Any  # [] int32, how many have been
-    beat: Any  # [B] int32, k of the last heartbeat; −1 before the first
-    told_at: Any  # [B] s, when that was, φ + kH; 0 before the first
-    told: Any  # [B] s at nominal speed, the backlog that the server told then
-    told_resident: Any  # [B, M] bool, what was resident then
-    sendings: Any  # [S, B, 3] int: what stations sent, as `sent_by` reads it
-    epoch: Any  # [] int32, above all of episodes gone by, whose sendings no longer count
+    free: Leaf  # [B] s, when all that was dispatched is done
+    recency: Leaf  # [B, M] int32, the order in which variants were last dispatched; 0 not resident
+    cleared: Leaf  # [B] s: no outage up to here can clear the memory any more
+    queued: Leaf  # [B] s at nominal speed: the work at the queue's tail, as if nothing were lost
+    link: Leaf  # [S] s, when each station's uplink is free
+    dispatched: Leaf  # [] int32, how many have been
+    beat: Leaf  # [B] int32, k of the last heartbeat; −1 before the first
+    told_at: Leaf  # [B] s, when that was, φ + kH; 0 before the first
+    told: Leaf  # [B] s at nominal speed, the backlog that the server told then
+    told_resident: Leaf  # [B, M] bool, what was resident then
+    sendings: Leaf  # [S, B, 3] int: what stations sent, as `sent_by` reads it
+    epoch: Leaf  # [] int32, above all of episodes gone by, whose sendings no longer count
 
     @classmethod
     def empty(cls, fleet: Fleet, stations: int) -> Queues:

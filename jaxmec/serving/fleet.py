@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.mec import checks
-from jaxmec.struct import is_concrete, pytree
+from jaxmec.struct import Leaf, is_concrete, leaf, pytree
 
 MOST_VARIANTS = 31  # what a station has sent of each is a bit of a whole number
 
@@ -24,17 +24,17 @@ class Fleet:
         ValueError: a quantity out of range, shapes that disagree, a variant that fits nowhere.
     """
 
-    step_time: Any  # [B, M] s, one denoising step of one image at nominal speed
-    task_time: Any  # [B, M] s, what a request costs beside its steps
-    load_time: Any  # [B, M] s, a cold start
-    size: Any  # [M] GB
-    memory: Any  # [B] GB
-    rate: Any  # [B] Mbit/s, toward a server and back; infinite where transfers take no time
-    latency: Any  # [B] s, added to every answer
-    elastic: Any  # [B] bool
-    heartbeat: Any = 1.0  # s, H: how often a server tells about itself
+    step_time: Leaf  # [B, M] s, one denoising step of one image at nominal speed
+    task_time: Leaf  # [B, M] s, what a request costs beside its steps
+    load_time: Leaf  # [B, M] s, a cold start
+    size: Leaf  # [M] GB
+    memory: Leaf  # [B] GB
+    rate: Leaf  # [B] Mbit/s, toward a server and back; infinite where transfers take no time
+    latency: Leaf  # [B] s, added to every answer
+    elastic: Leaf  # [B] bool
+    heartbeat: Leaf = leaf(default=1.0)  # s, H: how often a server tells about itself
     phase: Any = None  # [B] s in [0, H), φ: when it first does; by default 0
-    detect: Any = 1.0  # s, from a crash until the station knows
+    detect: Leaf = leaf(default=1.0)  # s, from a crash until the station knows
 
     def __post_init__(self) -> None:
         if self.phase is None:

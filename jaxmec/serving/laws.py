@@ -15,7 +15,7 @@ import numpy as np
 from jaxmec.core.checks import fields, whole
 from jaxmec.mec import checks
 from jaxmec.serving.availability import Availability
-from jaxmec.struct import pytree, static
+from jaxmec.struct import Leaf, leaf, pytree, static
 
 
 def always_up(num_servers: int) -> Availability:
@@ -34,12 +34,12 @@ class Alternating:
         ValueError: a median, spread or share out of range.
     """
 
-    up_median: Any  # s
-    up_spread: Any  # σ of the logarithm
-    down_median: Any  # s
-    down_spread: Any  # σ of the logarithm
-    slow_share: Any = 0.0  # of the troubles that are slowed phases instead of outages
-    slow_speed: Any = 0.5  # of the nominal speed, in a slowed phase
+    up_median: Leaf  # s
+    up_spread: Leaf  # σ of the logarithm
+    down_median: Leaf  # s
+    down_spread: Leaf  # σ of the logarithm
+    slow_share: Leaf = leaf(default=0.0)  # of the troubles: slowed phases, not outages
+    slow_speed: Leaf = leaf(default=0.5)  # of the nominal speed, in a slowed phase
     troubles: int = static(default=8)
 
     def __post_init__(self) -> None:
@@ -85,11 +85,11 @@ class Spot:
     :meth:`of`.
     """
 
-    begins: Any  # [F, R] int32, the entry that each run of like entries begins with, rising
-    up: Any  # [F, R] bool, what its entries are
-    entries: Any  # [F] int32, of each record
-    gap: Any  # [F] s between entries
-    window: Any  # s of an episode
+    begins: Leaf  # [F, R] int32, the entry that each run of like entries begins with, rising
+    up: Leaf  # [F, R] bool, what its entries are
+    entries: Leaf  # [F] int32, of each record
+    gap: Leaf  # [F] s between entries
+    window: Leaf  # s of an episode
     pieces: int = static(default=1)  # runs in any window, at most
 
     @staticmethod

@@ -27,7 +27,7 @@ from jaxmec.mec import checks
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.decision import Request
 from jaxmec.serving.fleet import Fleet
-from jaxmec.struct import is_concrete, pytree, static
+from jaxmec.struct import Leaf, is_concrete, leaf, pytree, static
 
 
 class Arrivals(Protocol):
@@ -69,14 +69,14 @@ class Mix:
         ValueError: a share, quality, limit, size or number of images out of range.
     """
 
-    share: Any  # [C] of the requests
-    quality: Any  # [C] in [0, 1], the least that will do
-    limit: Any  # [C] s, τ
-    images: Any  # [J] int, the numbers of images that are asked for
-    images_share: Any  # [J] of the requests
-    size: Any  # [2] Mbit, d: uniform between
-    result: Any  # [2] Mbit, e: uniform between
-    origin_share: Any  # [S] of the requests
+    share: Leaf  # [C] of the requests
+    quality: Leaf  # [C] in [0, 1], the least that will do
+    limit: Leaf  # [C] s, τ
+    images: Leaf  # [J] int, the numbers of images that are asked for
+    images_share: Leaf  # [J] of the requests
+    size: Leaf  # [2] Mbit, d: uniform between
+    result: Leaf  # [2] Mbit, e: uniform between
+    origin_share: Leaf  # [S] of the requests
 
     def __post_init__(self) -> None:
         bounds: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ class Poisson:
         ValueError: a rate that is not positive.
     """
 
-    rate: Any  # requests a s
+    rate: Leaf  # requests a s
 
     def __post_init__(self) -> None:
         rate = checks.real("rate", self.rate, ndim=0, above=0)
@@ -207,12 +207,12 @@ class ServingParams:
     fleet: Fleet
     outages: Any  # a law of availability: Alternating, or one Availability for every episode
     arrivals: Any  # a law of arrivals
-    variant: Any  # [O] int, of each option
-    steps: Any  # [O] int, z
-    quality: Any  # [O] in [0, 1]
+    variant: Leaf  # [O] int, of each option
+    steps: Leaf  # [O] int, z
+    quality: Leaf  # [O] in [0, 1]
     offered: Any = None  # [B, O] bool; by default all that fits. Never what does not fit
-    horizon: Any = 600.0  # s: no request arrives later
-    impatience: Any = 0.2  # w, what a delay of the limit costs in the reward
+    horizon: Leaf = leaf(default=600.0)  # s: no request arrives later
+    impatience: Leaf = leaf(default=0.2)  # w, what a delay of the limit costs in the reward
     attempts: int = static(default=3)  # a request that was lost so often has failed
     max_requests: int = static(default=0)  # of an episode; 0: as the law of arrivals says
 

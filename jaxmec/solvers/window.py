@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmec.mec import EdgeNetwork, Task, TraceWorkload
 from jaxmec.mec.allocation import Array
-from jaxmec.struct import pytree
+from jaxmec.struct import Leaf, pytree
 
 PROBLEMS = ("multi", "single")
 
@@ -28,9 +28,9 @@ class Window:
     """
 
     task: Task  # [K] each field
-    slots: Any  # [K] int32, slot ends between the task before and this one; the first: 0
-    counts: Any  # [K] bool, False for a row that only fills up
-    backlog: Any  # [B] Gcycles queued when the window's first slot begins
+    slots: Leaf  # [K] int32, slot ends between the task before and this one; the first: 0
+    counts: Leaf  # [K] bool, False for a row that only fills up
+    backlog: Leaf  # [B] Gcycles queued when the window's first slot begins
 
     @property
     def num_tasks(self) -> int:
