@@ -20,13 +20,14 @@ from typing import Any
 from jaxmec.agents import DQN, DSAC, SAC, Pathwise, PerStation, TopKDQN
 from jaxmec.agents.base import Agent
 from jaxmec.core.naming import look_up
+from jaxmec.core.types import Keywords
 from jaxmec.training.cloning import CloningConfig
 from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
-from jaxmec.training.trainer import Trainer
+from jaxmec.training.trainer import AnyTrainer
 
-Options = tuple[tuple[str, Any], ...]
-Config = Trainer[Any, Any]
+Options = tuple[tuple[str, object], ...]
+Config = AnyTrainer
 
 CARTPOLE = TrainConfig(
     steps=100_000,
@@ -187,9 +188,9 @@ class Method:
         return self.published
 
 
-def _published_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]:
+def _published_dqn(kind: type[Any] = DQN, **changes: object) -> Callable[[], Agent]:
     """The DQN of AMCoEdge and SMCoEdge: a copied target, ε from 1 to 0.01, no double targets."""
-    fields: dict[str, Any] = {
+    fields: Keywords = {
         "discount": 0.9,
         "learning_rate": 1e-3,
         "tau": 1.0,
@@ -206,9 +207,9 @@ def _published_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]
     return lambda: PerStation(kind(**(fields | changes)))
 
 
-def _published_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]:
+def _published_sac(kind: Callable[..., Agent], **changes: object) -> Callable[[], Agent]:
     """The soft actor-critic of LAD-TS's code, whatever its actor."""
-    fields: dict[str, Any] = {
+    fields: Keywords = {
         "discount": 0.95,
         "hidden": (20, 20),
         "activation": "relu",
@@ -267,13 +268,13 @@ def _single(
     )
 
 
-def _tuned_dqn(kind: type[Any] = DQN, **changes: Any) -> Callable[[], Agent]:
-    fields: dict[str, Any] = {"discount": 0.9, "hidden": (64, 64), "activation": "relu"}
+def _tuned_dqn(kind: type[Any] = DQN, **changes: object) -> Callable[[], Agent]:
+    fields: Keywords = {"discount": 0.9, "hidden": (64, 64), "activation": "relu"}
     return lambda: kind(**(fields | changes))
 
 
-def _tuned_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]:
-    fields: dict[str, Any] = {
+def _tuned_sac(kind: Callable[..., Agent], **changes: object) -> Callable[[], Agent]:
+    fields: Keywords = {
         "discount": 0.9,
         "temperature": 0.01,
         "target_entropy_ratio": 0.1,
@@ -284,9 +285,9 @@ def _tuned_sac(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent
     return lambda: kind(**(fields | changes))
 
 
-def _tuned_ts(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]:
+def _tuned_ts(kind: Callable[..., Agent], **changes: object) -> Callable[[], Agent]:
     """A soft actor-critic for `lad-ts`, on the charged reward."""
-    fields: dict[str, Any] = {
+    fields: Keywords = {
         "discount": 0.0,
         "actor_learning_rate": 1e-3,
         "temperature": 0.02,
@@ -297,7 +298,7 @@ def _tuned_ts(kind: Callable[..., Agent], **changes: Any) -> Callable[[], Agent]
 
 
 # One network for all servers: with it every soft actor-critic on `lad-ts` learns, flat hardly one.
-SHARED: dict[str, Any] = {"network": "servers", "hidden": (32, 32)}
+SHARED: Keywords = {"network": "servers", "hidden": (32, 32)}
 
 
 def _pathwise(name: str, about: str, steps: int, start: str | None = None) -> Method:
@@ -385,7 +386,7 @@ def _pathwise_ts(name: str, about: str, steps: int) -> Method:
     )
 
 
-SOFT_GPU: dict[str, Any] = {
+SOFT_GPU: Keywords = {
     "critic_learning_rate": 2e-3,
     "temperature_learning_rate": 3e-3,
     "tau": 0.1,

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jax.typing import ArrayLike
 
+from jaxmec.core.types import Memory, PyTree
 from jaxmec.networks.mlp import Params
 
 Learner = Any  # the agent's own NamedTuple: parameters, targets, optimiser state, counters
-Memory = Any  # what a policy carries from decision to decision; () for most
 Metrics = dict[str, jax.Array]  # scalars, the same keys at every update
 
 
@@ -42,7 +43,7 @@ class Transition(NamedTuple):
     reward: jax.Array  # []
     next_observation: jax.Array  # [observation_size] the final one where an episode ended
     terminated: jax.Array  # [] bool; a time limit is not a termination
-    extras: Any = ()  # what `act` returned beside the action
+    extras: PyTree = ()  # what `act` returned beside the action
     ended: Any = ()  # [] bool: the episode ended; in a buffer that looks several steps ahead
     steps: Any = ()  # [] int32: how many steps these are; () is one
 
@@ -51,7 +52,7 @@ class Actor(Protocol):
     """What acts: the part of a learning algorithm that evaluation and deployment need."""
 
     @property
-    def discount(self) -> Any:
+    def discount(self) -> ArrayLike:
         """[] the γ of the return that it maximises, or reports."""
         ...
 
@@ -70,7 +71,7 @@ class Actor(Protocol):
         observation: jax.Array,
         key: jax.Array,
         explore: bool,
-    ) -> tuple[jax.Array, Memory, Any]:
+    ) -> tuple[jax.Array, Memory, PyTree]:
         """One decision for one observation [observation_size]: (action, memory, extras).
 
         ``explore`` is a Python bool: True while data is collected, False when the policy
@@ -125,22 +126,22 @@ class PathwiseAgent(Actor, Protocol):
     """An agent that learns from the gradient of its own cost, through the environment."""
 
     @property
-    def gradient_limit(self) -> Any:
+    def gradient_limit(self) -> ArrayLike:
         """[] what every entry that passes from decision to decision may move the cost by."""
         ...
 
-    def parameters(self, learner: Learner) -> Any:
+    def parameters(self, learner: Learner) -> Params:
         """What the gradient is taken with respect to."""
         ...
 
     def decide(
-        self, learner: Learner, parameters: Any, observation: jax.Array, key: jax.Array | None
+        self, learner: Learner, parameters: Params, observation: jax.Array, key: jax.Array | None
     ) -> jax.Array:
         """The action for one observation, differentiable; without a key, without noise."""
         ...
 
     def improve(
-        self, learner: Learner, gradient: Any, progress: jax.Array
+        self, learner: Learner, gradient: PyTree, progress: jax.Array
     ) -> tuple[Learner, Metrics]:
         """One step along the gradient of the cost.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from jaxmec.core import checks
+from jaxmec.core.types import Keywords
 from jaxmec.networks.chain import (
     CLIPS,
     PREDICTIONS,
@@ -63,7 +63,7 @@ class DiffusionPolicy:
 
         ``layout`` names the parts of the observations that it is given.
         """
-        fields: dict[str, Any] = {
+        fields: Keywords = {
             "hidden": hidden,
             "activation": activation,
             "steps": self.denoising_steps,

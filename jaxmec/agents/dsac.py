@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ from jaxmec.agents.chain import DiffusionPolicy, ordered_repr
 from jaxmec.agents.latent import Latent, fresh_answers
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
 from jaxmec.core import checks
+from jaxmec.core.types import Keywords
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import Params
 from jaxmec.networks.servers import StackedServerValues
@@ -75,13 +75,13 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
         )  # fmt: skip
 
     @classmethod
-    def published(cls, **changes: Any) -> DSAC:
+    def published(cls, **changes: object) -> DSAC:
         """The published D2SAC: x̂_0 from the noise, not clipped, and α on its way to nothing.
 
         A target entropy of −1 is out of a discrete policy's reach, so α only falls. For
         comparison; ``changes`` override fields.
         """
-        fields: dict[str, Any] = {
+        fields: Keywords = {
             "predict": "noise",
             "clip": "none",
             "activation": "mish",

@@ -6,12 +6,11 @@ environment says where it is (its option ``show_place``) as the last entry of an
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Layout, Spec
+from jaxmec.core.types import PyTree
 from jaxmec.struct import pytree, static
 
 PLACE = "place"  # the name of the feature that says where in an episode a task is
@@ -21,7 +20,7 @@ PLACE = "place"  # the name of the feature that says where in an episode a task 
 class Latent:
     """What a learner with a diffusion actor keeps beside its parameters."""
 
-    answers: Any = ()  # [places, A] the last probabilities of each place; () without a table
+    answers: PyTree = ()  # [places, A] the last probabilities of each place; () without a table
     layout: Layout = static(default=())  # of what the networks see, where they are to know
     num_actions: int = static(default=0)  # A
 

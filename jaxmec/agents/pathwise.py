@@ -18,6 +18,7 @@ import optax
 from jaxmec.agents.base import Layout, Metrics, Spec, Transition
 from jaxmec.agents.chain import DiffusionPolicy, ordered_repr
 from jaxmec.core import checks
+from jaxmec.core.types import PyTree
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import ACTIVATIONS, Params
 from jaxmec.struct import pytree, static
@@ -167,7 +168,7 @@ class Pathwise(DiffusionPolicy):
 
     def acting(self, learner: PathwiseLearner) -> PathwiseLearner:
         """The best policy alone."""
-        nothing: Any = ()
+        nothing: PyTree = ()
         return PathwiseLearner(learner.actor, learner.sizes, *(nothing,) * 7)
 
     def preferences(self, learner: PathwiseLearner, observation: jax.Array) -> jax.Array:

@@ -12,8 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxmec.agents.base import Agent, DenoisingAgent, Metrics, SamplingAgent, Spec, Transition
+from jaxmec.agents.base import (
+    Agent,
+    DenoisingAgent,
+    Learner,
+    Metrics,
+    SamplingAgent,
+    Spec,
+    Transition,
+)
+from jaxmec.core.types import Memory, PyTree
 from jaxmec.struct import pytree
 
 ORIGIN = "origin"  # the feature that says, one-hot, at which station a task arrived
@@ -22,7 +32,7 @@ ORIGIN = "origin"  # the feature that says, one-hot, at which station a task arr
 class StationsLearner(NamedTuple):
     """What learning changes, and where an observation names the station."""
 
-    stations: Any  # [B] of every leaf of the inner agent's learner
+    stations: PyTree  # [B] of every leaf of the inner agent's learner
     origin: jax.Array  # [observation_size, B] 1 where an entry says that it is that station
 
 
@@ -39,7 +49,7 @@ class PerStation:
     inner: Agent  # what each station has
 
     @property
-    def discount(self) -> Any:
+    def discount(self) -> ArrayLike:
         """[] the inner agent's γ."""
         return self.inner.discount
 
@@ -66,25 +76,25 @@ class PerStation:
             origin=jnp.eye(spec.observation_size, stations, -start),
         )
 
-    def init_memory(self, spec: Spec) -> Any:
+    def init_memory(self, spec: Spec) -> Memory:
         """The inner agent's; the stations share it."""
         return self.inner.init_memory(spec)
 
     def act(
         self,
         learner: StationsLearner,
-        memory: Any,
+        memory: Memory,
         observation: jax.Array,
         key: jax.Array,
         explore: bool,
-    ) -> tuple[jax.Array, Any, Any]:
+    ) -> tuple[jax.Array, Memory, PyTree]:
         """What the learner of the observation's station does."""
         own = self._own(learner, observation)
         return self.inner.act(own, memory, _without(learner, observation), key, explore)
 
     def sample(
-        self, learner: StationsLearner, memory: Any, observation: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, Any]:
+        self, learner: StationsLearner, memory: Memory, observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Memory]:
         """What the learner of the observation's station draws.
 
         Raises:
@@ -136,8 +146,8 @@ class PerStation:
         )
 
         def one(
-            first: jax.Array, count: jax.Array, own: Any, key: jax.Array
-        ) -> tuple[Any, Metrics]:
+            first: jax.Array, count: jax.Array, own: Learner, key: jax.Array
+        ) -> tuple[Learner, Metrics]:
             key_draw, key_update = jax.random.split(key)
             drawn = order[first + jax.random.randint(key_draw, (share,), 0, count)]
             return self.inner.update(own, jax.tree.map(lambda x: x[drawn], batch), key_update)
@@ -149,7 +159,7 @@ class PerStation:
             {name: jnp.mean(value) for name, value in metrics.items()},
         )
 
-    def _own(self, learner: StationsLearner, observation: jax.Array) -> Any:
+    def _own(self, learner: StationsLearner, observation: jax.Array) -> Learner:
         station = jnp.argmax(observation @ learner.origin)
         return jax.tree.map(lambda leaf: leaf[station], learner.stations)
 
@@ -159,7 +169,7 @@ def of_station(agent: Agent) -> Agent:
     return agent.inner if isinstance(agent, PerStation) else agent
 
 
-def with_fields(agent: Agent, **changes: Any) -> Agent:
+def with_fields(agent: Agent, **changes: object) -> Agent:
     """The agent with other fields; a :class:`PerStation` with others in what each station has."""
     each: Any = of_station(agent)
     each = dataclasses.replace(each, **changes)

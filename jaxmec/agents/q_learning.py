@@ -7,7 +7,7 @@ were taken, and the values of the next ones.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 from jaxmec.agents import losses
 from jaxmec.agents.base import Metrics, Spec, Transition
 from jaxmec.core import checks
+from jaxmec.core.types import PyTree
 from jaxmec.networks.mlp import ACTIVATIONS, MLP, Params
 from jaxmec.struct import pytree, static
 
@@ -139,7 +140,7 @@ class QLearning:
 
     def acting(self, learner: ValueLearner) -> ValueLearner:
         """The network that it is judged by, alone."""
-        nothing: Any = ()
+        nothing: PyTree = ()
         if self.judged_by == "target":
             return ValueLearner(nothing, learner.target_critic, nothing, nothing)
         return ValueLearner(learner.critic, nothing, nothing, nothing)

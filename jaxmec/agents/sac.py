@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Spec
 from jaxmec.agents.soft import SoftActorCritic
+from jaxmec.core.types import PyTree
 from jaxmec.networks.mlp import MLP, Params
 from jaxmec.struct import pytree
 
@@ -25,13 +24,13 @@ class SAC(SoftActorCritic):
         return self._actor(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
 
     def logits(
-        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int, noise: Any
+        self, actor: Params, latent: PyTree, observation: jax.Array, num_actions: int, noise: PyTree
     ) -> jax.Array:
         """[..., A] the policy's logits, which are not random."""
         return self.greedy_logits(actor, latent, observation, num_actions)
 
     def greedy_logits(
-        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int
+        self, actor: Params, latent: PyTree, observation: jax.Array, num_actions: int
     ) -> jax.Array:
         """[..., A] the policy's logits."""
         logits: jax.Array = self._actor(num_actions).apply(actor, observation)

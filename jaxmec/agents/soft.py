@@ -9,7 +9,7 @@ that starts from its own last answers keeps them in the learner's ``latent``.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ import optax
 from jaxmec.agents import losses
 from jaxmec.agents.base import Metrics, Spec, Transition
 from jaxmec.core import checks
+from jaxmec.core.types import PyTree
 from jaxmec.networks.mlp import ACTIVATIONS, Params, StackedMLP
 from jaxmec.struct import pytree, static
 
@@ -34,7 +35,7 @@ class SoftLearner(NamedTuple):
     critic_optimiser: optax.OptState
     temperature_optimiser: optax.OptState
     judged_actor: Params  # the actor's moving average, which the policy is judged by
-    latent: Any = ()  # what the actor keeps of its answers; () for most
+    latent: PyTree = ()  # what the actor keeps of its answers; () for most
 
 
 @pytree
@@ -93,28 +94,32 @@ class SoftActorCritic:
         raise NotImplementedError
 
     def logits(
-        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int, noise: Any
+        self, actor: Params, latent: PyTree, observation: jax.Array, num_actions: int, noise: PyTree
     ) -> jax.Array:
         """[..., A] of the policy at observations [..., S], with what :meth:`draw` drew for them."""
         raise NotImplementedError
 
     def greedy_logits(
-        self, actor: Params, latent: Any, observation: jax.Array, num_actions: int
+        self, actor: Params, latent: PyTree, observation: jax.Array, num_actions: int
     ) -> jax.Array:
         """[..., A] of what the policy is judged by at observations [..., S]."""
         raise NotImplementedError
 
     # What a subclass may say.
 
-    def draw(self, latent: Any, observation: jax.Array, num_actions: int, key: jax.Array) -> Any:
+    def draw(
+        self, latent: PyTree, observation: jax.Array, num_actions: int, key: jax.Array
+    ) -> PyTree:
         """What is random in the policy at observations [..., S]: leaves [K, ..., A], or none."""
         return ()
 
-    def init_latent(self, spec: Spec) -> Any:
+    def init_latent(self, spec: Spec) -> PyTree:
         """What the actor keeps of its answers, at first."""
         return ()
 
-    def remember(self, latent: Any, observation: jax.Array, log_probability: jax.Array) -> Any:
+    def remember(
+        self, latent: PyTree, observation: jax.Array, log_probability: jax.Array
+    ) -> PyTree:
         """``latent`` after the actor's answers [M, A] at observations [M, S]."""
         return latent
 
@@ -122,7 +127,7 @@ class SoftActorCritic:
         """[..., S'] the part of observations [..., S] that the networks see."""
         return observation
 
-    def critics(self, num_actions: int, latent: Any) -> nn.Module:
+    def critics(self, num_actions: int, latent: PyTree) -> nn.Module:
         """The twin critics: a module from observations [..., S'] to values [2, ..., A]."""
         return StackedMLP(self.hidden, num_actions, self.activation, self.layer_norm)
 
@@ -183,7 +188,7 @@ class SoftActorCritic:
 
     def acting(self, learner: SoftLearner) -> SoftLearner:
         """The actor that it is judged by alone, and what it keeps of its answers."""
-        nothing: Any = ()
+        nothing: PyTree = ()
         return SoftLearner(
             *(nothing,) * 7, judged_actor=learner.judged_actor, latent=learner.latent
         )
@@ -263,7 +268,7 @@ class SoftActorCritic:
         return learner, metrics
 
     def _target(
-        self, learner: SoftLearner, batch: Transition, noise: Any, temperature: jax.Array
+        self, learner: SoftLearner, batch: Transition, noise: PyTree, temperature: jax.Array
     ) -> jax.Array:
         """[M] what the critics are drawn to, by the policy with ``noise`` at the next states."""
         num_actions = self._num_actions(learner)
@@ -294,7 +299,7 @@ class SoftActorCritic:
         self,
         learner: SoftLearner,
         observation: jax.Array,
-        noise: Any,
+        noise: PyTree,
         q: jax.Array,
         temperature: jax.Array,
     ) -> tuple[tuple[jax.Array, jax.Array], Params]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxmec.cli.errors import UsageError
 from jaxmec.core.naming import suggestion
+from jaxmec.core.types import Document
 
 WORDS = {"none": None, "true": True, "false": False}
 
@@ -111,8 +112,8 @@ def assignments(texts: Sequence[str]) -> dict[str, str]:
 
 
 def values(
-    given: Mapping[str, str], hints: Mapping[str, Mapping[str, Any]], owner: str
-) -> dict[str, Any]:
+    given: Mapping[str, str], hints: Mapping[str, Mapping[str, object]], owner: str
+) -> Document:
     """The values of fields, which are written ``name`` or ``group.name``.
 
     Args:

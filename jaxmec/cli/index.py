@@ -27,15 +27,16 @@ from jaxmec.cli.comments import comments
 from jaxmec.cli.fields import Field, as_text, in_words
 from jaxmec.core import files
 from jaxmec.core.naming import look_up
+from jaxmec.core.types import Document
 
 FILE = Path(__file__).with_name("index.json")
 NOTHING = dataclasses.MISSING
 
 
 @functools.cache
-def load() -> dict[str, Any]:
+def load() -> Document:
     """The index: tables by name, fields by class, and what each method has of them."""
-    index: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
+    index: Document = json.loads(FILE.read_text("utf-8"))
     return index
 
 
@@ -76,7 +77,7 @@ def fields_of(
     ]  # fmt: skip
 
 
-def build() -> dict[str, Any]:
+def build() -> Document:
     """The index as the package is now."""
     from jaxmec.cli import commands
     from jaxmec.envs.presets import PRESETS, Preset
@@ -87,7 +88,7 @@ def build() -> dict[str, Any]:
     from jaxmec.serving.rules import RULES
     from jaxmec.studies.catalogue import STUDIES
 
-    classes: dict[str, Any] = {"Preset": _fields(Preset, next(iter(PRESETS.values())))}
+    classes: Document = {"Preset": _fields(Preset, next(iter(PRESETS.values())))}
     for place in ENVIRONMENTS.values():
         for kind in place.kinds:
             if kind.__name__ not in classes:
@@ -137,7 +138,7 @@ def kinds(settings: Any, env: Any) -> dict[str, tuple[type, ...]]:
     return {"config": (type(settings.config),), "agent": (agent,), "env": env.kinds}
 
 
-def hints(kinds: Mapping[str, tuple[type, ...]]) -> dict[str, dict[str, Any]]:
+def hints(kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Document]:
     """The type of each field, by group and name."""
     return {
         group: {
@@ -149,12 +150,12 @@ def hints(kinds: Mapping[str, tuple[type, ...]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _method(row: Any, classes: dict[str, Any]) -> dict[str, Any]:
+def _method(row: Any, classes: Document) -> Document:
     """A method's row, and what its ways to run have that their classes have not."""
     from jaxmec.agents.per_station import of_station
     from jaxmec.envs.table import ENVIRONMENTS
 
-    settings: dict[str, Any] = {}
+    settings: Document = {}
     for kind, given in (("cpu", row.tuned), ("gpu", row.gpu), ("published", row.published)):
         settings[kind] = None
         if given is None:
@@ -212,7 +213,7 @@ def _unbroken() -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def _fields(kind: Any, example: Any) -> dict[str, Any]:
+def _fields(kind: Any, example: Any) -> Document:
     """The fields of a dataclass: type, default, what the comment beside it says, choices."""
     hints, notes = typing.get_type_hints(kind), comments(kind)
     found = {}
@@ -240,13 +241,13 @@ def _choices(example: Any, name: str) -> list[str]:
     return []
 
 
-def _differing(instance: Any, fields: Mapping[str, Any]) -> dict[str, str]:
+def _differing(instance: Any, fields: Document) -> dict[str, str]:
     """The fields whose value is not the default of the class."""
     texts = {name: as_text(getattr(instance, name)) for name in fields}
     return {name: text for name, text in texts.items() if text != fields[name]["default"]}
 
 
-def text_of(index: Mapping[str, Mapping[str, Any]]) -> str:
+def text_of(index: Document) -> str:
     """The file that holds an index: a row of a table in a line, so that changes can be read."""
     tables = []
     for name, table in index.items():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from jaxmec.cli.errors import UsageError
+from jaxmec.core.types import Keywords
 
 if TYPE_CHECKING:
     from jaxmec.traces import TraceFile
@@ -30,7 +31,7 @@ class Played:
     information: str | None = None  # for a scheduler; by default the least that it needs
 
     @property
-    def where(self) -> dict[str, Any]:
+    def where(self) -> Keywords:
         """The keywords that `jaxmec.evaluate` takes for it."""
         return {
             "env": self.env,

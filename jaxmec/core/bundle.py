@@ -21,11 +21,11 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from jaxmec.core import checks, files, sealed
 from jaxmec.core.files import PathLike
 from jaxmec.core.sealed import MANIFEST, Listed
+from jaxmec.core.types import Document
 
 FORMAT = "jaxmec bundle"
 FORMAT_VERSION = 2  # 1: the programs gave preferences, and the manifest has no decision
@@ -140,7 +140,7 @@ class Bundle:
     """A bundle whose files were found to be what its manifest says."""
 
     path: Path
-    manifest: dict[str, Any]  # what it says of itself, less the hashes
+    manifest: Document  # what it says of itself, less the hashes
     files: dict[str, Listed]  # (bytes, SHA-256) by path within the bundle
     digest: str  # SHA-256 of the manifest and, through it, of every file
 
@@ -157,7 +157,7 @@ class Bundle:
             )
         return _BUNDLE.content(self.path, name, self.files[name])
 
-    def section(self, name: str) -> dict[str, Any]:
+    def section(self, name: str) -> Document:
         """One object of the manifest; BundleDamaged if it is not there."""
         value = self.manifest.get(name)
         if not isinstance(value, dict):
@@ -201,7 +201,7 @@ def _open(path: Path, digest: str | None) -> Bundle:
 
 
 @contextlib.contextmanager
-def writing(path: PathLike, manifest: Mapping[str, Any]) -> Iterator[Path]:
+def writing(path: PathLike, manifest: Mapping[str, object]) -> Iterator[Path]:
     """A directory to put a bundle's files into; at the end of the block it becomes ``path``.
 
     ``manifest`` is JSON data and may be filled until then. A bundle that is at ``path`` is

@@ -12,8 +12,10 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from jaxmec.core.types import Keywords
 
 # XLA gives sums and products on a CPU to a library of kernels, one call each, which cannot be
 # fused with what is around them. Ours are over a few servers: without the library a decision
@@ -32,14 +34,14 @@ def jax_setting(name: str) -> Any:
 
 
 @functools.cache
-def options() -> dict[str, Any] | None:
+def options() -> Keywords | None:
     """``compiler_options`` for a ``jax.jit`` that no other encloses; None where there are none."""
     import jax
 
     return (known(ON_CPU) or None) if jax.default_backend() == "cpu" else None
 
 
-def deterministic() -> dict[str, Any] | None:
+def deterministic() -> Keywords | None:
     """``compiler_options`` of a program that computes the same bits every time.
 
     Raises:
@@ -57,12 +59,12 @@ def deterministic() -> dict[str, Any] | None:
     return DETERMINISTIC
 
 
-def known(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def known(wanted: Keywords) -> Keywords:
     """Those of some ``compiler_options`` that this compiler takes; each is tried."""
     import jax
     import jax.numpy as jnp
 
-    def taken(option: dict[str, Any]) -> bool:
+    def taken(option: Keywords) -> bool:
         try:
             jax.jit(lambda x: x + 1, compiler_options=option).lower(jnp.zeros(())).compile()
         except (RuntimeError, ValueError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from jaxmec.core.types import Keywords
 
 Named = TypeVar("Named")
 
@@ -28,13 +30,13 @@ def look_up(kind: str, name: str, table: Mapping[str, Named]) -> Named:
 
 
 def by_layer(
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     layers: Mapping[str, Collection[str]],
     *,
     shared: Mapping[str, Collection[str]],
     arguments: Collection[str] = (),
     owner: str,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Keywords]:
     """Which layer each option is of, by its name, which may say so: ``agent.start``.
 
     Args:
@@ -51,7 +53,7 @@ def by_layer(
         TypeError: a name that no layer knows, with the nearest that one does; a name that means
             several things, with how each is written; an option that is given twice.
     """
-    found: dict[str, dict[str, Any]] = {layer: {} for layer in layers}
+    found: dict[str, Keywords] = {layer: {} for layer in layers}
     for key, value in options.items():
         layer, dot, name = key.partition(".")
         full = bool(dot) and layer in layers

@@ -57,7 +57,7 @@ def _with_gymnasium(registration: Any, names: Iterable[str]) -> None:
 def _with_gymnax(registration: Any, names: Iterable[str]) -> None:
     for name in names:
 
-        def made(name: str = name, **options: Any) -> Any:
+        def made(name: str = name, **options: object) -> Any:
             return importlib.import_module("jaxmec.envs").make(name, **options)[0]
 
         for known in (f"jaxmec/{name}", name):

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from jaxmec.core import checks, files
 from jaxmec.core.checks import Check, shown
+from jaxmec.core.types import Document
 
 MANIFEST = "manifest.json"
 MAX_FILES = 100_000
@@ -63,7 +64,7 @@ class Listed(NamedTuple):
 class Seal:
     """What a manifest says."""
 
-    document: dict[str, Any]  # less format, files and hashes
+    document: Document  # less format, files and hashes
     files: dict[str, Listed]  # by path within the directory, with "/"
     digest: str  # SHA-256 of the manifest and, through it, of every file
 
@@ -104,7 +105,7 @@ class Format:
                 )
             return self._checked(file, document)
 
-    def _checked(self, file: Path, document: dict[str, Any]) -> Seal:
+    def _checked(self, file: Path, document: Document) -> Seal:
         version: Any = document.get("format_version")
         check(file, version, checks.whole(1), "format_version")
         if version > self.version:
@@ -149,7 +150,7 @@ class Format:
         return content
 
     @contextlib.contextmanager
-    def writing(self, target: Path, document: Mapping[str, Any]) -> Iterator[Path]:
+    def writing(self, target: Path, document: Mapping[str, object]) -> Iterator[Path]:
         """A directory to write files into; at the end of the block it is sealed, as ``target``.
 
         ``document`` is JSON data and may be filled until then. What is at ``target`` is replaced
@@ -167,9 +168,9 @@ class Format:
             except (self.errors.missing, self.errors.damaged, self.errors.incompatible) as error:
                 raise self.not_written(target, str(error)) from error
 
-    def _seal(self, directory: Path, document: Mapping[str, Any]) -> None:
+    def _seal(self, directory: Path, document: Mapping[str, object]) -> None:
         """Write the manifest, with the hashes of all other files."""
-        complete: dict[str, Any] = {"format": self.name, "format_version": self.version, **document}
+        complete: Document = {"format": self.name, "format_version": self.version, **document}
         complete["files"] = {name: fingerprint(directory / name) for name in list_files(directory)}
         # As it will be read back, so that both have the same digest; an error if not JSON.
         complete = json.loads(json.dumps(complete, allow_nan=not self.only_finite))
@@ -238,7 +239,7 @@ def _sha256(stream: BinaryIO) -> str:
     return sha.hexdigest()
 
 
-def fingerprint(file: Path) -> dict[str, Any]:
+def fingerprint(file: Path) -> Document:
     """Size and SHA-256 of a file, as a manifest lists them."""
     with file.open("rb") as stream:
         return {"size": os.fstat(stream.fileno()).st_size, "sha256": _sha256(stream)}
@@ -252,7 +253,7 @@ def list_files(directory: Path) -> Iterator[str]:
             yield (Path(folder) / name).relative_to(directory).as_posix()
 
 
-def digest_of(document: Mapping[str, Any]) -> str:
+def digest_of(document: Mapping[str, object]) -> str:
     """SHA-256 of JSON data, however it is laid out."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -313,7 +314,7 @@ def parse(file: Path, content: str | bytes) -> Any:
         Unsound: it is not JSON, or a key occurs twice.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> Document:
         values = dict(pairs)
         if len(values) < len(pairs):
             twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]

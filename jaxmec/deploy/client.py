@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from jaxmec.core.types import Document
+
 RETRIED = (502, 503, 504)
 UNBOUNDED = 1e12  # s
 
@@ -75,14 +77,14 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         self._connection.close()
 
-    def decide(self, task: Any, queues: Any, network: Any = None) -> dict[str, Any]:
+    def decide(self, task: Any, queues: Any, network: Any = None) -> Document:
         """The decision for one task: servers, fractions, makespan and by.
 
         ``task``, ``queues`` and ``network`` are mappings, or the runtime's dataclasses.
@@ -91,24 +93,24 @@ class Client:
             ServiceError: refused, with the service's reasons; or no answer in time.
         """
         body = {"task": _as_json(task), "queues": _as_json(queues), **_optional(network)}
-        result: dict[str, Any] = self.request("POST", "/v1/decide", body)["decision"]
+        result: Document = self.request("POST", "/v1/decide", body)["decision"]
         return result
 
     def decide_many(
         self, tasks: Sequence[Any], queues: Sequence[Any], network: Any = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Document]:
         """The decisions for several tasks, each with its own queues; raises as ``decide``."""
         batch = [
             {"task": _as_json(task), "queues": _as_json(entry)}
             for task, entry in zip(tasks, queues, strict=True)
         ]
         body = {"batch": batch, **_optional(network)}
-        result: list[dict[str, Any]] = self.request("POST", "/v1/decide", body)["decisions"]
+        result: list[Document] = self.request("POST", "/v1/decide", body)["decisions"]
         return result
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Document:
         """What ``/healthz`` says; raises as ``decide``."""
-        result: dict[str, Any] = self.request("GET", "/healthz")
+        result: Document = self.request("GET", "/healthz")
         return result
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
@@ -152,11 +154,11 @@ def _reason(status: int, answer: bytes) -> str:
         return f"{status}: {answer[:200]!r}"
 
 
-def _optional(network: Any) -> dict[str, Any]:
+def _optional(network: Any) -> Document:
     return {} if network is None else {"network": _as_json(network)}
 
 
-def _as_json(value: Any) -> dict[str, Any]:
+def _as_json(value: Any) -> Document:
     """A mapping or dataclass as JSON holds it: without what is None, arrays as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -19,9 +19,10 @@ import numpy as np
 import optax
 from gymnax.environments import spaces
 
-from jaxmec.agents.base import Agent, DenoisingAgent
+from jaxmec.agents.base import Agent, DenoisingAgent, Learner
 from jaxmec.agents.per_station import PerStation, of_station
 from jaxmec.core import checks
+from jaxmec.core.types import Memory, PyTree
 from jaxmec.envs.spaces import Ranking
 from jaxmec.experiment import Policy, evaluate
 from jaxmec.training import rollout
@@ -135,18 +136,18 @@ def observer(policy: Policy, config: DistilConfig) -> Callable[[Any, jax.Array],
     stride = max(1, int(getattr(params, "max_steps_in_episode", config.kept)) // config.kept)
     space = env.action_space(params)
 
-    def run(learner: Any, key: jax.Array) -> jax.Array:
-        def decide(key: jax.Array, observation: jax.Array, memory: Any) -> tuple[Any, Any, Any]:
+    def run(learner: Learner, key: jax.Array) -> jax.Array:
+        def decide(key: jax.Array, observation: jax.Array, memory: Memory) -> tuple[Any, Any, Any]:
             key_act, key_coin, key_random = jax.random.split(key, 3)
             action, memory, _ = agent.act(learner, memory, observation, key_act, False)
             other = space.sample(key_random).astype(action.dtype)
             strays = jax.random.bernoulli(key_coin, config.random)
             return jnp.where(strays, other, action), memory, ()
 
-        def one(state: Any, key: jax.Array) -> tuple[Any, None]:
+        def one(state: PyTree, key: jax.Array) -> tuple[Any, None]:
             return rollout.step(decide, env, params, state, key)[0], None
 
-        def several(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        def several(state: PyTree, key: jax.Array) -> tuple[Any, jax.Array]:
             state, _ = jax.lax.scan(one, state, jax.random.split(key, stride))
             return state, state.observation
 
@@ -168,7 +169,7 @@ def _chooses(policy: Policy) -> bool:
 def _preferences(policy: Policy) -> Callable[[Any, jax.Array], jax.Array]:
     """A function (learner, [n, S]) -> [n, A], some at a time: a chain needs room."""
 
-    def run(learner: Any, observation: jax.Array) -> jax.Array:
+    def run(learner: Learner, observation: jax.Array) -> jax.Array:
         def one(row: jax.Array) -> jax.Array:
             return policy.agent.preferences(learner, row)
 
@@ -181,7 +182,7 @@ def _learner(student: Policy, chooses: bool, config: DistilConfig) -> Callable[.
     """A function (learner, observations [n, S], preferences [n, A], key) -> learner, taught."""
     optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.updates))
 
-    def loss_of(learner: Any, observation: Any, target: Any, spread: Any) -> jax.Array:
+    def loss_of(learner: Learner, observation: Any, target: Any, spread: Any) -> jax.Array:
         given = jax.vmap(student.agent.preferences, in_axes=(None, 0))(learner, observation)
         if not chooses:
             return jnp.mean(jnp.square((given - target) / spread))
@@ -189,11 +190,11 @@ def _learner(student: Policy, chooses: bool, config: DistilConfig) -> Callable[.
         log_target = jax.nn.log_softmax(target)
         return jnp.mean(jnp.sum(jnp.exp(log_target) * (log_target - log_given), axis=-1))
 
-    def run(learner: Any, seen: jax.Array, wanted: jax.Array, key: jax.Array) -> Any:
+    def run(learner: Learner, seen: jax.Array, wanted: jax.Array, key: jax.Array) -> PyTree:
         # Scores are compared in units of their own spread.
         spread = jnp.maximum(jnp.std(wanted), 1e-6)
 
-        def update(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        def update(carry: PyTree, key: jax.Array) -> tuple[Any, None]:
             learner, state = carry
             rows = jax.random.randint(key, (config.batch_size,), 0, seen.shape[0])
             gradient = jax.grad(loss_of)(learner, seen[rows], wanted[rows], spread)

@@ -26,6 +26,7 @@ from jaxmec.agents.base import Agent, DenoisingAgent
 from jaxmec.agents.per_station import of_station
 from jaxmec.core import bundle as bundles
 from jaxmec.core.bundle import Bundle, PathLike
+from jaxmec.core.types import Document
 from jaxmec.deploy import graph, onnx, schema, xla
 from jaxmec.deploy.decision import columns_of, decision_of, mode_of
 from jaxmec.deploy.distil import distil
@@ -101,7 +102,7 @@ def export(
         policy, measured = distil(policy)
         history["distilled"] = dataclasses.asdict(measured)
 
-    manifest: dict[str, Any] = {
+    manifest: Document = {
         "method": policy.name,
         "setting": dataclasses.asdict(policy.setting),
         "training": {},
@@ -125,7 +126,7 @@ def export(
     return bundles.open_bundle(to)
 
 
-def _opened(policy: Policy | TrainResult | PathLike) -> tuple[Policy, dict[str, Any]]:
+def _opened(policy: Policy | TrainResult | PathLike) -> tuple[Policy, Document]:
     """The policy, and what is known of how it came about, for the manifest."""
     if isinstance(policy, Policy):
         return policy, {}
@@ -158,7 +159,7 @@ def _row_size(policy: Policy) -> int:
 # The manifest.
 
 
-def describe_network(params: OffloadingParams) -> dict[str, Any]:
+def describe_network(params: OffloadingParams) -> Document:
     """The servers and links that the policy was trained on, with units."""
     network = params.network
     limit = float(network.max_wait)
@@ -181,9 +182,9 @@ def describe_network(params: OffloadingParams) -> dict[str, Any]:
     }
 
 
-def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, Any]:
+def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -> Document:
     """The features in their order; an entry is its quantity in its unit, over its scale."""
-    features: list[dict[str, Any]] = []
+    features: list[Document] = []
     chosen = observation.chosen(env.options, params)
     for feature, (name, length) in zip(chosen, env.feature_layout(params), strict=True):
         scale = 1.0 if feature.scale is None else float(feature.scale(params))
@@ -215,7 +216,7 @@ def describe_flow(params: OffloadingParams) -> dict[str, float]:
     }
 
 
-def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
+def describe_action(env: Any, params: OffloadingParams) -> Document:
     """What the preferences mean.
 
     Raises:
@@ -226,7 +227,7 @@ def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
         raise NotExportable(
             f"actions of the mode {mode!r} cannot be exported; those of {', '.join(MEANINGS)} can"
         )
-    about: dict[str, Any] = {
+    about: Document = {
         "mode": mode,
         "num_preferences": env.num_actions,
         "about": MEANINGS[mode],
@@ -238,7 +239,7 @@ def describe_action(env: Any, params: OffloadingParams) -> dict[str, Any]:
     return about
 
 
-def describe_allocation(env: Any) -> dict[str, Any]:
+def describe_allocation(env: Any) -> Document:
     """Who splits a task among a set, and on which waits."""
     if not env.splits:
         return {"rule": "cwa", "information": "seen"}  # one server takes all: any rule says so
@@ -246,7 +247,7 @@ def describe_allocation(env: Any) -> dict[str, Any]:
     return {"rule": rule, "information": env.allocation_information}
 
 
-def describe_decision(env: OffloadingEnvironment, params: OffloadingParams) -> dict[str, Any]:
+def describe_decision(env: OffloadingEnvironment, params: OffloadingParams) -> Document:
     """What the forms take and give: the columns of a row in their order, and of a result."""
     columns = []
     for name, length, optional in columns_of(env, params):
@@ -271,7 +272,7 @@ def describe_noise(agent: Agent) -> str:
     return "none: x_K = 0 and nothing is added at any step"
 
 
-def training_summary(run: Path) -> dict[str, Any]:
+def training_summary(run: Path) -> Document:
     """How a run ended, from its metrics: {} where there are none."""
     file = run / METRICS_FILE
     if file.is_file():
@@ -308,9 +309,7 @@ def _library_versions() -> dict[str, str]:
 # The check before anything is written.
 
 
-def _check(
-    policy: Policy, action: dict[str, Any], directory: Path, manifest: dict[str, Any]
-) -> dict[str, Any]:
+def _check(policy: Policy, action: Document, directory: Path, manifest: Document) -> Document:
     """That the three forms agree, and that what preferences are taken for is what the agent does.
 
     Raises:
@@ -364,9 +363,7 @@ def _check_greedy(policy: Policy, env: OffloadingEnvironment, mode: str, seen: n
         )
 
 
-def random_observations(
-    rng: np.random.Generator, count: int, manifest: dict[str, Any]
-) -> np.ndarray:
+def random_observations(rng: np.random.Generator, count: int, manifest: Document) -> np.ndarray:
     """[count, S] float32, uniform on [0, 2), but whole numbers where a feature is a label."""
     columns = []
     for feature in manifest["observation"]["features"]:
@@ -380,7 +377,7 @@ def random_observations(
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def random_rows(rng: np.random.Generator, count: int, manifest: dict[str, Any]) -> np.ndarray:
+def random_rows(rng: np.random.Generator, count: int, manifest: Document) -> np.ndarray:
     """[count, W] float32 of what a station may be told, in the network of the manifest."""
     network, servers = manifest["network"], len(manifest["network"]["capacity"])
     flow = manifest["observation"].get("flow", {})

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from jaxmec.core.types import Keywords
 from jaxmec.deploy import jaxpr
 from jaxmec.deploy.jaxpr import Atom, Equation, Shape
 
@@ -173,7 +174,7 @@ class _Translation:
         self.initializers: list[onnx.TensorProto] = []
         self._names: dict[tuple[object, ...], str] = {}
         self._made: dict[tuple[object, ...], list[Value]] = {}
-        self._sources: dict[str, tuple[str, tuple[Value, ...], dict[str, Any]]] = {}
+        self._sources: dict[str, tuple[str, tuple[Value, ...], Keywords]] = {}
         self._count = 0
 
     # Walking the jaxpr.

@@ -50,6 +50,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jaxmec.core import checks
 from jaxmec.core.bundle import MANIFEST, BundleError, PathLike
+from jaxmec.core.types import Document
 from jaxmec.deploy import onnx
 from jaxmec.deploy.runtime import (
     LARGEST,
@@ -406,7 +407,7 @@ class Service:
                 ]
             ) from None
 
-    def _answer(self, asked: OneRequest | BatchRequest) -> dict[str, Any]:
+    def _answer(self, asked: OneRequest | BatchRequest) -> Document:
         scheduler = self.scheduler  # the same one throughout, whatever is swapped in meanwhile
         entries = asked.batch if isinstance(asked, BatchRequest) else [asked]
         queues, tasks = [entry.queues for entry in entries], [entry.task for entry in entries]
@@ -485,7 +486,7 @@ class Service:
         self.metrics.requests.labels(str(status)).inc()
         if not (self.config.log_requests or error):
             return
-        fields: dict[str, Any] = {"status": status, "client": client}
+        fields: Document = {"status": status, "client": client}
         if request is not None:
             fields |= {"method": request.method[:20], "path": request.url.path[:200]}
         if error:
@@ -594,7 +595,7 @@ def _misfit(details: list[str]) -> _Refused:
     return _Refused(422, "the request does not fit the schema", details)
 
 
-def _shown(decision: Decision) -> dict[str, Any]:
+def _shown(decision: Decision) -> Document:
     return {
         "servers": decision.servers,
         "fractions": decision.fractions.tolist(),
@@ -649,7 +650,7 @@ STATUSES = {
 ALWAYS = (400, 404, 405, 408, 431, 500, 503)  # what any path may answer
 
 
-def _schemas(config: ServeConfig, servers: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _schemas(config: ServeConfig, servers: int) -> tuple[Document, Document]:
     """The schema of each message by name, and the definitions that they refer to."""
     models = {model.__name__: (model, "validation") for model in (OneAnswer, BatchAnswer, Problem)}
     adapters: Any = [(name, mode, TypeAdapter(model)) for name, (model, mode) in models.items()]
@@ -667,12 +668,12 @@ def _schemas(config: ServeConfig, servers: int) -> tuple[dict[str, Any], dict[st
     return schemas, components
 
 
-def openapi(config: ServeConfig, servers: int) -> dict[str, Any]:
+def openapi(config: ServeConfig, servers: int) -> Document:
     """The interface as an OpenAPI 3.1 document, for a policy of so many servers."""
     schemas, components = _schemas(config, servers)
     problem = {"application/json": {"schema": schemas["Problem"]}}
 
-    def answers(*statuses: int) -> dict[str, Any]:
+    def answers(*statuses: int) -> Document:
         return {
             str(status): {"description": STATUSES[status], "content": problem}
             for status in sorted({*ALWAYS, *statuses})

@@ -8,14 +8,18 @@ cart-pole system"), integrated with its explicit Euler step.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments import environment, spaces
 
+from jaxmec.core.types import Info
 from jaxmec.mec import checks
 from jaxmec.struct import is_concrete, pytree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RESET_BOUND = 0.05  # an episode starts with every coordinate uniform within ±RESET_BOUND
 
@@ -107,7 +111,7 @@ class CartPole(environment.Environment):
         state: CartPoleState,
         action: Any,
         params: CartPoleParams | None = None,
-    ) -> tuple[jax.Array, CartPoleState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, CartPoleState, jax.Array, jax.Array, jax.Array, Info]:
         """Push once; where the episode ends, return the start of a new one.
 
         ``key`` is used for that start alone, since a push has no randomness. ``info`` has
@@ -150,7 +154,7 @@ class CartPole(environment.Environment):
         """[2] what each action is."""
         return ("push left", "push right")
 
-    def draw(self, axes: Any, state: CartPoleState, params: CartPoleParams) -> None:
+    def draw(self, axes: Axes, state: CartPoleState, params: CartPoleParams) -> None:
         """The cart and its pole, into the axes of a figure."""
         pole, limit = 2 * float(params.half_length), float(params.position_limit)
         x, angle = float(state.x), float(state.theta)

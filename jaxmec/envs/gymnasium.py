@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium
 import jax
@@ -11,15 +11,19 @@ from gymnasium.envs.registration import EnvSpec
 from gymnax.environments import environment
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
+from jaxmec.core.types import EnvParams, EnvState
 from jaxmec.envs.processes import refuse_after_fork
 from jaxmec.envs.table import make
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @runtime_checkable
 class Drawn(Protocol):
     """An environment that can be drawn."""
 
-    def draw(self, axes: Any, state: Any, params: Any) -> None:
+    def draw(self, axes: Axes, state: EnvState, params: EnvParams) -> None:
         """Draw a state, of NumPy arrays, into the axes of a figure."""
 
 
@@ -27,7 +31,7 @@ class Drawn(Protocol):
 class Masked(Protocol):
     """An environment some of whose actions cannot be taken."""
 
-    def action_mask(self, params: Any) -> Any:
+    def action_mask(self, params: EnvParams) -> Any:
         """[A] bool: those that can."""
 
 
@@ -57,7 +61,7 @@ class GymnasiumAdapter(gymnasium.Env):
     def __init__(
         self,
         env: environment.Environment,
-        params: Any = None,
+        params: EnvParams = None,
         seed: int | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -101,7 +105,7 @@ class GymnasiumAdapter(gymnasium.Env):
             key = jax.random.wrap_key_data(key)
             return env.reset(jax.random.fold_in(key, count), params)
 
-        def transition(key: jax.Array, count: int, state: Any, action: Any) -> Any:
+        def transition(key: jax.Array, count: int, state: EnvState, action: Any) -> Any:
             key_step = jax.random.fold_in(jax.random.wrap_key_data(key), count)
             _, state, reward, terminated, truncated, info = env.step(
                 key_step, state, action, params
@@ -218,7 +222,7 @@ class Registered(GymnasiumAdapter):
 
 def to_gymnasium(
     env: environment.Environment,
-    params: Any = None,
+    params: EnvParams = None,
     seed: int | None = None,
     render_mode: str | None = None,
 ) -> gymnasium.Env:
@@ -256,7 +260,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _picture(env: Drawn, state: Any, params: Any) -> np.ndarray:
+def _picture(env: Drawn, state: EnvState, params: EnvParams) -> np.ndarray:
     """[height, width, 3] uint8 of a state."""
     figure = _figure(6.4, 3.2)
     env.draw(figure.add_subplot(), state, params)

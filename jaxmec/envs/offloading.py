@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ import numpy as np
 from gymnax.environments import environment, spaces
 
 from jaxmec.core import checks
+from jaxmec.core.types import Info
 from jaxmec.envs import observation
 from jaxmec.envs import state as states
 from jaxmec.envs.state import (
@@ -40,6 +41,9 @@ from jaxmec.mec.pricing import expected_flow, outlook
 from jaxmec.mec.selection import one_server
 from jaxmec.mec.workload import Arrival, Cursor, Task
 from jaxmec.struct import is_concrete, replace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_PLACES = 2**24  # a place is a whole number that float32 holds exactly
 
@@ -154,7 +158,7 @@ class OffloadingEnvironment(environment.Environment):
         state: OffloadingState,
         action: Any,
         params: OffloadingParams | None = None,
-    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, Info]:
         """Decide the current task and go to the next one.
 
         After the last task of slot T the episode is truncated and the state returned is
@@ -167,7 +171,7 @@ class OffloadingEnvironment(environment.Environment):
 
     def fair_step(
         self, key: jax.Array, state: OffloadingState, params: OffloadingParams | None = None
-    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, Info]:
         """:meth:`step` with one server for the task, drawn by capacity.
 
         All queues, in seconds, then grow alike, whatever the load. Training lets environments
@@ -197,7 +201,7 @@ class OffloadingEnvironment(environment.Environment):
         params: OffloadingParams,
         outcome: Outcome,
         queues: QueueState,
-    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, Info]:
         """What :meth:`step` returns, of a decision's outcome and the queues after it."""
         deadline = self._deadline(state, params)
         failed = outcome.makespan > deadline
@@ -405,7 +409,7 @@ class OffloadingEnvironment(environment.Environment):
             return tuple(str(i) for i in range(self.num_choices))
         return tuple(f"own+{i}" if i else "own" for i in range(self.num_choices))
 
-    def draw(self, axes: Any, state: OffloadingState, params: OffloadingParams) -> None:
+    def draw(self, axes: Axes, state: OffloadingState, params: OffloadingParams) -> None:
         """Every server's queue, into the axes of a figure."""
         capacity = np.asarray(params.network.capacity)
         backlog, inflight = state.queues.backlog / capacity, state.queues.inflight / capacity

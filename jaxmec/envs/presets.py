@@ -84,7 +84,7 @@ class Preset:
                 raise ValueError(f"{name} must be a range (low, high) from 0 up, got {value!r}")
 
     def params(
-        self, seed: int = 0, workload: Workload | None = None, **changes: Any
+        self, seed: int = 0, workload: Workload | None = None, **changes: object
     ) -> OffloadingParams:
         """Environment parameters whose per-position numbers are drawn from ``seed``.
 

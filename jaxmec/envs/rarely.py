@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxmec.core.types import PyTree
+
 Tree = TypeVar("Tree")
 PART = 32  # of the environments, those that are served at once; more take another turn
 
@@ -38,7 +40,7 @@ def rarely(fresh: Callable[..., Tree], wanted: Any, old: Tree, *given: Any) -> T
 
     @one.def_vmap
     def _many(size: int, batched: Any, wanted: Any, old: Tree, given: Any) -> Any:
-        def all_of(tree: Any, has: Any) -> Any:
+        def all_of(tree: PyTree, has: Any) -> PyTree:
             return jax.tree.map(
                 lambda x, b: x if b else jnp.broadcast_to(x, (size, *jnp.shape(x))), tree, has
             )

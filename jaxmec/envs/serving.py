@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from gymnax.environments import environment
 from gymnax.environments import spaces as gymnax_spaces
 
 from jaxmec.core import checks
+from jaxmec.core.types import Info
 from jaxmec.envs import spaces
 from jaxmec.envs.rarely import rarely
 from jaxmec.serving.availability import Troubles
@@ -39,6 +40,9 @@ from jaxmec.serving.decision import (
 from jaxmec.serving.scenario import ServingParams
 from jaxmec.serving.view import INFORMATION, Outlook, View, expect, view_of
 from jaxmec.struct import replace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ACTIONS = ("option", "shares")
 FEATURE_SETS = ("told", "expected")
@@ -367,7 +371,7 @@ class GenerativeServing(environment.Environment):
         state: ServingState,
         action: Any,
         params: ServingParams | None = None,
-    ) -> tuple[jax.Array, ServingState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, ServingState, jax.Array, jax.Array, jax.Array, Info]:
         """Decide the current request and go to the next decision.
 
         After the last request and all that were lost the episode is truncated and the state
@@ -591,7 +595,7 @@ class GenerativeServing(environment.Environment):
         sizes = {"B": self.num_servers, "M": params.fleet.num_variants, "O": self.num_options}
         return tuple(sizes[axis] for axis in feature.axes)
 
-    def draw(self, axes: Any, state: ServingState, params: ServingParams) -> None:
+    def draw(self, axes: Axes, state: ServingState, params: ServingParams) -> None:
         """Every server's backlog, as told and true, into the axes of a figure."""
         fleet, servers = params.fleet, np.arange(self.num_servers)
         true, _, up = ask_all(fleet, state.availability, state.queues, state.now)

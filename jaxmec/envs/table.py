@@ -38,7 +38,7 @@ class Environment:
     problem: str | None = None  # "multi" or "single", what schedulers and the planner solve there
     rules: str | None = None  # "module:function" that finds who plays there without learning
     oracle: str | None = None  # the scheduler that policies are set against
-    set_options: tuple[tuple[str, Any], ...] = ()  # with which an action is a set of servers
+    set_options: tuple[tuple[str, object], ...] = ()  # with which an action is a set of servers
     pictures: tuple[str, ...] = ("denoising",)  # that `jaxmec show` can draw of an episode
 
     @property
@@ -82,7 +82,7 @@ class Environment:
         preset: Any = None,
         seed: int = 0,
         workload: Workload | None = None,
-        **options: Any,
+        **options: object,
     ) -> tuple[Any, Any]:
         """The environment and its parameters; see :func:`make`."""
         refuse_after_fork()
@@ -174,7 +174,7 @@ def make(
     preset: str | Preset | None = None,
     seed: int = 0,
     workload: Workload | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Any, Any]:
     """An environment and its parameters.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmec.core.types import PyTree
 from jaxmec.envs.offloading import OffloadingEnvironment, OffloadingParams, OffloadingState
 from jaxmec.solvers import PlannerConfig, Window, plan
 from jaxmec.training.rollout import strong
@@ -70,7 +71,7 @@ class Demonstrator:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_env, jnp.arange(length))
         nothing = jnp.zeros(env.num_actions)
 
-        def arrive(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+        def arrive(carry: PyTree, key: jax.Array) -> tuple[Any, Any]:
             state, over = carry
             counts = ~over & (state.cursor.slot == start.cursor.slot)
             _, following, _, _, truncated, _ = env.step(key, state, nothing, params)
@@ -83,7 +84,7 @@ class Demonstrator:
         problem = "multi" if env.splits else "single"
         planned = plan(network, window, key_plan, problem, self.planner)
 
-        def follow(carry: Any, inputs: Any) -> tuple[Any, Demonstrations]:
+        def follow(carry: PyTree, inputs: Any) -> tuple[Any, Demonstrations]:
             observation, state = carry
             key, fraction, counts = inputs
             action = self._encoded(fraction, state, params)

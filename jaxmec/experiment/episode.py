@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmec.agents.base import Learner
 from jaxmec.core import checks
+from jaxmec.core.types import EnvParams, PyTree
 from jaxmec.envs.cartpole import CartPoleParams
 from jaxmec.envs.table import find_environment
 from jaxmec.experiment import (
@@ -254,15 +256,15 @@ def _play(player: Player, key: jax.Array, episode: int) -> Any:
     steps = min(CHUNK, int(player.params.max_steps_in_episode))
 
     @jax.jit
-    def begin(params: Any) -> Any:
+    def begin(params: EnvParams) -> Any:
         observation, state = environment.reset(key_reset, params)
         return strong(observation), strong(state), strong(player.memory)
 
     @jax.jit
-    def go_on(carry: Any, first: jax.Array, learner: Any, params: Any) -> Any:
+    def go_on(carry: PyTree, first: jax.Array, learner: Learner, params: EnvParams) -> PyTree:
         rule = player.decides(learner, params)
 
-        def step(carry: Any, number: jax.Array) -> Any:
+        def step(carry: PyTree, number: jax.Array) -> PyTree:
             observation, state, memory = carry
             key = jax.random.fold_in(key_policy, number)
             action, memory = rule(key, observation, state, memory)

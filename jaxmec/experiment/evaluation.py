@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from jaxmec import envs
 from jaxmec.agents.base import Agent, Learner
 from jaxmec.core import checks, compilation
+from jaxmec.core.types import EnvParams, EnvState, Keywords, Memory
 from jaxmec.envs.table import FOR_RULES, FOR_SCHEDULERS
 from jaxmec.experiment.policy import Policy, load_policy
 from jaxmec.experiment.report import Report
@@ -41,7 +42,7 @@ def evaluate(
     preset_seed: int | None = None,
     trace: PathLike | TraceFile | None = None,
     sampled: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Report:
     """Play whole episodes with a policy, a scheduler, or the policies of all seeds of a result.
 
@@ -94,7 +95,9 @@ def _report(
 ) -> Report:
     """How a player did, with the learner of each of the policies."""
 
-    def run(learner: Learner, memory: Any, params: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def run(
+        learner: Learner, memory: Memory, params: EnvParams, key: jax.Array
+    ) -> dict[str, jax.Array]:
         rule = player.decides(learner, params)
         return play(rule, memory, player.environment, params, episodes, key)
 
@@ -125,10 +128,10 @@ class Player:
     name: str
     setting: Setting
     environment: Any
-    params: Any
+    params: EnvParams
     decides: Callable[[Learner, Any], Decides]  # from the learner of one seed, and the parameters
     learner: Learner  # of a trained policy; () of a scheduler
-    memory: Any  # before the first decision of an episode
+    memory: Memory  # before the first decision of an episode
 
     @property
     def information(self) -> str | None:
@@ -174,7 +177,7 @@ def opened(
     return find_scheduler(policy)  # which suggests the nearest name
 
 
-def _of_environment(options: Mapping[str, Any]) -> dict[str, Any]:
+def _of_environment(options: Keywords) -> Keywords:
     """Options by their names in the environment, whether or not written ``env.NAME``."""
     plain = {name.removeprefix("env."): value for name, value in options.items()}
     if len(plain) < len(options):
@@ -191,7 +194,7 @@ def player_of(
     preset_seed: int | None = None,
     trace: PathLike | TraceFile | None = None,
     sampled: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Player:
     """A policy or a scheduler in the environment that `evaluate` would play it in.
 
@@ -221,7 +224,7 @@ def _deciding(
     preset: str | None,
     preset_seed: int | None,
     trace: PathLike | TraceFile | None,
-    options: dict[str, Any],
+    options: Keywords,
 ) -> Player:
     """A trained policy, where it was trained but for what is named."""
     setting = policy.setting
@@ -266,7 +269,7 @@ def _serving(
     preset: str | None,
     preset_seed: int,
     trace: TraceFile | None,
-    options: dict[str, Any],
+    options: Keywords,
 ) -> Player:
     """A rule of serving; it may refuse."""
     row = envs.find_environment(FOR_RULES if env is None else env)
@@ -281,8 +284,10 @@ def _serving(
     )
     environment, params = setting.make()
 
-    def decides(learner: tuple[()], params: Any) -> Decides:
-        def decide(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
+    def decides(learner: tuple[()], params: EnvParams) -> Decides:
+        def decide(
+            key: jax.Array, observation: Any, state: EnvState, memory: Memory
+        ) -> tuple[Any, Any]:
             del observation
             view = environment.view(state, params)
             choice, memory = rule.decide(params, view, memory, key)
@@ -300,7 +305,7 @@ def _scheduling(
     preset: str | None,
     preset_seed: int,
     trace: TraceFile | None,
-    options: dict[str, Any],
+    options: Keywords,
 ) -> Player:
     row = envs.find_environment(FOR_SCHEDULERS if env is None else env)
     env = row.name
@@ -326,8 +331,10 @@ def _scheduling(
     )
     environment, params = setting.make()
 
-    def decides(learner: tuple[()], params: Any) -> Decides:
-        def rule(key: jax.Array, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
+    def decides(learner: tuple[()], params: EnvParams) -> Decides:
+        def rule(
+            key: jax.Array, observation: Any, state: EnvState, memory: Memory
+        ) -> tuple[Any, Any]:
             del observation
             view = environment.view(state, params)
             selected, memory = scheduler.decide(params, view, memory, key)

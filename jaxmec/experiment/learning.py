@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Agent, StartingAgent
+from jaxmec.core.types import EnvParams, PyTree
 from jaxmec.experiment.policy import (
     OBSERVATIONS,
     Policy,
@@ -133,7 +134,7 @@ def _train(chosen: Recipe, seeds: int | Sequence[int], run: RunOptions) -> Train
     )
     job = (agent, environment, params, chosen.config)
     done = parts.run(*job, seeds, settings, seeds_at_once=run.seeds_at_once)
-    state: Any = done.state
+    state: PyTree = done.state
     if run.devices != 1:  # the learners are small, and wanted where policies are played and saved
         learners = jax.device_put(on_devices.gather(state.learner), jax.local_devices()[0])
         state = state._replace(learner=learners)
@@ -194,7 +195,7 @@ def _starting(
     start: Policy | TrainResult,
     agent: Any,
     environment: Any,
-    params: Any,
+    params: EnvParams,
     seeds: int | Sequence[int],
 ) -> Any:
     """[S] the parameters of the actor that each seed begins with.

@@ -17,6 +17,7 @@ from jaxmec import agents, envs
 from jaxmec.agents.base import Agent, DenoisingAgent, Learner, Spec
 from jaxmec.agents.per_station import of_station
 from jaxmec.core import bundle, checks, files
+from jaxmec.core.types import Document
 from jaxmec.experiment.setting import SETTING_SCHEMA, PathLike, Setting, in_a_file, plain
 from jaxmec.traces import TraceError, TraceFile
 from jaxmec.training import checkpoint
@@ -179,7 +180,7 @@ def _load_policy(path: Path) -> Policy:
     return policy
 
 
-def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
+def read_policy(path: Path) -> tuple[Policy, Document]:
     """The policy in a directory, for whoever gives it its observations himself, and its manifest.
 
     Raises:
@@ -201,7 +202,7 @@ def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
     return Policy(agent, learner, spec, setting, about["name"]), about
 
 
-def refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Setting) -> None:
+def refuse_old_observations(path: Path, about: Document, setting: Setting) -> None:
     """Refuse what was trained to see a master node otherwise than it is seen now: its own work
     once for each server, or in a trace its tasks at another place."""
     options = dict(setting.options)
@@ -228,7 +229,7 @@ def refuse_old_observations(path: Path, about: Mapping[str, Any], setting: Setti
         )
 
 
-def _rebuilt(kind: Any, fields: Mapping[str, Any], what: str, path: Path) -> Any:
+def _rebuilt(kind: Any, fields: Mapping[str, object], what: str, path: Path) -> Any:
     """What was saved as fields; one that this version lacks, needs or refuses is named."""
     fault = None
     known = inspect.signature(kind).parameters
@@ -250,7 +251,7 @@ def _rebuilt(kind: Any, fields: Mapping[str, Any], what: str, path: Path) -> Any
     raise checkpoint.CheckpointIncompatible(f"{path / checkpoint.MANIFEST}: {what} has {fault}")
 
 
-def setting_of(about: Mapping[str, Any], path: Path) -> Setting:
+def setting_of(about: Document, path: Path) -> Setting:
     """The setting that a policy's manifest at ``path`` describes."""
     trace = about.get("trace")
     if trace is not None:
@@ -275,7 +276,7 @@ def setting_of(about: Mapping[str, Any], path: Path) -> Setting:
     return setting
 
 
-def _agent_of(about: dict[str, Any], path: Path) -> Agent:
+def _agent_of(about: Document, path: Path) -> Agent:
     """The agent that :func:`plain` wrote into the policy at ``path``."""
     name = about["class"]
     if name in GONE_AGENTS:

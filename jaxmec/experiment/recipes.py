@@ -16,6 +16,7 @@ from jaxmec.agents.base import Agent
 from jaxmec.agents.chain import OF_NETWORK
 from jaxmec.agents.per_station import of_station, with_fields
 from jaxmec.core.naming import ambiguous, by_layer, look_up
+from jaxmec.core.types import Document, Keywords
 from jaxmec.envs.table import FOR_AGENTS
 from jaxmec.experiment.demonstrations import DEMONSTRATING, Demonstrator
 from jaxmec.experiment.policy import Policy, load_policy
@@ -179,7 +180,7 @@ class Recipe:
         if isinstance(self.start, Recipe):
             self.start.check()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Document:
         """All that the result depends on beside the seeds and the code, as JSON holds it."""
         start: Any = None
         if isinstance(self.start, Recipe):
@@ -188,7 +189,7 @@ class Recipe:
             policies = (self.start,) if isinstance(self.start, Policy) else self.start.policies
             start = [digest(policy.learner) for policy in policies]
         demonstrates = self.config.needs_demonstrations
-        identity: dict[str, Any] = strict(
+        identity: Document = strict(
             {
                 "name": self.name,
                 "agent": plain(self.agent),
@@ -257,14 +258,14 @@ def option_layers(agent: Any, config: Config, env: str) -> dict[str, set[str]]:
     }
 
 
-def _together(single: dict[str, Any], together: Any) -> dict[str, Any]:
+def _together(single: Keywords, together: Keywords) -> Keywords:
     """The environment's options, those by themselves and those in ``env_options``."""
     if twice := single.keys() & together.keys():
         raise TypeError(f"{min(twice)} is given twice, by itself and in env_options; give it once")
     return single | dict(together)
 
 
-def _arrivals(setting: Setting, given: dict[str, Any], trace: Any) -> tuple[Any, Any]:
+def _arrivals(setting: Setting, given: Keywords, trace: Any) -> tuple[Any, Any]:
     """The options and the trace of a setting with other options, and with other arrivals if any."""
     options = dict(setting.options)
     if trace is None:
@@ -276,7 +277,7 @@ def _arrivals(setting: Setting, given: dict[str, Any], trace: Any) -> tuple[Any,
     return tuple(sorted((options | given).items())), trace_file(trace)
 
 
-def _agree(name: str, of_agent: dict[str, Any], of_env: dict[str, Any], env: str) -> None:
+def _agree(name: str, of_agent: Keywords, of_env: Keywords, env: str) -> None:
     """Let agent and environment both have an option that both know."""
     named = {of[name] for of in (of_agent, of_env) if name in of}
     if len(named) > 1:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmec.agents.base import Agent
+from jaxmec.core.types import PyTree
 from jaxmec.experiment.policy import Policy
 from jaxmec.experiment.setting import PathLike, Setting
 from jaxmec.methods import Config
@@ -27,7 +27,7 @@ class TrainResult:
     config: Config
     seeds: tuple[int, ...]
     history: History  # [S, P]
-    state: Any  # the training states, [S]
+    state: PyTree  # the training states, [S]
     directory: Path | None
 
     @property

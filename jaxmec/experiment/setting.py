@@ -17,6 +17,7 @@ import numpy as np
 from jaxmec import envs, traces
 from jaxmec.core import checks
 from jaxmec.core.files import PathLike
+from jaxmec.core.types import Document, Keywords
 from jaxmec.envs.presets import Preset, override
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.serving import FleetError, find_serving_preset
@@ -59,7 +60,7 @@ class Setting:
     env: str
     preset: str | None = None
     seed: int = 0  # of what a preset draws once
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
     trace: TraceFile | None = None  # arrivals instead of the preset's
     fleet: tuple[str, str] | None = None  # the preset's file and what was in it, if it is a file
 
@@ -76,12 +77,12 @@ class Setting:
             object.__setattr__(self, "fleet", (path, _content(path)))
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Setting:
+    def of(cls, document: Document) -> Setting:
         """What `dataclasses.asdict` made of one, and JSON of that."""
         return cls(**cls.fields_of(document))
 
     @staticmethod
-    def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    def fields_of(document: Document) -> Keywords:
         """The fields in such a document."""
         fields = dict(document)
         fields["options"] = tuple(
@@ -103,7 +104,7 @@ class Setting:
         """
         if self.fleet is not None:
             _check_content(*self.fleet)
-        options: dict[str, Any] = {
+        options: Keywords = {
             name: tuple(value) if isinstance(value, list) else value for name, value in self.options
         }
         if self.trace is not None:
@@ -119,14 +120,14 @@ class Setting:
         return traces.read_requests(trace.checked()).arrivals()
 
     @property
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Keywords:
         """The options that are fields of the preset, or arrivals in its place."""
         row = envs.find_environment(self.env)
         own = {field.name for field in dataclasses.fields(row.options)}
         names = {"workload", *row.option_names} - own
         return {name: value for name, value in self.options if name in names}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Document:
         """All that it stands for, as JSON holds it: a preset by its fields, a trace by its tasks,
         wherever it lies."""
         row = envs.find_environment(self.env)
@@ -147,7 +148,7 @@ class Setting:
         return known
 
     @property
-    def tasks(self) -> dict[str, Any]:
+    def tasks(self) -> Keywords:
         """By name, all that decides which tasks arrive, beside the seed of the episodes."""
         row = envs.find_environment(self.env)
         if not row.schedules:
@@ -165,7 +166,7 @@ class Setting:
         return {"preset_seed": self.seed, "stations": len(preset.capacity), **drawn}
 
     @property
-    def network(self) -> dict[str, Any]:
+    def network(self) -> Keywords:
         """By name, all that decides how long tasks take, beside what is decided about them."""
         if not envs.find_environment(self.env).schedules:
             return {}
@@ -301,9 +302,9 @@ def in_a_file(setting: Setting, file: Path) -> Setting:
     return dataclasses.replace(setting, options=kept, trace=TraceFile.of(file, slots))
 
 
-def _same_columns(columns: Mapping[str, np.ndarray], kept: Mapping[str, Any]) -> bool:
+def _same_columns(columns: Mapping[str, np.ndarray], read: Mapping[str, np.ndarray | None]) -> bool:
     """Whether tasks are those of a file, as near as it is written."""
-    kept = {name: column for name, column in kept.items() if column is not None}
+    kept = {name: column for name, column in read.items() if column is not None}
     return columns.keys() == kept.keys() and all(
         column.shape == kept[name].shape and np.allclose(column, kept[name], rtol=1e-8, atol=0)
         for name, column in columns.items()

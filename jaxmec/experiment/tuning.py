@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core import checks
+from jaxmec.core.types import PyTree
 from jaxmec.envs.serving import GenerativeServing
 from jaxmec.serving.rules import NUMBERS, ServingRule, index_rule, tuned
 from jaxmec.serving.scenario import ServingParams
@@ -79,7 +80,7 @@ def _score(
     keys = jnp.tile(jax.random.split(key, episodes), numbers.shape[0])
     each = jnp.repeat(numbers, episodes, axis=0)  # [P · episodes, 8]
 
-    def one(numbers: jax.Array, state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def one(numbers: jax.Array, state: PyTree, key: jax.Array) -> tuple[Any, jax.Array]:
         choice, _ = index_rule(numbers)(params, env.view(state, params), (), key)
         _, state, reward, _, over, info = env.step(key, state, env.action_of(*choice), params)
         return state, jnp.stack([reward, info["requests"], over.astype(reward.dtype)])

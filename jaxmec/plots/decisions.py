@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -273,7 +273,7 @@ def _scenario(episode: Episode) -> str:
 
 
 def _draw_shares(
-    axes: Any,
+    axes: Axes,
     episode: Episode,
     given: np.ndarray,
     left: np.ndarray,
@@ -334,7 +334,7 @@ def _draw_shares(
         axes.axhline(edge, color="0.85", lw=0.8)
 
 
-def _draw_backlogs(axes: Any, episode: Episode, first: int, last: int) -> None:
+def _draw_backlogs(axes: Axes, episode: Episode, first: int, last: int) -> None:
     """A line a server, in the colour of its station."""
     servers = episode.num_servers
     few = servers <= len(PALETTE)
@@ -392,7 +392,7 @@ def _sawtooth(
 
 
 def _label_stations(
-    axes: Any,
+    axes: Axes,
     episode: Episode,
     sent: np.ndarray,
     load: np.ndarray,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmec.core import checks, files
+from jaxmec.core.types import Keywords
 from jaxmec.plots.decisions import MASTER_COLOUR, slots_of
 from jaxmec.plots.style import PALETTE, show_stations, station_colours, styled
 
@@ -192,7 +193,7 @@ def _write(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)
-    kinds: dict[str, Any] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
+    kinds: Keywords = {".gif": PillowWriter, ".mp4": FFMpegWriter}
     if path.suffix not in kinds:
         raise ValueError(f"a film is written to .gif or .mp4, got {path.name}")
     kind = kinds[path.suffix]

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxmec.agents.base import Learner
 from jaxmec.core.naming import look_up
+from jaxmec.core.types import Keywords, Memory
 from jaxmec.plots.style import PALETTE, styled
 
 if TYPE_CHECKING:
@@ -255,12 +257,12 @@ def policy_map(
     return figure
 
 
-def _shaded(fraction: np.ndarray, show: str, origin: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _shaded(fraction: np.ndarray, show: str, origin: int) -> tuple[np.ndarray, Keywords]:
     """What a map of fractions [..., B] shows, and its colours, for ``pcolormesh``."""
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     servers = fraction.shape[-1]
-    shades: dict[str, Any]
+    shades: Keywords
     if show == "servers":
         values = (fraction > 0).sum(axis=-1)
         shades = {
@@ -305,7 +307,7 @@ def _decisions_over(
 
     @jax.jit
     def choose(
-        learner: Any, memory: Any, server: jax.Array, weights: jax.Array, seconds: jax.Array
+        learner: Learner, memory: Memory, server: jax.Array, weights: jax.Array, seconds: jax.Array
     ) -> jax.Array:
         rule = player.decides(learner, params)
         _, state = env.reset(jax.random.key(0), params)

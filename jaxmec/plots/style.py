@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.axes import Axes
+
 from jaxmec.core import files
+from jaxmec.core.types import Keywords
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +53,7 @@ def save(figure: Figure, path: str | Path, formats: Collection[str] = ("png", "s
     if path.suffix.removeprefix(".") in FORMATS:
         path = path.with_suffix("")
     written = [path.with_name(f"{path.name}.{format}") for format in formats]
-    undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    undated: dict[str, Keywords] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with styled():
         for file, format in zip(written, formats, strict=True):
             with files.writing_whole(file) as new:
@@ -87,7 +90,9 @@ def station_colours(stations: int) -> list[Any]:
     return [colormaps["viridis"](0.95 * step) for step in steps]
 
 
-def show_stations(figure: Figure, axes: Any, stations: int, others: Collection[Any] = ()) -> None:
+def show_stations(
+    figure: Figure, axes: Axes | Sequence[Axes], stations: int, others: Collection[Any] = ()
+) -> None:
     """A legend of the stations' colours beside the axes, or a colour bar where they are many.
 
     ``others`` are more entries of the legend, with labels of their own.

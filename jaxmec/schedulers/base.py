@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
+from jaxmec.core.types import Memory
 from jaxmec.envs.offloading import INFORMATION, OffloadingParams, View
 
-Decide = Callable[[OffloadingParams, View, Any, jax.Array], tuple[jax.Array, Any]]
+Decide = Callable[[OffloadingParams, View, Memory, jax.Array], tuple[jax.Array, Memory]]
 
 
 def _no_memory(params: OffloadingParams) -> tuple[()]:
@@ -36,7 +37,7 @@ class Scheduler:
     allocate: str = "cwa"  # who splits a task among the selected servers
     allocation_information: str = "seen"
     oracle: bool = False  # knows what no station could
-    init_memory: Callable[[OffloadingParams], Any] = _no_memory
+    init_memory: Callable[[OffloadingParams], Memory] = _no_memory
     # (environment, params) -> the memory that every episode starts with, worked out once and
     # beforehand; it stands in for init_memory.
     plan: Callable[[Any, OffloadingParams], Any] | None = None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from jaxmec.core.types import Memory
 from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.allocation import cwa
 from jaxmec.mec.offload import offload, service_time, waiting_time
@@ -15,14 +14,14 @@ from jaxmec.schedulers.base import Scheduler
 from jaxmec.schedulers.rules import Selected, everybody
 
 
-def _best_server(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _best_server(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     finish = waiting_time(params.network, view.queues, view.task) + service_time(
         params.network, view.task
     )
     return one_server(jnp.argmin(finish), params.network.num_servers), memory
 
 
-def _best_subset(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _best_subset(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     servers = params.network.num_servers
     if servers > MAX_SUBSET_SERVERS:
         raise ValueError(

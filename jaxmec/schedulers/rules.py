@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from jaxmec.core.types import Memory
 from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.allocation import water_filling
 from jaxmec.mec.offload import fallback, service_time, waiting_time
@@ -15,15 +14,17 @@ from jaxmec.mec.selection import one_server, subset
 from jaxmec.schedulers.base import Decide, Scheduler
 from jaxmec.struct import replace
 
-Selected = tuple[jax.Array, Any]
+Selected = tuple[jax.Array, Memory]
 
 
-def _random(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _random(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     servers = params.network.num_servers
     return one_server(jax.random.randint(key, (), 0, servers), servers), memory
 
 
-def _random_subset(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _random_subset(
+    params: OffloadingParams, view: View, memory: Memory, key: jax.Array
+) -> Selected:
     servers = params.network.num_servers
     if servers < 31:  # every non-empty subset with the same probability
         return subset(jax.random.randint(key, (), 0, 2**servers - 1), servers), memory
@@ -33,21 +34,23 @@ def _random_subset(params: OffloadingParams, view: View, memory: Any, key: jax.A
     return jnp.where(jnp.any(chosen), chosen, one), memory
 
 
-def _local(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _local(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     return fallback(params.network, view.task), memory
 
 
-def _weighted_coin(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _weighted_coin(
+    params: OffloadingParams, view: View, memory: Memory, key: jax.Array
+) -> Selected:
     server = jax.random.categorical(key, jnp.log(params.network.capacity))
     return one_server(server, params.network.num_servers), memory
 
 
-def everybody(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def everybody(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     return jnp.ones(params.network.num_servers, bool), memory
 
 
 def _local_plus_random(
-    params: OffloadingParams, view: View, memory: Any, key: jax.Array
+    params: OffloadingParams, view: View, memory: Memory, key: jax.Array
 ) -> Selected:
     own = fallback(params.network, view.task)
     other = jax.random.categorical(key, jnp.where(own, -jnp.inf, 0))
@@ -60,7 +63,7 @@ def _turns(params: OffloadingParams) -> jax.Array:
     return jnp.arange(servers + 1, dtype=jnp.int32) % servers
 
 
-def _round_robin(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _round_robin(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     servers = params.network.num_servers
     station = jnp.where(view.task.origin < 0, servers, view.task.origin)
     server = memory[station]
@@ -68,7 +71,7 @@ def _round_robin(params: OffloadingParams, view: View, memory: Any, key: jax.Arr
 
 
 def _join_shortest_queue(
-    params: OffloadingParams, view: View, memory: Any, key: jax.Array
+    params: OffloadingParams, view: View, memory: Memory, key: jax.Array
 ) -> Selected:
     backlog = view.queues.backlog
     tie = jax.random.uniform(key, backlog.shape)
@@ -86,14 +89,14 @@ def _expected_delay(params: OffloadingParams, view: View, share: float | None) -
 
 
 def _shortest_delay(share: float | None) -> Decide:
-    def decide(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+    def decide(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
         delay = _expected_delay(params, view, share)
         return one_server(jnp.argmin(delay), delay.size), memory
 
     return decide
 
 
-def _power_of_two(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _power_of_two(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     """Two different servers drawn by capacity: the Gumbel top 2 of the log-capacities."""
     weight = jnp.log(params.network.capacity)
     _, drawn = jax.lax.top_k(weight + jax.random.gumbel(key, weight.shape), min(2, weight.size))
@@ -102,7 +105,7 @@ def _power_of_two(params: OffloadingParams, view: View, memory: Any, key: jax.Ar
 
 
 def _stochastic_coordination(
-    params: OffloadingParams, view: View, memory: Any, key: jax.Array
+    params: OffloadingParams, view: View, memory: Memory, key: jax.Array
 ) -> Selected:
     """Send at random so that all stations together even out the queues.
 
@@ -133,7 +136,9 @@ def _nothing_sent(params: OffloadingParams) -> tuple[jax.Array, jax.Array]:
     return nothing, nothing
 
 
-def _marginal_delay(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _marginal_delay(
+    params: OffloadingParams, view: View, memory: Memory, key: jax.Array
+) -> Selected:
     """The server where the task's own delay and what it causes to later tasks are least.
 
     Queues as for ``shortest-delay-all``; prices by what the station itself has sent in the

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core import compilation
+from jaxmec.core.types import EnvState, Memory
 from jaxmec.envs.multi import MultiServerOffloading
 from jaxmec.envs.offloading import OffloadingParams, View
 from jaxmec.mec.offload import fallback
@@ -56,7 +57,7 @@ def best_sets(env: MultiServerOffloading, params: OffloadingParams) -> jax.Array
     def makespan(table: jax.Array) -> jax.Array:
         """[] s, of one table [B + 1, B]."""
 
-        def policy(key: Any, observation: Any, state: Any, memory: Any) -> tuple[Any, Any]:
+        def policy(key: Any, observation: Any, state: EnvState, memory: Memory) -> tuple[Any, Any]:
             return table[_row(state.task.origin, servers)], memory
 
         key = jax.random.key(SEARCH_KEY)
@@ -114,7 +115,7 @@ def _improve(makespan: Any, servers: int) -> np.ndarray:
     return table
 
 
-def _own_set(params: OffloadingParams, view: View, memory: Any, key: jax.Array) -> Selected:
+def _own_set(params: OffloadingParams, view: View, memory: Memory, key: jax.Array) -> Selected:
     own = memory[_row(view.task.origin, params.network.num_servers)]
     return jnp.where(jnp.any(own), own, fallback(params.network, view.task)), memory
 

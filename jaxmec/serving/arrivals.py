@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core.checks import require, whole
+from jaxmec.core.types import Keywords, Memory
 from jaxmec.mec import checks
 from jaxmec.serving.decision import Request
 from jaxmec.struct import Leaf, is_concrete, leaf, pytree, static
@@ -207,7 +208,7 @@ class Recorded:
 
     def __post_init__(self) -> None:
         arrival = np.asarray(self.arrival, np.float64)
-        bounds: dict[str, dict[str, Any]] = {
+        bounds: dict[str, Keywords] = {
             "arrival": {"at_least": 0},
             "origin": {"at_least": 0},
             "images": {"at_least": 1},
@@ -259,7 +260,7 @@ class Recorded:
         start = jax.random.uniform(key, (), self.arrival.dtype) * last
         return jnp.sum(self.arrival < start, dtype=jnp.int32), start
 
-    def next(self, key: jax.Array, time: Any, memory: Any) -> tuple[Request, Any]:
+    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]:
         """The next request; at infinity where there are no more."""
         del key
         index, start = memory

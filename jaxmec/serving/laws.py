@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core.checks import fields, whole
+from jaxmec.core.types import Keywords
 from jaxmec.mec import checks
 from jaxmec.serving.availability import Availability
 from jaxmec.struct import Leaf, leaf, pytree, static
@@ -43,7 +44,7 @@ class Alternating:
     troubles: int = static(default=8)
 
     def __post_init__(self) -> None:
-        bounds: dict[str, dict[str, Any]] = {
+        bounds: dict[str, Keywords] = {
             "up_median": {"above": 0},
             "up_spread": {"at_least": 0},
             "down_median": {"above": 0},

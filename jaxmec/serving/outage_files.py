@@ -17,13 +17,13 @@ import json
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxmec.core import checks
 from jaxmec.core.files import PathLike
 from jaxmec.core.naming import suggestion
+from jaxmec.core.types import Document
 from jaxmec.serving.errors import FleetError
 from jaxmec.serving.laws import Spot
 
@@ -74,9 +74,9 @@ def read_spot(paths: Iterable[PathLike], horizon: float, squeeze: float = 1.0) -
     return Spot.of(records, gaps, horizon)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> Document:
     try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        record: Document = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FleetError(f"{path}: it is no JSON: {error}") from None
     try:
@@ -115,7 +115,7 @@ def read_outages(path: PathLike) -> list[Trouble]:
     return troubles
 
 
-def _toml_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _toml_rows(path: Path) -> list[tuple[str, Document]]:
     try:
         table = tomllib.loads(path.read_text("utf-8"))
         checks.require("", table, checks.closed({"outage": checks.listing(checks.anything)}))
@@ -124,7 +124,7 @@ def _toml_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(f"outage[{index}]", row) for index, row in enumerate(table["outage"])]
 
 
-def _csv_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path) -> list[tuple[str, Document]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, strict=True)
@@ -148,7 +148,7 @@ def _require_columns(path: Path, names: Sequence[str]) -> None:
             raise FleetError(f"{path}: there is no column {name!r}; expected {', '.join(_COLUMNS)}")
 
 
-def _values(path: Path, line: int, names: Sequence[str], row: Sequence[str]) -> dict[str, Any]:
+def _values(path: Path, line: int, names: Sequence[str], row: Sequence[str]) -> Document:
     """Texts as numbers; what is none stays text, for the checks to name."""
     if len(row) != len(names):
         raise FleetError(f"{path}: line {line} must have {len(names)} columns, got {len(row)}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxmec.core import checks
 from jaxmec.core.naming import suggestion
+from jaxmec.core.types import Document, Keywords
 from jaxmec.serving.errors import FleetError
 from jaxmec.serving.presets import (
     FLEETS,
@@ -34,7 +35,7 @@ from jaxmec.serving.presets import (
     span,
 )
 
-Keys = dict[str, Any]
+Keys = Document
 DEVICES = FOLDER.with_name("devices.toml")
 EDGE_DEVICES = ("RTX 4090", "RTX 3090", "RTX 3060", "T4", "RTX 2060", "GTX 1070")  # for the edge
 
@@ -309,7 +310,7 @@ def _all_servers(rows: list[Keys], variants: tuple[Variant, ...], own: bool) -> 
 
 def _server(where: str, row: Keys, variants: tuple[Variant, ...], name: str) -> Server:
     """One server, its times as one number a variant."""
-    times: dict[str, Any] = {"load_time": row.get("load_time")}
+    times: Keywords = {"load_time": row.get("load_time")}
     for key, default in (
         ("step_time", [variant.work for variant in variants]),
         ("task_time", [variant.task_time for variant in variants]),
@@ -393,7 +394,7 @@ def _require_names(name: str, names: Sequence[str]) -> None:
             )
 
 
-def _require_known(name: str, value: str, known: Mapping[str, Any] | Sequence[str]) -> None:
+def _require_known(name: str, value: str, known: Mapping[str, object] | Sequence[str]) -> None:
     if value not in known:
         raise ValueError(
             f"{name} must be one of {', '.join(known)}, got {value!r}{suggestion(value, known)}"

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 
 from jaxmec.core import checks
 from jaxmec.core.naming import look_up
+from jaxmec.core.types import Memory
 from jaxmec.serving.decision import foresee
 from jaxmec.serving.scenario import ServingParams
 from jaxmec.serving.view import INFORMATION, Outlook, View, expect
 
 Choice = tuple[jax.Array, jax.Array]  # [] int server, [] int option
-Decide = Callable[[ServingParams, View, Any, jax.Array], tuple[Choice, Any]]
+Decide = Callable[[ServingParams, View, Memory, jax.Array], tuple[Choice, Memory]]
 SUSPECT = 30.0  # s that a server which is silent, or seen to be down, is expected to take longer
 NEVER = 1e9  # s
 
@@ -42,7 +43,7 @@ class ServingRule:
     about: str  # one line
     information: str  # the least information model that it needs
     decide: Decide
-    init_memory: Callable[[ServingParams], Any] = _no_memory
+    init_memory: Callable[[ServingParams], Memory] = _no_memory
 
     def __post_init__(self) -> None:
         checks.fields(self, information=checks.one_of(INFORMATION))
@@ -118,7 +119,9 @@ def _triage(params: ServingParams, view: View, choice: Choice, finish: jax.Array
 # The rules
 
 
-def _random(params: ServingParams, view: View, memory: Any, key: jax.Array) -> tuple[Choice, Any]:
+def _random(
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     server = jax.random.categorical(key, jnp.where(_devices(params, view), 0.0, -jnp.inf))
     return _cheapest(params, view, server), memory
 
@@ -129,8 +132,8 @@ def _turns(params: ServingParams) -> jax.Array:
 
 
 def _round_robin(
-    params: ServingParams, view: View, memory: Any, key: jax.Array
-) -> tuple[Choice, Any]:
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     """The next one that is able, from where the station's turn is."""
     servers, station = params.fleet.num_servers, view.request.origin
     ahead = jnp.mod(jnp.arange(servers) - memory[station], servers)
@@ -139,8 +142,8 @@ def _round_robin(
 
 
 def _power_of_two(
-    params: ServingParams, view: View, memory: Any, key: jax.Array
-) -> tuple[Choice, Any]:
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     """The one that told the smaller backlog, of two different ones drawn alike."""
     devices = _devices(params, view)
     weight = jnp.where(devices, jax.random.gumbel(key, devices.shape), -jnp.inf)
@@ -150,8 +153,8 @@ def _power_of_two(
 
 
 def _least_told(
-    params: ServingParams, view: View, memory: Any, key: jax.Array
-) -> tuple[Choice, Any]:
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     tie = jax.random.uniform(key, view.told.shape)
     told = jnp.where(_devices(params, view), view.told, jnp.inf)
     server = jnp.argmin(jnp.where(told <= jnp.min(told), tie, jnp.inf))
@@ -161,7 +164,9 @@ def _least_told(
 def _shortest(cold: bool, triage: bool) -> Decide:
     """The soonest that is good enough, with or without regard to cold starts."""
 
-    def decide(params: ServingParams, view: View, memory: Any, key: jax.Array) -> Any:
+    def decide(
+        params: ServingParams, view: View, memory: Memory, key: jax.Array
+    ) -> tuple[Choice, Memory]:
         outlook = _expected(params, view)
         finish = outlook.finish - (0 if cold else outlook.cold)
         choice = _least(finish, good_enough(params, view))
@@ -171,8 +176,8 @@ def _shortest(cold: bool, triage: bool) -> Decide:
 
 
 def _best_in_time(
-    params: ServingParams, view: View, memory: Any, key: jax.Array
-) -> tuple[Choice, Any]:
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     """The best quality that is in time, and of those the soonest; else as with triage."""
     finish = _expected(params, view).finish
     in_time = good_enough(params, view) & (finish <= view.left)
@@ -184,7 +189,9 @@ def _best_in_time(
     return (server, option), memory
 
 
-def _affinity(params: ServingParams, view: View, memory: Any, key: jax.Array) -> tuple[Choice, Any]:
+def _affinity(
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     """The soonest of those that hold the model, else the soonest; with triage."""
     outlook, good = _expected(params, view), good_enough(params, view)
     warm = good & (outlook.cold == 0) & ~params.fleet.elastic[:, None]
@@ -196,7 +203,9 @@ def _affinity(params: ServingParams, view: View, memory: Any, key: jax.Array) ->
 def fixed_price(price: float) -> Decide:
     """The best of quality in time, less the delay's price, less a price on a server's seconds."""
 
-    def decide(params: ServingParams, view: View, memory: Any, key: jax.Array) -> Any:
+    def decide(
+        params: ServingParams, view: View, memory: Memory, key: jax.Array
+    ) -> tuple[Choice, Memory]:
         outlook = _expected(params, view)
         value = _utility(params, view, outlook.finish, (outlook.finish <= view.left) * 1.0)
         asked = jnp.where(params.fleet.elastic[:, None], 0, outlook.cold + outlook.work)
@@ -235,7 +244,9 @@ def index_rule(numbers: Any) -> Decide:
         jnp.asarray(numbers)[k] for k in range(len(NUMBERS))
     )
 
-    def decide(params: ServingParams, view: View, memory: Any, key: jax.Array) -> Any:
+    def decide(
+        params: ServingParams, view: View, memory: Memory, key: jax.Array
+    ) -> tuple[Choice, Memory]:
         fleet, request = params.fleet, view.request
         good = good_enough(params, view)
         sent = view._replace(sent=view.sent + jnp.maximum(others, 0) * view.age)
@@ -268,8 +279,8 @@ def tuned(numbers: Any, name: str = "tuned") -> ServingRule:
 
 
 def _clairvoyant(
-    params: ServingParams, view: View, memory: Any, key: jax.Array
-) -> tuple[Choice, Any]:
+    params: ServingParams, view: View, memory: Memory, key: jax.Array
+) -> tuple[Choice, Memory]:
     """The soonest true answer, with triage."""
     assert view.truth is not None  # the information model shows it
     fate = foresee(

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core import checks as single
+from jaxmec.core.types import Keywords, Memory
 from jaxmec.mec import checks
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.decision import Request
@@ -40,7 +41,7 @@ class Arrivals(Protocol):
 
     def begin(self, key: jax.Array) -> Any: ...
 
-    def next(self, key: jax.Array, time: Any, memory: Any) -> tuple[Request, Any]: ...
+    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]: ...
 
 
 class Times(Protocol):
@@ -50,7 +51,7 @@ class Times(Protocol):
 
     def begin(self, key: jax.Array) -> Any: ...
 
-    def next(self, key: jax.Array, time: Any, memory: Any) -> tuple[Any, Any]: ...
+    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Any, Any]: ...
 
 
 class Outages(Protocol):
@@ -79,7 +80,7 @@ class Mix:
     origin_share: Leaf  # [S] of the requests
 
     def __post_init__(self) -> None:
-        bounds: dict[str, dict[str, Any]] = {
+        bounds: dict[str, Keywords] = {
             "share": {"at_least": 0},
             "quality": {"at_least": 0, "at_most": 1},
             "limit": {"above": 0, "finite": False},
@@ -184,7 +185,7 @@ class Requests:
         """What the law of times remembers."""
         return self.times.begin(key)
 
-    def next(self, key: jax.Array, time: Any, memory: Any) -> tuple[Request, Any]:
+    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]:
         """The next request."""
         key_time, key_mix = jax.random.split(key)
         arrival, memory = self.times.next(key_time, time, memory)

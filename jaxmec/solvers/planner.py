@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmec.core import checks
+from jaxmec.core.types import PyTree
 from jaxmec.mec import EdgeNetwork, QueueState, Task, advance_slot, service_time, water_filling
 from jaxmec.mec.allocation import Array
 from jaxmec.mec.offload import apply_split, waiting_time
@@ -240,7 +241,7 @@ def _polish(
         candidates = _candidates(Plan(step.selected, step.shift), problem)
 
         def cost(candidate: Plan) -> jax.Array:
-            def follow(j: jax.Array, carry: Any) -> Any:
+            def follow(j: jax.Array, carry: PyTree) -> PyTree:
                 after, total = carry
                 planned = at(plan, j)
                 own = jax.tree.map(
@@ -280,7 +281,7 @@ def _descend(
     def cost(shift: jax.Array) -> jax.Array:  # [K, B] in units
         return _total(network, queues, rows, plan._replace(shift=shift * unit)) / unit
 
-    def body(carry: Any, _: None) -> tuple[Any, None]:
+    def body(carry: PyTree, _: None) -> tuple[Any, None]:
         shift, state, best, best_cost = carry
         value, gradient = jax.value_and_grad(cost)(shift)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)

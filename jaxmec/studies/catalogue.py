@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 from jaxmec.core.naming import look_up
+from jaxmec.core.types import Keywords
 from jaxmec.studies.study import Entry, Study, sweep_over
 
 SIZES = ("short", "full")
@@ -26,7 +27,7 @@ def _as_published(*names: str) -> tuple[Entry, ...]:
     return tuple(Entry(name, published=True) for name in names)
 
 
-def _ablation(label: str, **options: Any) -> Entry:
+def _ablation(label: str, **options: object) -> Entry:
     return Entry("dsac", tuple(sorted(options.items())), label)
 
 
@@ -165,7 +166,7 @@ def _sweep(
 
 # The sweeps train for a quarter of the time: they show how things change, and the methods
 # study how good they are.
-SHORT_AMCOEDGE: dict[str, Any] = {"seeds": 3, "steps_scale": 0.25, "episodes": 20}
+SHORT_AMCOEDGE: Keywords = {"seeds": 3, "steps_scale": 0.25, "episodes": 20}
 
 STUDIES: dict[str, dict[str, Study]] = {
     "amcoedge-methods": {

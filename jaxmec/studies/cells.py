@@ -33,6 +33,7 @@ from jaxmec.agents.base import SamplingAgent
 from jaxmec.agents.per_station import of_station
 from jaxmec.core import checks, compilation, files
 from jaxmec.core.naming import by_layer
+from jaxmec.core.types import Document, Keywords
 from jaxmec.envs import find_environment
 from jaxmec.envs.presets import find_preset
 from jaxmec.experiment import (
@@ -162,7 +163,7 @@ class Cell:
         return dataclasses.replace(setting, options=tuple(sorted(named.fields.items())))
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Keywords:
         """What `evaluate` is given beside a scheduler's name."""
         setting = self.place.setting
         return {
@@ -175,9 +176,9 @@ class Cell:
         }
 
     @functools.cached_property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Document:
         """Everything that the result depends on but the versions of the code, as JSON holds it."""
-        who: dict[str, Any]
+        who: Document
         if self.recipe is not None:
             who = {"recipe": self.recipe.identity()}
         else:
@@ -191,7 +192,7 @@ class Cell:
             "episode_seed": self.episode_seed,
             "x64": bool(compilation.jax_setting("enable_x64")),
         }
-        as_read: dict[str, Any] = json.loads(json.dumps(strict(identity), default=str))
+        as_read: Document = json.loads(json.dumps(strict(identity), default=str))
         return as_read
 
     @property
@@ -333,7 +334,7 @@ def measure(cell: Cell, out: Path, display: bool | Display = True) -> None:
         shutil.rmtree(each / runner.CHECKPOINTS, ignore_errors=True)
 
 
-def _learnt(result: TrainResult, home: Path) -> dict[str, Any]:
+def _learnt(result: TrainResult, home: Path) -> Document:
     """The learning curve, as JSON holds it."""
     return {
         "steps": np.asarray(result.history.env_steps[0]).tolist(),

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxmec.core import checks, files
 from jaxmec.core.naming import suggestion
+from jaxmec.core.types import Document
 from jaxmec.experiment import Setting
 from jaxmec.methods import find_method
 from jaxmec.training import checkpoint, runner
@@ -43,7 +44,7 @@ class Plan:
     out: Path
     seeds: int = 3  # S of each setting
     at_once: int = 8  # settings in a batch
-    options: tuple[tuple[str, Any], ...] = ()  # of the config and of the agent, for all
+    options: tuple[tuple[str, object], ...] = ()  # of the config and of the agent, for all
     checkpoint_every: int | None = None  # chunks; else by time
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class Plan:
         """The batches without results."""
         return [b for b in range(self.num_batches) if not (self.home(b) / RESULTS_FILE).exists()]
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[Document]:
         """Of every finished setting its numbers, and its last evaluations, [S] by metric."""
         files = (self.home(batch) / RESULTS_FILE for batch in range(self.num_batches))
         return [row for file in files if file.exists() for row in json.loads(file.read_text())]
@@ -102,7 +103,7 @@ class Plan:
         return agent, config, Setting(row.env, row.preset, 0, tuple(sorted(settings.options)))
 
 
-def train_batch(plan: Plan, batch: int, trackers: Sequence[Any] = ()) -> list[dict[str, Any]]:
+def train_batch(plan: Plan, batch: int, trackers: Sequence[Any] = ()) -> list[Document]:
     """Train one batch to its end, from its newest checkpoint if it has one; its results.
 
     Setting i of the sweep has the seeds iS, ..., iS + S − 1.
@@ -143,7 +144,9 @@ class _Reporting:
     def begin(self, home: Path | None, seeds: tuple[int, ...], step: int) -> None:
         return None
 
-    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    def log(
+        self, step: int, evaluation: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+    ) -> None:
         from ray import tune
 
         tune.report({"env_steps": step, "best_return": float(np.nanmax(evaluation["return"]))})
@@ -152,7 +155,7 @@ class _Reporting:
         return None
 
 
-def _trial(config: dict[str, Any]) -> None:
+def _trial(config: Document) -> None:
     train_batch(config["plan"], config["batch"], [_Reporting()])
 
 
@@ -166,8 +169,8 @@ def sweep(
     resources: Mapping[str, float] | None = None,
     max_failures: int = 3,
     checkpoint_every: int | None = None,
-    **options: Any,
-) -> list[dict[str, Any]]:
+    **options: object,
+) -> list[Document]:
     """Train a method with every combination of some of its agent's numbers.
 
     Called again with the same arguments after a stop, it does what is left.

@@ -22,6 +22,7 @@ from jaxmec.core import files
 from jaxmec.core.statistics import Interval
 from jaxmec.core.tables import results_table
 from jaxmec.core.terminal import quoted
+from jaxmec.core.types import Document
 
 Row = TypeVar("Row")
 ABSENT = "-"  # in place of a number that there is not
@@ -91,9 +92,9 @@ def markdown_table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def csv_record(row: Any) -> dict[str, Any]:
+def csv_record(row: Any) -> Document:
     """A row, which is a dataclass, as a line of a CSV file: an interval has two columns there."""
-    record: dict[str, Any] = {}
+    record: Document = {}
     for name, value in dataclasses.asdict(row).items():
         if isinstance(value, tuple):
             record[f"{name}_low"], record[f"{name}_high"] = value
@@ -102,7 +103,7 @@ def csv_record(row: Any) -> dict[str, Any]:
     return record
 
 
-def write_csv(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     """Write records as a CSV file whose columns are the first record's keys.
 
     Raises:

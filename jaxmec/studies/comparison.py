@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -19,6 +18,7 @@ from jaxmec.core.statistics import (
     interquartile_mean,
     t_interval,
 )
+from jaxmec.core.types import Document
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Report
 from jaxmec.experiment.report import METRICS, Metric
@@ -95,7 +95,7 @@ class Comparison:
         difference = report.difference(self.reference, self.metric)
         ratio = report.ratio(self.reference, self.metric)
         splits = find_environment(report.setting.env).problem == "multi"
-        waits = dict(report.setting.options).get("allocation_information", "true")
+        waits = str(dict(report.setting.options).get("allocation_information", "true"))
         if report.information == "full":  # what is seen is true
             waits = "true"
         fails = "failed" in report.values
@@ -190,7 +190,7 @@ class Comparison:
         """For a document."""
         return markdown_table(self.columns, self.rows)
 
-    def save(self, path: Path, **about: Any) -> None:
+    def save(self, path: Path, **about: object) -> None:
         """Write every seed's and episode's figures, and the rows, as JSON."""
         document = {
             **about,
@@ -207,7 +207,7 @@ class Comparison:
         files.write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
-def value_records(report: Report) -> list[dict[str, Any]]:
+def value_records(report: Report) -> list[Document]:
     """Every seed's and episode's figures, one line each."""
     metrics = list(report.values)
     return [

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from jaxmec.core import checks, files
 from jaxmec.core.statistics import Interval, t_interval
+from jaxmec.core.types import Document, Keywords
 from jaxmec.envs.offloading import OffloadingParams
 from jaxmec.envs.presets import find_preset, override
 from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
@@ -133,7 +134,7 @@ class Asked:
     preset: str | None = None
     preset_seed: int | None = None
     trace: TraceFile | None = None  # arrivals instead of the preset's
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, **where: Any) -> Asked:
@@ -219,7 +220,7 @@ def measure(
     )
 
 
-def _playing(setting: Setting, asked: Asked) -> dict[str, Any]:
+def _playing(setting: Setting, asked: Asked) -> Keywords:
     """What `evaluate` is given to play a setting."""
     return {
         "env": setting.env,
@@ -270,7 +271,7 @@ def load(params: OffloadingParams) -> float:
     return mean_load(params.workload, params.network)
 
 
-def at_load(preset: str, target: float, **options: Any) -> dict[str, Any]:
+def at_load(preset: str, target: float, **options: Any) -> Keywords:
     """The preset's fields that bring a setting to a load: the probability of a task.
 
     Raises:
@@ -288,7 +289,7 @@ def at_load(preset: str, target: float, **options: Any) -> dict[str, Any]:
     return {"probability": target / full}
 
 
-def with_servers(preset: str, servers: int) -> dict[str, Any]:
+def with_servers(preset: str, servers: int) -> Keywords:
     """The preset's fields for another number of servers: its own in turn, again and again.
 
     Raises:
@@ -327,7 +328,7 @@ def table(gap: Gap) -> Table:
     return terminal_table(title, COLUMNS, gap.all_rows)
 
 
-def document(gaps: Sequence[Gap], **about: Any) -> dict[str, Any]:
+def document(gaps: Sequence[Gap], **about: Any) -> Document:
     """Every episode's figures and the rows, as JSON holds them."""
     places = [
         {
@@ -450,7 +451,7 @@ def _asked(command: Command, trained: Sequence[Policy], trace: TraceFile | None)
         command.positions or (None,), command.servers or (None,), command.loads or (None,)
     )
     for positions, servers, target in combinations:
-        options: dict[str, Any] = {"slots": command.slots}
+        options: Keywords = {"slots": command.slots}
         asked = Asked(command.env, command.preset, command.preset_seed, trace, options)
         if positions is not None:
             options["positions"] = positions
@@ -478,7 +479,7 @@ def _entry(name: str) -> Policy | Scheduler | Method:
 
 def _recipe(method: Method, place: Setting, command: Command, trace: TraceFile | None) -> Recipe:
     """How a method is trained at a place, with the preset's own episodes."""
-    steps: dict[str, Any] = {} if command.train_steps is None else {"steps": command.train_steps}
+    steps: Keywords = {} if command.train_steps is None else {"steps": command.train_steps}
     return recipe(
         method.name,
         env=place.env,

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxmec import plots
 from jaxmec.core.files import write_whole
 from jaxmec.core.statistics import Interval, interquartile_interval, interquartile_mean
+from jaxmec.core.types import Keywords
 from jaxmec.envs import find_environment
 from jaxmec.experiment import Setting, check_same_tasks
 from jaxmec.experiment.report import METRICS
@@ -144,7 +145,7 @@ def write(outcome: Outcome, directory: Path) -> list[Path]:
     return files
 
 
-def _place_columns(place: Place) -> dict[str, Any]:
+def _place_columns(place: Place) -> Keywords:
     return {
         "environment": place.env,
         "preset": place.preset or "",
@@ -280,12 +281,12 @@ def figures(outcome: Outcome) -> dict[str, Figure]:
 
 def _view(
     learnt: list[Result], others: dict[str, float], smaller_is_better: bool, metric: str
-) -> dict[str, Any]:
+) -> Keywords:
     """Where a cost falls by orders of magnitude, the range that the methods end in; and steps
     on a logarithmic axis where some train ten times as long as others."""
     ends = [float(np.nanmean(_plotted_curve(r, metric).values[:, -1])) for r in learnt]
     lengths = [float(_plotted_curve(r, metric).steps[-1]) for r in learnt]
-    view: dict[str, Any] = {"log_steps": max(lengths) >= 10 * min(lengths)}
+    view: Keywords = {"log_steps": max(lengths) >= 10 * min(lengths)}
     shown = [value for value in (*ends, *others.values()) if np.isfinite(value)]
     if smaller_is_better and shown and min(shown) > 0:
         view["limits"] = (0.85 * min(shown), 1.6 * float(np.median(shown)))

@@ -84,7 +84,7 @@ class Column(NamedTuple):
     unit: str
 
     @classmethod
-    def parse(cls, text: str, known: Mapping[str, Any] = UNITS) -> Column:
+    def parse(cls, text: str, known: Mapping[str, object] = UNITS) -> Column:
         """What ``size=payload:kB`` says; the unit is told from the name in the file."""
         field, equals, name = text.partition("=")
         if not equals or not name:

@@ -45,9 +45,8 @@ import orbax.checkpoint as ocp
 from jaxmec.core import checks, files, sealed
 from jaxmec.core.files import PathLike
 from jaxmec.core.sealed import MANIFEST, Listed
+from jaxmec.core.types import Document, PyTree
 from jaxmec.training import devices
-
-PyTree = Any
 
 FORMAT = "jaxmec checkpoint"
 FORMAT_VERSION = 1
@@ -136,7 +135,7 @@ class Manifest:
     kind: str  # "state" or "policy"
     step: int | None  # environment steps; None where the saver named none
     metric: float | None  # what "best" goes by, larger is better
-    metadata: dict[str, Any]  # the saver's own, JSON
+    metadata: Document  # the saver's own, JSON
     versions: dict[str, str]  # of the libraries and of Python
     device: str  # the kind of device that the saver ran on
     leaves: tuple[Leaf, ...]
@@ -152,7 +151,7 @@ def save(
     *,
     step: int,
     metric: float | None = None,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     keep: int = 3,
 ) -> Path:
     """Save ``tree`` as ``directory/step_…`` and return that path.
@@ -176,7 +175,7 @@ def save(
     return target
 
 
-def save_policy(path: PathLike, params: PyTree, manifest: Mapping[str, Any]) -> Path:
+def save_policy(path: PathLike, params: PyTree, manifest: Mapping[str, object]) -> Path:
     """Save the parameters of a policy, alone, at ``path``; a policy there is replaced.
 
     ``manifest`` is JSON data of the caller's: what is needed to rebuild the policy.
@@ -195,7 +194,7 @@ def _write_files(
     kind: str,
     step: int | None,
     metric: float | None,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     leftovers: str,
 ) -> None:
     leaves, values = _to_host(tree)
@@ -333,7 +332,7 @@ def restore(path: PathLike, template: PyTree, *, sharding: Any = None) -> tuple[
     return jax.tree.unflatten(structure, results), manifest
 
 
-def load_policy_arrays(path: PathLike) -> tuple[dict[str, Any], Manifest]:
+def load_policy_arrays(path: PathLike) -> tuple[PyTree, Manifest]:
     """The parameters at ``path`` as nested dictionaries of NumPy arrays, and the manifest.
 
     No template, no device and no agent are needed. A list or tuple that was saved comes
@@ -341,7 +340,7 @@ def load_policy_arrays(path: PathLike) -> tuple[dict[str, Any], Manifest]:
     """
     path = Path(path).absolute()
 
-    def read(place: Path) -> tuple[dict[str, Any], Manifest]:
+    def read(place: Path) -> tuple[PyTree, Manifest]:
         manifest = _verify(place)
         if manifest.kind != "policy":
             raise CheckpointIncompatible(
@@ -693,7 +692,7 @@ def _device_kind() -> str:
     return str(jax.devices()[0].device_kind)
 
 
-def _is_here(place: Any) -> bool:
+def _is_here(place: object) -> bool:
     """Whether a device or a sharding is of this process alone."""
     return not isinstance(place, jax.sharding.Sharding) or place.is_fully_addressable
 
@@ -718,7 +717,7 @@ def _kept_apart(path: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(urllib.parse.quote(name, safe="").replace(".", "%2E") for name in path)
 
 
-def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+def _nested(values: Mapping[tuple[str, ...], Any]) -> PyTree:
     """Nested dictionaries of what is given by path."""
     tree: dict[str, Any] = {}
     for path, value in values.items():

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import ImitatingAgent, Learner, Metrics
+from jaxmec.core.types import EnvParams
 from jaxmec.training import devices, rollout
 from jaxmec.training.rollout import Environment, make_spec
 from jaxmec.training.trainer import Trainer, as_functions
@@ -47,7 +48,7 @@ class CloningState(NamedTuple):
 class CloningConfig(Trainer[ImitatingAgent, CloningState]):
     """How much is shown, and how long it is learned; hashable, static under ``jit``."""
 
-    state_type: ClassVar[Any] = CloningState
+    state_type: ClassVar[type[CloningState]] = CloningState
     needs_demonstrations: ClassVar[bool] = True
 
     steps: int = 3_000_000  # decisions imitated, each time that it is counting
@@ -89,7 +90,7 @@ class CloningConfig(Trainer[ImitatingAgent, CloningState]):
         return self.total_steps / 512 + 200 * self.windows
 
     def init(
-        self, agent: ImitatingAgent, env: Environment, params: Any, key: jax.Array
+        self, agent: ImitatingAgent, env: Environment, params: EnvParams, key: jax.Array
     ) -> CloningState:
         """A fresh learner, and demonstrations.
 
@@ -113,7 +114,7 @@ class CloningConfig(Trainer[ImitatingAgent, CloningState]):
         )
 
     def chunk(
-        self, agent: ImitatingAgent, env: Environment, params: Any, state: CloningState
+        self, agent: ImitatingAgent, env: Environment, params: EnvParams, state: CloningState
     ) -> tuple[CloningState, Metrics]:
         """``chunk_steps`` decisions imitated, then the verdict of what was held back.
 
@@ -147,7 +148,9 @@ class CloningConfig(Trainer[ImitatingAgent, CloningState]):
         return state._replace(learner=learner), {**metrics, "validation": validation}
 
 
-def _show(env: Any, params: Any, config: CloningConfig, key: jax.Array) -> tuple[Shown, Shown]:
+def _show(
+    env: Any, params: EnvParams, config: CloningConfig, key: jax.Array
+) -> tuple[Shown, Shown]:
     """What is learned from and what is held back.
 
     Windows are planned one after the other, so that memory does not grow with their number, and

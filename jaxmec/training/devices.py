@@ -30,12 +30,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmec.core import checks, compilation
+from jaxmec.core.types import Keywords, PyTree
 from jaxmec.training.replay import ReplayState
 
 SEEDS, DATA = "seeds", "data"  # the axis of the mesh, which says what is shared out
 
 # Of a training state [S], the fields whose environments are shared out; all others are not.
-BY_ENVIRONMENT: dict[str, Any] = {
+BY_ENVIRONMENT: dict[str, PyTree] = {
     "rollout": PartitionSpec(None, DATA),  # [S, E]
     "places": PartitionSpec(None, DATA),  # [S, E]
     "replay": ReplayState._make(
@@ -56,11 +57,11 @@ class Placement:
         """N."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def of_runs(self) -> Any:
+    def of_runs(self) -> NamedSharding | None:
         """The sharding of what leads with [S] alone; None without a mesh."""
         return self._sharding(PartitionSpec(SEEDS) if self.axis == SEEDS else PartitionSpec())
 
-    def of_state(self, kind: Any) -> Any:
+    def of_state(self, kind: type[PyTree]) -> PyTree:
         """The shardings of a training state [S] of this kind, a prefix of its tree."""
         if self.axis != DATA:
             return self.of_runs()
@@ -68,17 +69,16 @@ class Placement:
         is_spec = lambda node: isinstance(node, PartitionSpec)  # noqa: E731
         return jax.tree.map(self._sharding, specs, is_leaf=is_spec)
 
-    def everywhere(self) -> Any:
+    def everywhere(self) -> NamedSharding | None:
         """The sharding of what every device has whole; None without a mesh."""
         return self._sharding(PartitionSpec())
 
-    def put(self, tree: Any) -> Any:
+    def put(self, tree: PyTree) -> PyTree:
         """What leads with [S], moved from the host to where it belongs."""
-        if self.mesh is None:
-            return tree
-        return jax.tree.map(lambda leaf: put(leaf, self.of_runs()), tree)
+        where = self.of_runs()
+        return tree if where is None else jax.tree.map(lambda leaf: put(leaf, where), tree)
 
-    def shared(self, tree: Any) -> Any:
+    def shared(self, tree: PyTree) -> PyTree:
         """What all runs share, as every process can hand it to a compiled function."""
         if self.mesh is None:
             return tree
@@ -86,11 +86,11 @@ class Placement:
 
     def compile(
         self,
-        function: Callable[..., Any],
-        returns: Any,
+        function: Callable[..., PyTree],
+        returns: PyTree,
         *,
         donate: int | None = None,
-        options: Any = None,
+        options: Keywords | None = None,
     ) -> Any:
         """``function`` of what is shared and of one run, for S runs on these devices.
 
@@ -103,7 +103,7 @@ class Placement:
 
         mesh: Any = self.mesh
 
-        def runs(shared: Any, *of_run: Any) -> Any:
+        def runs(shared: PyTree, *of_run: PyTree) -> PyTree:
             many = jax.vmap(function, in_axes=(None, *(0 for _ in of_run)))
             if self.axis == SEEDS:
                 each = PartitionSpec(SEEDS)
@@ -122,7 +122,7 @@ class Placement:
         places = {} if mesh is None else {"out_shardings": returns}
         return jax.jit(runs, donate_argnums=donate, compiler_options=options, **places)
 
-    def _sharding(self, spec: PartitionSpec) -> Any:
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding | None:
         return None if self.mesh is None else NamedSharding(self.mesh, spec)
 
 
@@ -172,7 +172,7 @@ def place(devices: int | str, seeds: int, config: Any) -> Placement:
     return Placement(Mesh(np.array(there[:count]), (axis,)), axis)
 
 
-def spread(tree: Any, axis: int = 0) -> Any:
+def spread(tree: PyTree, axis: int = 0) -> PyTree:
     """The tree, whose leaves' ``axis`` is shared out where environments are.
 
     Within a compiled function. Whatever that axis cannot be shared out evenly stays whole, as
@@ -193,7 +193,7 @@ def spread(tree: Any, axis: int = 0) -> Any:
 # Between the host and devices, some of which may be other processes'
 
 
-def put(value: Any, sharding: NamedSharding) -> jax.Array:
+def put(value: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     """An array of the host, the same in all processes, where ``sharding`` has it."""
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         data = put(np.asarray(jax.random.key_data(value)), sharding)
@@ -205,13 +205,13 @@ def put(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_single_device_arrays(value.shape, sharding, parts)
 
 
-def gather(tree: Any) -> Any:
+def gather(tree: PyTree) -> PyTree:
     """The tree, with what other processes have brought here; all call it at once.
 
     Leaves that lie on this process's devices are left there.
     """
 
-    def leaf(x: Any) -> Any:
+    def leaf(x: jax.Array) -> jax.Array | np.ndarray:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return x
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):

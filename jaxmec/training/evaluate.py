@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxmec.agents.base import Actor, Learner, Memory, SamplingAgent
 from jaxmec.core import checks
+from jaxmec.core.types import EnvParams, EnvState
 from jaxmec.training import devices
 from jaxmec.training.rollout import Environment, strong
 
@@ -26,7 +27,7 @@ QUANTILES = (50, 95, 99)  # percent
 class _Carry(NamedTuple):
     decision: jax.Array  # [] int32
     observation: jax.Array  # [episodes, observation_size]
-    env_state: Any  # [episodes]
+    env_state: EnvState  # [episodes]
     memory: Memory  # [episodes]
     done: jax.Array  # [episodes] bool
     length: jax.Array  # [episodes] int32
@@ -38,7 +39,7 @@ def greedy(agent: Actor, learner: Learner) -> Policy:
     """The agent's policy without chance."""
 
     def policy(
-        key: jax.Array, observation: jax.Array, state: Any, memory: Memory
+        key: jax.Array, observation: jax.Array, state: EnvState, memory: Memory
     ) -> tuple[jax.Array, Memory]:
         del state
         action, memory, _ = agent.act(learner, memory, observation, key, False)
@@ -57,7 +58,7 @@ def sampled(agent: Actor, learner: Learner) -> Policy:
         raise TypeError(f"{type(agent).__name__} has no policy to draw from: it lacks sample()")
 
     def policy(
-        key: jax.Array, observation: jax.Array, state: Any, memory: Memory
+        key: jax.Array, observation: jax.Array, state: EnvState, memory: Memory
     ) -> tuple[jax.Array, Memory]:
         del state
         return agent.sample(learner, memory, observation, key)
@@ -69,7 +70,7 @@ def evaluate(
     policy: Policy,
     memory: Memory,
     env: Environment,
-    params: Any,
+    params: EnvParams,
     episodes: int,
     key: jax.Array,
     max_steps: Any = None,
@@ -142,7 +143,11 @@ def _figures(env: Environment, end: _Carry, names: tuple[str, ...]) -> dict[str,
 
 
 def _after_one_more(
-    carry: _Carry, policy: Policy, env: Environment, params: Any, keys: tuple[jax.Array, jax.Array]
+    carry: _Carry,
+    policy: Policy,
+    env: Environment,
+    params: EnvParams,
+    keys: tuple[jax.Array, jax.Array],
 ) -> _Carry:
     """A decision more in each episode; ``keys`` are the environments' and the policies', [n].
 
@@ -153,7 +158,7 @@ def _after_one_more(
         key_env: jax.Array,
         key_policy: jax.Array,
         observation: jax.Array,
-        state: Any,
+        state: EnvState,
         memory: Memory,
     ) -> tuple[jax.Array, Any, Memory, jax.Array, dict[str, jax.Array]]:
         key_policy = jax.random.fold_in(key_policy, carry.decision)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import optax
 
 from jaxmec.agents.base import Learner, Metrics, StartingAgent
 from jaxmec.core import checks
+from jaxmec.core.types import EnvParams, PyTree
 from jaxmec.training import rollout
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.rollout import Environment, make_spec
@@ -39,14 +40,14 @@ class EvolutionState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EvolutionConfig(Trainer[Any, EvolutionState]):
+class EvolutionConfig(Trainer[StartingAgent, EvolutionState]):
     """How long to train, on how much; hashable, static under ``jit``.
 
     Raises:
         ValueError: a count that is not positive, or a spread or rate that is not.
     """
 
-    state_type: ClassVar[Any] = EvolutionState
+    state_type: ClassVar[type[EvolutionState]] = EvolutionState
 
     steps: int = 20_000_000  # environment steps, each episode counted as episode_steps
     pairs: int = 32  # P, of candidates in an update
@@ -78,11 +79,13 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
         steps, every = math.ceil(share * self.steps), math.ceil(share * self.eval_every)
         return dataclasses.replace(self, steps=max(1, steps), eval_every=max(1, every))
 
-    def work(self, agent: Any) -> float:
+    def work(self, agent: StartingAgent) -> float:
         """About 300 decisions cost as much as a gradient update."""
         return self.total_steps / 300 * denoising_steps(agent)
 
-    def init(self, agent: Any, env: Environment, params: Any, key: jax.Array) -> EvolutionState:
+    def init(
+        self, agent: StartingAgent, env: Environment, params: EnvParams, key: jax.Array
+    ) -> EvolutionState:
         """A fresh learner.
 
         Raises:
@@ -105,7 +108,7 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
         )
 
     def chunk(
-        self, agent: Any, env: Environment, params: Any, state: EvolutionState
+        self, agent: StartingAgent, env: Environment, params: EnvParams, state: EvolutionState
     ) -> tuple[EvolutionState, Metrics]:
         """``chunk_steps`` environment steps of updates.
 
@@ -119,7 +122,7 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
             actor = agent.judged_actor(state.learner)
             noise = _noise(actor, self.pairs, key_noise)
 
-            def fitness(noise: Any, sign: jax.Array) -> jax.Array:
+            def fitness(noise: PyTree, sign: jax.Array) -> jax.Array:
                 moved = jax.tree.map(lambda p, n: p + sign * self.spread * n, actor, noise)
                 policy = greedy(agent, agent.started(state.learner, moved))
                 played = evaluate(policy, memory, env, params, self.episodes, key_play)
@@ -148,7 +151,7 @@ class EvolutionConfig(Trainer[Any, EvolutionState]):
         return optax.adam(self.learning_rate)
 
 
-def _noise(actor: Any, pairs: int, key: jax.Array) -> Any:
+def _noise(actor: PyTree, pairs: int, key: jax.Array) -> PyTree:
     """Standard normal, [P] for each of the actor's numbers."""
     leaves, structure = jax.tree.flatten(actor)
     keys = jax.random.split(key, len(leaves))

@@ -14,19 +14,20 @@ import numpy as np
 
 from jaxmec.agents.base import Agent
 from jaxmec.core import compilation
+from jaxmec.core.types import Document, EnvParams, PyTree
 from jaxmec.training.rollout import Environment
-from jaxmec.training.trainer import Trainer
+from jaxmec.training.trainer import AnyTrainer
 
 
 def describe(
     agent: Agent,
     env: Environment,
-    params: Any,
-    config: Trainer[Any, Any],
+    params: EnvParams,
+    config: AnyTrainer,
     seeds: tuple[int, ...],
-) -> dict[str, Any]:
+) -> Document:
     """All that the course of a run depends on, as JSON by dotted name."""
-    described: dict[str, Any] = {}
+    described: Document = {}
     _describe("config", config, described)
     described["seeds"] = list(seeds)
     _describe("agent", agent, described)
@@ -39,7 +40,7 @@ def describe(
     return described
 
 
-def _describe(name: str, value: Any, described: dict[str, Any]) -> None:
+def _describe(name: str, value: Any, described: Document) -> None:
     parts: list[tuple[str, Any]] = []
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         described[name] = _type_name(value)
@@ -65,7 +66,7 @@ def _describe(name: str, value: Any, described: dict[str, Any]) -> None:
         _describe(f"{name}.{part}", content, described)
 
 
-def digest(tree: Any) -> str:
+def digest(tree: PyTree) -> str:
     """SHA-256 of a tree's names and values."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -83,7 +84,7 @@ def _type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_differences(home: Path, saved: Document, now: Document) -> None:
     saved, now = _unhomed(saved), _unhomed(json.loads(json.dumps(now)))
     for name in [*saved, *(name for name in now if name not in saved)]:
         was, is_now = saved.get(name, "absent"), now.get(name, "absent")
@@ -103,7 +104,7 @@ def refuse_differences(home: Path, saved: dict[str, Any], now: dict[str, Any]) -
             raise ValueError(f"cannot resume {home}: {name} was {was} and is {is_now} now")
 
 
-def _unhomed(described: dict[str, Any]) -> dict[str, Any]:
+def _unhomed(described: Document) -> Document:
     """With our classes and functions by their own names: their modules may have moved since."""
     return {
         name: value.rpartition(".")[2]

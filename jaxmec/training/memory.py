@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxmec.core.types import PyTree
 from jaxmec.training.devices import Placement
 
 # The fields of training states, in the user's words; keys and counters take next to nothing.
@@ -23,13 +24,13 @@ PARTS: Mapping[str, str] = {
 }
 
 
-def size(tree: Any) -> int:
+def size(tree: PyTree) -> int:
     """Bytes of all leaves: arrays, or ``jax.ShapeDtypeStruct``."""
     leaves = jax.tree.leaves(jax.eval_shape(_keys_as_data, tree))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def by_part(state: Any) -> dict[str, int]:
+def by_part(state: PyTree) -> dict[str, int]:
     """Bytes of a training state's learner, replay buffer, environments, ..."""
     parts: dict[str, int] = {}
     for name, part in PARTS.items():
@@ -38,7 +39,7 @@ def by_part(state: Any) -> dict[str, int]:
     return {part: taken for part, taken in parts.items() if taken}
 
 
-def described(state: Any, seeds: int, placement: Placement) -> str:
+def described(state: PyTree, seeds: int, placement: Placement) -> str:
     """One line: the bytes of a training state [S] in all, a seed, and by part."""
     parts = ", ".join(f"{part} {in_words(taken)}" for part, taken in by_part(state).items())
     total = size(state)
@@ -71,7 +72,7 @@ def in_words(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _keys_as_data(tree: Any) -> Any:
+def _keys_as_data(tree: PyTree) -> PyTree:
     """Keys as their data, which has a size in bytes."""
 
     def leaf(x: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Agent, Learner, Memory, Metrics
+from jaxmec.agents.base import Agent, Learner, Memory, Metrics, Transition
 from jaxmec.core import checks
+from jaxmec.core.types import EnvParams, PyTree
 from jaxmec.training import devices, n_step, rollout
 from jaxmec.training.replay import ReplayBuffer, ReplayState
 from jaxmec.training.rollout import Environment, Episodes, RolloutState, Staggering, make_spec
@@ -40,7 +41,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
     ``num_envs`` is rounded up to whole vectorised steps, and training to whole chunks.
     """
 
-    state_type: ClassVar[Any] = TrainState
+    state_type: ClassVar[type[TrainState]] = TrainState
 
     steps: int = 100_000  # environment steps, over all environments, prefill included
     num_envs: int = 16  # environments side by side
@@ -105,7 +106,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
         vectorised = (self.total_steps - self.prefill_steps) / self.num_envs
         return vectorised * self.updates_per_step * denoising_steps(agent)
 
-    def init(self, agent: Agent, env: Environment, params: Any, key: jax.Array) -> TrainState:
+    def init(self, agent: Agent, env: Environment, params: EnvParams, key: jax.Array) -> TrainState:
         """A fresh learner, environments at their start, an empty replay buffer."""
         key_learner, key_reset, key_train, key_evaluation = jax.random.split(key, 4)
         spec = make_spec(env, params)
@@ -125,7 +126,9 @@ class TrainConfig(Trainer[Agent, TrainState]):
             updates=jnp.zeros((), jnp.int32),
         )
 
-    def prepare(self, agent: Agent, env: Environment, params: Any, state: TrainState) -> TrainState:
+    def prepare(
+        self, agent: Agent, env: Environment, params: EnvParams, state: TrainState
+    ) -> TrainState:
         """Fill the buffer with ``prefill_steps`` uniformly random decisions; learn nothing.
 
         Environments are staggered first, as the config says (:func:`rollout.stagger`).
@@ -143,7 +146,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
         return jax.lax.scan(step, state, length=self.prefill_steps // self.num_envs)[0]
 
     def chunk(
-        self, agent: Agent, env: Environment, params: Any, state: TrainState
+        self, agent: Agent, env: Environment, params: EnvParams, state: TrainState
     ) -> tuple[TrainState, Metrics]:
         """``chunk_steps`` environment steps, each vectorised one followed by its updates.
 
@@ -153,7 +156,9 @@ class TrainConfig(Trainer[Agent, TrainState]):
         "episodes", how many ended; "reward", the mean over its steps.
         """
 
-        def update(learner: Learner, inputs: tuple[Any, jax.Array]) -> tuple[Learner, Metrics]:
+        def update(
+            learner: Learner, inputs: tuple[Transition, jax.Array]
+        ) -> tuple[Learner, Metrics]:
             batch, key = inputs
             return agent.update(learner, batch, key)
 
@@ -163,7 +168,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
 
             def decide(
                 key: jax.Array, observation: jax.Array, memory: Memory
-            ) -> tuple[jax.Array, Memory, Any]:
+            ) -> tuple[jax.Array, Memory, PyTree]:
                 return agent.act(state.learner, memory, observation, key, True)
 
             state, episodes = self._collect(decide, env, params, state, key_collect)
@@ -184,7 +189,7 @@ class TrainConfig(Trainer[Agent, TrainState]):
         means = {name: jnp.mean(value) for name, value in metrics.items()}
         return state, means | _of_episodes(episodes)
 
-    def _staggered(self, env: Environment, params: Any, state: TrainState) -> TrainState:
+    def _staggered(self, env: Environment, params: EnvParams, state: TrainState) -> TrainState:
         """Environments apart: e of E has played e/E of an episode of average length."""
         if self.staggered is False:
             return state
@@ -204,7 +209,12 @@ class TrainConfig(Trainer[Agent, TrainState]):
         return state._replace(rollout=apart)
 
     def _collect(
-        self, decide: rollout.Decide, env: Environment, params: Any, state: TrainState, key: Any
+        self,
+        decide: rollout.Decide,
+        env: Environment,
+        params: EnvParams,
+        state: TrainState,
+        key: jax.Array,
     ) -> tuple[TrainState, Episodes]:
         """One vectorised step, stored in the buffer."""
         moved, transitions, episodes = rollout.step(decide, env, params, state.rollout, key)
@@ -229,7 +239,7 @@ def _of_episodes(episodes: Episodes) -> Metrics:
 
 
 def _uniformly_random(
-    agent: Agent, learner: Learner, env: Environment, params: Any
+    agent: Agent, learner: Learner, env: Environment, params: EnvParams
 ) -> rollout.Decide:
     """Uniformly random actions beside the memory and extras that the agent would have given.
 
@@ -238,7 +248,7 @@ def _uniformly_random(
 
     def decide(
         key: jax.Array, observation: jax.Array, memory: Memory
-    ) -> tuple[jax.Array, Memory, Any]:
+    ) -> tuple[jax.Array, Memory, PyTree]:
         key_act, key_random = jax.random.split(key)
         action, memory, extras = agent.act(learner, memory, observation, key_act, True)
         sample = env.action_space(params).sample(key_random)

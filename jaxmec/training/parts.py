@@ -22,11 +22,12 @@ import numpy as np
 
 from jaxmec.agents.base import Agent, Learner
 from jaxmec.core import checks, files, sealed
+from jaxmec.core.types import Document, EnvParams, PyTree
 from jaxmec.training import checkpoint, memory, runner
 from jaxmec.training import devices as on_devices
 from jaxmec.training.rollout import Environment
 from jaxmec.training.runner import Job, RunSettings
-from jaxmec.training.trainer import History, Trainer
+from jaxmec.training.trainer import AnyTrainer, History
 
 _PARTS = checks.record({"seeds_at_once": checks.whole(1, 2**31)})
 PARTS_FILE = "parts.json"
@@ -42,8 +43,8 @@ class Learned(NamedTuple):
 def run(
     agent: Agent,
     env: Environment,
-    params: Any,
-    config: Trainer[Any, Any],
+    params: EnvParams,
+    config: AnyTrainer,
     seeds: int | Sequence[int],
     settings: RunSettings = RunSettings(),  # noqa: B008 (it is frozen)
     *,
@@ -140,7 +141,7 @@ def _in_turn(
         histories.append(result.history)
         del result  # the next part needs its memory
     join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
-    learned: Any = Learned(jax.tree.map(join, *learners))
+    learned: PyTree = Learned(jax.tree.map(join, *learners))
     history: History = jax.tree.map(join, *histories)
     return runner.RunResult(learned, history, numbers, home)
 
@@ -164,7 +165,7 @@ def begun(home: Path) -> list[Path]:
     return [path for _, path in sorted(parts)]
 
 
-def joined_points(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def joined_points(folders: Sequence[Path]) -> list[Document]:
     """The lines of the parts' metrics as one run's: all seeds' numbers, and the seconds summed.
 
     As many points as the part has that has the fewest.

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxmec.agents.base import Learner, Metrics, PathwiseAgent
 from jaxmec.core import checks
+from jaxmec.core.types import EnvParams, EnvState, Memory, PyTree
 from jaxmec.training import devices, rollout
 from jaxmec.training.evaluate import evaluate
 from jaxmec.training.rollout import Environment, make_spec
@@ -38,7 +39,7 @@ class PathwiseState(NamedTuple):
     key_validation: jax.Array  # [] of the validation windows; constant
     env_steps: jax.Array  # [] int32, decisions over all environments
     updates: jax.Array  # [] int32
-    places: Any = ()  # [E] (observation, environment's state) where windows go on, if carried
+    places: PyTree = ()  # [E] (observation, environment's state) where windows go on, if carried
 
 
 class Simulation(NamedTuple):
@@ -47,14 +48,14 @@ class Simulation(NamedTuple):
     agent: PathwiseAgent
     learner: Learner
     env: Environment
-    params: Any  # the environment's
+    params: EnvParams  # the environment's
 
 
 @runtime_checkable
 class Slotted(Protocol):
     """An environment whose decisions come in slots."""
 
-    def tasks_of_a_slot(self, params: Any) -> jax.Array:
+    def tasks_of_a_slot(self, params: EnvParams) -> jax.Array:
         """[] decisions in a slot, on average."""
         ...
 
@@ -63,7 +64,7 @@ class Slotted(Protocol):
 class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
     """How long to train through the environment, on how much; hashable, static under ``jit``."""
 
-    state_type: ClassVar[Any] = PathwiseState
+    state_type: ClassVar[type[PathwiseState]] = PathwiseState
 
     steps: int = 9_000_000  # decisions, over all environments
     num_envs: int = 64  # windows side by side in an update
@@ -86,7 +87,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         """Agents that learn from the gradient of their cost."""
         return isinstance(agent, PathwiseAgent)
 
-    def advice(self, env: Environment, params: Any) -> str:
+    def advice(self, env: Environment, params: EnvParams) -> str:
         """Windows should hold the slots that they count."""
         if self.carried or not isinstance(env, Slotted):
             return ""
@@ -117,7 +118,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         return self.total_steps / 300 * denoising_steps(agent)
 
     def init(
-        self, agent: PathwiseAgent, env: Environment, params: Any, key: jax.Array
+        self, agent: PathwiseAgent, env: Environment, params: EnvParams, key: jax.Array
     ) -> PathwiseState:
         """A fresh learner; environments at their start, if windows are carried on.
 
@@ -131,7 +132,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
                 "give its training a TrainConfig instead of a PathwiseConfig"
             )
         key_learner, key_train, key_evaluation, key_validation = jax.random.split(key, 4)
-        places: Any = ()
+        places: PyTree = ()
         if self.carried:
             if not hasattr(env, "outlook"):
                 raise ValueError(
@@ -151,7 +152,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         )
 
     def prepare(
-        self, agent: PathwiseAgent, env: Environment, params: Any, state: PathwiseState
+        self, agent: PathwiseAgent, env: Environment, params: EnvParams, state: PathwiseState
     ) -> PathwiseState:
         """The verdict on the policy that training starts with; carried windows spread out.
 
@@ -170,8 +171,8 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
             jax.random.fold_in(state.key, SPREAD), numbers
         )
 
-        def play(place: Any, key: jax.Array, number: jax.Array) -> Any:
-            def step(index: jax.Array, place: Any) -> Any:
+        def play(place: PyTree, key: jax.Array, number: jax.Array) -> PyTree:
+            def step(index: jax.Array, place: PyTree) -> PyTree:
                 observation, env_state = place
                 action = agent.decide(learner, parameters, observation, None)
                 key_env = jax.random.fold_in(key, index)
@@ -182,7 +183,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         return state._replace(places=jax.vmap(play)(state.places, keys, numbers))
 
     def chunk(
-        self, agent: PathwiseAgent, env: Environment, params: Any, state: PathwiseState
+        self, agent: PathwiseAgent, env: Environment, params: EnvParams, state: PathwiseState
     ) -> tuple[PathwiseState, Metrics]:
         """``chunk_steps`` decisions of updates, then the verdict of the validation windows.
 
@@ -198,7 +199,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
             key = jax.random.fold_in(state.key, state.updates)
             simulation = Simulation(agent, state.learner, env, params)
 
-            def total_cost(parameters: Any) -> tuple[jax.Array, Any]:
+            def total_cost(parameters: PyTree) -> tuple[jax.Array, PyTree]:
                 if self.carried:
                     ahead, cost, places = self.carried_cost(
                         simulation, parameters, key, state.places
@@ -229,7 +230,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         return state._replace(learner=learner), {**metrics, "validation": cost}
 
     def _validate(
-        self, agent: PathwiseAgent, env: Environment, params: Any, state: PathwiseState
+        self, agent: PathwiseAgent, env: Environment, params: EnvParams, state: PathwiseState
     ) -> jax.Array:
         """[] the mean cost of the trained policy on the validation windows, or episodes."""
         learner, parameters = state.learner, agent.parameters(state.learner)
@@ -240,7 +241,9 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
             )
             return total / decisions
 
-        def policy(key: jax.Array, observation: jax.Array, state: Any, memory: Any) -> Any:
+        def policy(
+            key: jax.Array, observation: jax.Array, state: EnvState, memory: Memory
+        ) -> PyTree:
             del key, state
             return agent.decide(learner, parameters, observation, None), memory
 
@@ -250,7 +253,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
     def windows_cost(
         self,
         simulation: Simulation,
-        parameters: Any,
+        parameters: PyTree,
         key: jax.Array,
         num_envs: int,
         *,
@@ -276,8 +279,8 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         return jnp.sum(cost), jnp.maximum(jnp.sum(decisions), 1)
 
     def carried_cost(
-        self, simulation: Simulation, parameters: Any, key: jax.Array, places: Any
-    ) -> tuple[jax.Array, jax.Array, Any]:
+        self, simulation: Simulation, parameters: PyTree, key: jax.Array, places: PyTree
+    ) -> tuple[jax.Array, jax.Array, PyTree]:
         """What windows cost that go on from ``places`` [E], with the policy's noise.
 
         Returns:
@@ -286,7 +289,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         """
         env: Any = simulation.env
 
-        def of_window(key: jax.Array, place: Any) -> tuple[jax.Array, jax.Array, Any]:
+        def of_window(key: jax.Array, place: PyTree) -> tuple[jax.Array, jax.Array, PyTree]:
             key_env, key_act = jax.random.split(key)
             cost, _, _, place = self._play(simulation, parameters, place, key_env, key_act)
             return env.outlook(place[1], simulation.params), jnp.sum(cost), place
@@ -298,11 +301,11 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
     def _play(
         self,
         simulation: Simulation,
-        parameters: Any,
-        place: Any,
+        parameters: PyTree,
+        place: PyTree,
         key_env: jax.Array,
         key_act: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree]:
         """One window of W decisions from a place (observation, environment's state).
 
         Returns:
@@ -311,7 +314,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
         """
         agent, learner, env, params = simulation
 
-        def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[jax.Array, ...]]:
+        def step(carry: PyTree, index: jax.Array) -> tuple[PyTree, tuple[jax.Array, ...]]:
             observation, state, over = carry
             observation, state = bounded_gradient((observation, state), agent.gradient_limit)
             key = None if key_act is None else jax.random.fold_in(key_act, index)
@@ -330,7 +333,7 @@ class PathwiseConfig(Trainer[PathwiseAgent, PathwiseState]):
 
 
 @jax.custom_vjp
-def bounded_gradient(tree: Any, limit: Any) -> Any:
+def bounded_gradient(tree: PyTree, limit: jax.Array) -> PyTree:
     """The tree as it is; every entry of its gradient is held within ±``limit``, NaN is 0.
 
     What explodes on its way back through a window is then of order ``limit`` for that
@@ -339,12 +342,12 @@ def bounded_gradient(tree: Any, limit: Any) -> Any:
     return tree
 
 
-def _forward(tree: Any, limit: Any) -> tuple[Any, Any]:
+def _forward(tree: PyTree, limit: jax.Array) -> tuple[PyTree, PyTree]:
     return tree, limit
 
 
-def _backward(limit: Any, gradient: Any) -> tuple[Any, Any]:
-    def held(g: Any) -> Any:
+def _backward(limit: jax.Array, gradient: PyTree) -> tuple[PyTree, PyTree]:
+    def held(g: jax.Array) -> jax.Array:
         if g.dtype == jax.dtypes.float0:  # of whole numbers and flags
             return g
         return jnp.clip(jnp.nan_to_num(g), -limit, limit)

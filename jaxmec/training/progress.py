@@ -33,7 +33,7 @@ class Display(Protocol):
 
     def __exit__(self, *error: Any) -> None: ...
 
-    def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
+    def update(self, steps: int, evaluation: Mapping[str, np.ndarray]) -> None:
         """Each run stands at ``steps``, with these evaluations, [S] by name."""
         ...
 
@@ -97,7 +97,7 @@ class ProgressDisplay:
             if self._bar is not None:
                 self._bar.stop()
 
-    def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
+    def update(self, steps: int, evaluation: Mapping[str, np.ndarray]) -> None:
         """Show that each run stands at ``steps``, with these evaluations, [S] by name."""
         now = time.monotonic()
         # Between the first update and the second, the chunk is compiled: no rate from that.
@@ -238,7 +238,7 @@ class _Piece:
     def __exit__(self, *error: Any) -> None:
         return None
 
-    def update(self, steps: int, evaluation: Mapping[str, Any]) -> None:
+    def update(self, steps: int, evaluation: Mapping[str, np.ndarray]) -> None:
         part = min(1.0, steps / self._steps)
         self.show(part * self._work, f"{100 * part:.0f} %, {score(evaluation)}".rstrip(", "))
 
@@ -294,7 +294,7 @@ def _notebook_line() -> Callable[[str], None] | None:
     return show
 
 
-def score(evaluation: Mapping[str, Any]) -> str:
+def score(evaluation: Mapping[str, np.ndarray]) -> str:
     """The number to watch, the first of SCORES that there is; mean over S."""
     for name, shown in SCORES:
         if name in evaluation:

@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.core import checks
+from jaxmec.core.types import PyTree
 
 
 class ReplayState(NamedTuple):
     """What a buffer holds."""
 
-    items: Any  # [rows, num_added] of every leaf of an item
+    items: PyTree  # [rows, num_added] of every leaf of an item
     position: jax.Array  # [] int32, where the next items go; a multiple of num_added
     size: jax.Array  # [] int32, how many items are stored
 
@@ -52,12 +53,12 @@ class ReplayBuffer:
         """Times that items are added before the oldest are overwritten."""
         return math.ceil(self.min_capacity / self.num_added)
 
-    def memory(self, item: Any) -> int:
+    def memory(self, item: PyTree) -> int:
         """Bytes on the device for items like ``item``, given as in :meth:`init`."""
         leaves = jax.tree.leaves(item)
         return self.capacity * sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
-    def init(self, item: Any) -> ReplayState:
+    def init(self, item: PyTree) -> ReplayState:
         """An empty buffer for items with the shapes and dtypes of ``item``.
 
         ``item`` is one item without a leading axis: arrays or ``jax.ShapeDtypeStruct``.
@@ -66,7 +67,7 @@ class ReplayBuffer:
         items = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), item)
         return ReplayState(items, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
-    def add(self, state: ReplayState, items: Any) -> ReplayState:
+    def add(self, state: ReplayState, items: PyTree) -> ReplayState:
         """Store items, whose leaves lead with [num_added], over the oldest ones.
 
         Raises ``ValueError`` when the structure, a shape or a dtype is not what the buffer
@@ -85,7 +86,7 @@ class ReplayBuffer:
             size=jnp.minimum(state.size + self.num_added, self.capacity),
         )
 
-    def sample(self, state: ReplayState, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    def sample(self, state: ReplayState, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
         """Items drawn uniformly, with replacement, among those stored; leaves lead with ``shape``.
 
         The buffer must not be empty: an empty one gives zeros.
@@ -101,11 +102,11 @@ class ReplayBuffer:
         index = jax.random.randint(key, shape, 0, state.size)
         return index // self.num_added, index % self.num_added
 
-    def read(self, state: ReplayState, row: jax.Array, column: jax.Array) -> Any:
+    def read(self, state: ReplayState, row: jax.Array, column: jax.Array) -> PyTree:
         """The items there; leaves lead with the shape of ``row`` and ``column``."""
         return jax.tree.map(lambda x: x.at[row, column].get(mode="clip"), state.items)
 
-    def _check(self, state: ReplayState, items: Any) -> None:
+    def _check(self, state: ReplayState, items: PyTree) -> None:
         structure: Any = jax.tree.structure(state.items)
         if jax.tree.structure(items) != structure:
             raise ValueError(

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents.base import Memory, Spec, Transition
+from jaxmec.core.types import EnvParams, EnvState, Info, PyTree
 from jaxmec.training import devices
 
 # (key, observation, memory) -> (action, memory, extras), for one environment
-Decide = Callable[[jax.Array, jax.Array, Memory], tuple[jax.Array, Memory, Any]]
+Decide = Callable[[jax.Array, jax.Array, Memory], tuple[jax.Array, Memory, PyTree]]
 
 
 class Environment(Protocol):
@@ -25,28 +26,28 @@ class Environment(Protocol):
     @property
     def num_actions(self) -> int: ...
 
-    def observation_space(self, params: Any) -> Any: ...
+    def observation_space(self, params: EnvParams) -> Any: ...
 
-    def action_space(self, params: Any) -> Any: ...
+    def action_space(self, params: EnvParams) -> Any: ...
 
-    def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]: ...
+    def reset(self, key: jax.Array, params: EnvParams) -> tuple[jax.Array, EnvState]: ...
 
     def step(
-        self, key: jax.Array, state: Any, action: jax.Array, params: Any
-    ) -> tuple[jax.Array, Any, jax.Array, jax.Array, jax.Array, dict[str, Any]]: ...
+        self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, Info]: ...
 
 
 @runtime_checkable
 class Staggering(Protocol):
     """An environment whose copies can begin at different points of an episode."""
 
-    def expected_steps(self, params: Any) -> jax.Array:
+    def expected_steps(self, params: EnvParams) -> jax.Array:
         """[] steps of an episode, on average."""
         ...
 
     def fair_step(
-        self, key: jax.Array, state: Any, params: Any
-    ) -> tuple[jax.Array, Any, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        self, key: jax.Array, state: EnvState, params: EnvParams
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, Info]:
         """A step whose action is the environment's own: one that leaves fair states behind."""
         ...
 
@@ -55,7 +56,7 @@ class RolloutState(NamedTuple):
     """Where E environments stand."""
 
     observation: jax.Array  # [E, observation_size]
-    env_state: Any  # [E] the environment's own
+    env_state: EnvState  # [E] the environment's own
     memory: Memory  # [E] the policy's own; it outlives episodes
     episode_return: jax.Array  # [E] sum of rewards of the episode so far
     episode_length: jax.Array  # [E] int32, steps of the episode so far
@@ -70,7 +71,7 @@ class Episodes(NamedTuple):
     reward: jax.Array  # [] mean over the environments
 
 
-def make_spec(env: Environment, params: Any) -> Spec:
+def make_spec(env: Environment, params: EnvParams) -> Spec:
     """The sizes that an agent needs; ``ValueError`` where observations are no vectors.
 
     An environment that can say what its observations consist of has ``feature_layout(params)``.
@@ -83,7 +84,7 @@ def make_spec(env: Environment, params: Any) -> Spec:
 
 
 def reset(
-    env: Environment, params: Any, memory: Memory, num_envs: int, key: jax.Array
+    env: Environment, params: EnvParams, memory: Memory, num_envs: int, key: jax.Array
 ) -> RolloutState:
     """``num_envs`` environments at the start of an episode; ``memory`` is that of one."""
     keys = devices.spread(jax.random.split(key, num_envs))
@@ -99,7 +100,7 @@ def reset(
 
 
 def stagger(
-    env: Staggering, params: Any, state: RolloutState, steps: jax.Array, key: jax.Array
+    env: Staggering, params: EnvParams, state: RolloutState, steps: jax.Array, key: jax.Array
 ) -> RolloutState:
     """Each environment so many steps [E] on, played by its own fair rule."""
 
@@ -124,7 +125,7 @@ def stagger(
 
 
 def step(
-    decide: Decide, env: Environment, params: Any, state: RolloutState, key: jax.Array
+    decide: Decide, env: Environment, params: EnvParams, state: RolloutState, key: jax.Array
 ) -> tuple[RolloutState, Transition, Episodes]:
     """One decision and one step in each environment; the transition's leaves lead with [E].
 
@@ -173,7 +174,7 @@ def step(
     return state, transition, episodes
 
 
-def strong(tree: Any) -> Any:
+def strong(tree: PyTree) -> PyTree:
     """The tree without weak types, which would retrace what it is next given to."""
 
     def leaf(x: Any) -> jax.Array:

@@ -41,6 +41,7 @@ import numpy as np
 
 from jaxmec.agents.base import Agent, Metrics
 from jaxmec.core import checks, compilation, files
+from jaxmec.core.types import Document, EnvParams, PyTree
 from jaxmec.training import checkpoint, identity, memory
 from jaxmec.training import devices as on_devices
 from jaxmec.training.devices import Placement
@@ -48,7 +49,7 @@ from jaxmec.training.progress import Display, ProgressDisplay
 from jaxmec.training.rollout import Environment
 from jaxmec.training.stopping import Signals
 from jaxmec.training.trackers import Tracker
-from jaxmec.training.trainer import History, Trainer, failures, known
+from jaxmec.training.trainer import AnyTrainer, History, failures, known
 
 METRICS_FILE = "metrics.jsonl"
 ABOUT_FILE = "run.json"
@@ -69,7 +70,7 @@ _SAVED = checks.record(
 class RunResult:
     """Where a run stands: at its end, or where it was interrupted."""
 
-    state: Any  # [S], on the devices
+    state: PyTree  # [S], on the devices
     history: History  # [S, P], NumPy arrays
     seeds: tuple[int, ...]  # S
     directory: Path | None
@@ -111,7 +112,9 @@ class RunSettings:
     ``config.steps`` may have grown; what follows the progress of training, a learning rate that
     comes down say, then goes on as in the longer one."""
     progress: bool | Display = True  # show a progress display, or the caller's own
-    metadata: Mapping[str, Any] | None = None  # JSON data of the caller's, kept in every checkpoint
+    metadata: Mapping[str, object] | None = (
+        None  # JSON data of the caller's, kept in every checkpoint
+    )
     checkpoint_every: int | None = None
     """Save after so many chunks. A run is also saved before its first chunk and after its last."""
     checkpoint_seconds: float = 60.0  # save when so much time has passed, whatever the chunks
@@ -138,8 +141,8 @@ class RunSettings:
 def run(
     agent: Agent,
     env: Environment,
-    params: Any,
-    config: Trainer[Any, Any],
+    params: EnvParams,
+    config: AnyTrainer,
     seeds: int | Sequence[int],
     settings: RunSettings = RunSettings(),
     **changes: Any,
@@ -178,8 +181,8 @@ class Job(NamedTuple):
 
     agent: Any  # or S of them as one
     env: Environment
-    params: Any  # of the environment
-    config: Trainer[Any, Any]
+    params: EnvParams  # of the environment
+    config: AnyTrainer
 
 
 class _Run:
@@ -259,7 +262,7 @@ class _Run:
             raise self._interrupted(signum)
         self.saved_at, self.unsaved = time.monotonic(), 0
 
-    def _resume(self, template: Any) -> None:
+    def _resume(self, template: PyTree) -> None:
         """Go on where the newest checkpoint stands."""
         assert self.home is not None
         places = (self.program.places, self.program.metrics)
@@ -359,7 +362,7 @@ class _Program:
         self,
         agent: Agent,
         env: Environment,
-        config: Trainer[Any, Any],
+        config: AnyTrainer,
         deterministic: bool,
         placement: Placement = Placement(),  # noqa: B008 (it is frozen)
     ) -> None:
@@ -369,16 +372,16 @@ class _Program:
         def mine(agents: Any) -> Any:
             return agent if isinstance(agents, tuple) and not agents else agents
 
-        def begin(params: Any, agents: Any, key: jax.Array, start: Any = None) -> Any:
+        def begin(params: EnvParams, agents: Any, key: jax.Array, start: Any = None) -> Any:
             state = config.init(mine(agents), env, params, key)
             if start is not None:
                 state = state._replace(learner=mine(agents).started(state.learner, start))
             return config.prepare(mine(agents), env, params, state)
 
-        def chunk(params: Any, agents: Any, state: Any) -> tuple[Any, Metrics]:
+        def chunk(params: EnvParams, agents: Any, state: PyTree) -> tuple[Any, Metrics]:
             return config.chunk(mine(agents), env, params, state)
 
-        def evaluate(params: Any, agents: Any, state: Any) -> Metrics:
+        def evaluate(params: EnvParams, agents: Any, state: PyTree) -> Metrics:
             return config.point(mine(agents), env, params, state)
 
         self.places = placement.of_state(config.state_type)
@@ -391,8 +394,8 @@ class _Program:
 def bytes_of_one(
     agent: Agent,
     env: Environment,
-    params: Any,
-    config: Trainer[Any, Any],
+    params: EnvParams,
+    config: AnyTrainer,
     deterministic: bool = False,
 ) -> int:
     """What a chunk of one run takes of a device's memory, as the compiler plans it."""
@@ -415,11 +418,11 @@ def _with_point(
         on_devices.gather((env_steps, evaluation, training))
     )
     if history is None:
-        nothing: Any = np.zeros((len(env_steps), 0), env_steps.dtype)
+        nothing: PyTree = np.zeros((len(env_steps), 0), env_steps.dtype)
         history = History(nothing, {}, {})
     before = np.full(history.env_steps.shape, np.nan, np.float32)  # what has no value there
 
-    def joined(old: Any, new: Any) -> Any:
+    def joined(old: PyTree, new: PyTree) -> PyTree:
         return np.concatenate([old, new[:, None]], axis=1)
 
     return History(
@@ -445,9 +448,9 @@ def _first(env_steps: jax.Array) -> int:
     return int(np.asarray(on_devices.gather(env_steps))[0])
 
 
-def _last(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _last(metrics: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """[S] by name, at the newest point."""
-    return {name: values[:, -1] for name, values in metrics.items()}
+    return {name: np.asarray(values[:, -1]) for name, values in metrics.items()}
 
 
 class _Log:
@@ -489,7 +492,7 @@ class _Log:
 
 
 def write_about(
-    home: Path, last_step: int, seeds: tuple[int, ...], metadata: Mapping[str, Any]
+    home: Path, last_step: int, seeds: tuple[int, ...], metadata: Mapping[str, object]
 ) -> None:
     about = {"steps": last_step, "seeds": list(seeds), "method": metadata.get("method")}
     files.write_whole(home / ABOUT_FILE, json.dumps(about) + "\n")
@@ -515,7 +518,9 @@ class _Trackers:
         for tracker in self._trackers:
             tracker.begin(home, seeds, step)
 
-    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    def log(
+        self, step: int, evaluation: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+    ) -> None:
         for tracker in self._trackers:
             tracker.log(step, evaluation, training)
 
@@ -603,7 +608,7 @@ def check_home(home: Path | None, resume: bool) -> None:
 
 
 def _restore(
-    home: Path, template: Any, now: dict[str, Any], places: Any, others: Any
+    home: Path, template: PyTree, now: Document, places: PyTree, others: Any
 ) -> tuple[Any, History, float]:
     """The state on its devices, the history, and the seconds that it took."""
     path = checkpoint.find(home / CHECKPOINTS)
@@ -615,7 +620,7 @@ def _restore(
     return tree["state"], History(**{"training": {}, **tree["history"]}), about["seconds"]
 
 
-def read_saved(path: Path) -> dict[str, Any]:
+def read_saved(path: Path) -> Document:
     """What a run's checkpoint says of the run: ``run``, ``seconds`` and ``caller``.
 
     Raises:

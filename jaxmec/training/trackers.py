@@ -30,7 +30,9 @@ class Tracker(Protocol):
         """
         ...
 
-    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    def log(
+        self, step: int, evaluation: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+    ) -> None:
         """One point: metrics [S] by name."""
         ...
 
@@ -40,7 +42,7 @@ class Tracker(Protocol):
 
 
 def scalars(
-    seeds: tuple[int, ...], evaluation: Mapping[str, Any], training: Mapping[str, Any]
+    seeds: tuple[int, ...], evaluation: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """Means over the seeds, and of evaluations each seed's own; what is not finite is left out."""
     numbers = {
@@ -89,7 +91,9 @@ class TensorBoard:
             filename_suffix=f".{step + 1}",  # a file of its own, however soon the run goes on
         )
 
-    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    def log(
+        self, step: int, evaluation: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+    ) -> None:
         """One point, on disk when this returns."""
         for name, number in scalars(self._seeds, evaluation, training).items():
             self._writer.add_scalar(name, number, step)
@@ -108,7 +112,7 @@ class WandB:
         ImportError: the extra ``wandb`` is missing.
     """
 
-    def __init__(self, project: str, name: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, project: str, name: str, config: Mapping[str, object]) -> None:
         """
         Args:
             project: of Weights & Biases.
@@ -144,7 +148,9 @@ class WandB:
             resume="allow",
         )
 
-    def log(self, step: int, evaluation: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    def log(
+        self, step: int, evaluation: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+    ) -> None:
         """One point."""
         self._run.log(scalars(self._seeds, evaluation, training), step=step)
 

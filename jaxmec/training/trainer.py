@@ -29,6 +29,7 @@ import numpy as np
 
 from jaxmec.agents.base import Actor, Learner, Metrics
 from jaxmec.core import checks
+from jaxmec.core.types import EnvParams
 from jaxmec.training.evaluate import evaluate, greedy
 from jaxmec.training.rollout import Environment, make_spec
 
@@ -95,7 +96,7 @@ class Trainer(abc.ABC, Generic[A, S]):
         del agent
         return True
 
-    def advice(self, env: Environment, params: Any) -> str:
+    def advice(self, env: Environment, params: EnvParams) -> str:
         """What to tell whoever is about to train there on these sizes; "" where all is well."""
         del env, params
         return ""
@@ -106,16 +107,16 @@ class Trainer(abc.ABC, Generic[A, S]):
         """Environment steps that training takes at once."""
 
     @abc.abstractmethod
-    def init(self, agent: A, env: Environment, params: Any, key: jax.Array) -> S:
+    def init(self, agent: A, env: Environment, params: EnvParams, key: jax.Array) -> S:
         """The state before anything is collected or learned."""
 
-    def prepare(self, agent: A, env: Environment, params: Any, state: S) -> S:
+    def prepare(self, agent: A, env: Environment, params: EnvParams, state: S) -> S:
         """What comes before the first chunk and learns nothing: a prefill of the replay buffer,
         say; by default nothing does."""
         return state
 
     @abc.abstractmethod
-    def chunk(self, agent: A, env: Environment, params: Any, state: S) -> tuple[S, Metrics]:
+    def chunk(self, agent: A, env: Environment, params: EnvParams, state: S) -> tuple[S, Metrics]:
         """``chunk_steps`` environment steps of training, and its metrics, scalars."""
 
     @abc.abstractmethod
@@ -127,7 +128,7 @@ class Trainer(abc.ABC, Generic[A, S]):
         """How much there is to do for one seed, about in gradient updates of one step of
         denoising."""
 
-    def point(self, agent: A, env: Environment, params: Any, state: S) -> Metrics:
+    def point(self, agent: A, env: Environment, params: EnvParams, state: S) -> Metrics:
         """The greedy policy's mean over ``eval_episodes`` episodes kept for this point.
 
         Scalars "return", "length" and each of ``env.metric_names``.
@@ -181,8 +182,11 @@ class Trainer(abc.ABC, Generic[A, S]):
         checks.fields(self, **dict.fromkeys(counts, checks.whole(1)))
 
 
+AnyTrainer = Trainer[Any, Any]  # of agents and states of whatever kind
+
+
 def train(
-    agent: A, env: Environment, params: Any, trainer: Trainer[A, S], key: jax.Array
+    agent: A, env: Environment, params: EnvParams, trainer: Trainer[A, S], key: jax.Array
 ) -> tuple[S, History]:
     """One whole training run; pure, to be jitted and vmapped by the caller.
 
@@ -265,7 +269,7 @@ def as_functions(module: str) -> Callable[[str], Any]:
             stacklevel=2,
         )
 
-        def call(agent: Any, env: Any, params: Any, config: Any, given: Any) -> Any:
+        def call(agent: Any, env: Any, params: EnvParams, config: Any, given: Any) -> Any:
             return operator.methodcaller(method, agent, env, params, given)(config)
 
         return call

@@ -15,6 +15,7 @@ from jaxmec.cli import programs
 from jaxmec.cli.errors import EXIT_FAILED, EXIT_OK, UsageError
 from jaxmec.cli.scenario import trace_file
 from jaxmec.core.terminal import Screen, quoted
+from jaxmec.core.types import Keywords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _study(command: Compare) -> Any:
 
     methods = None if command.methods is None else tuple(map(_entry_of, command.methods))
     schedulers = None if command.schedulers is None else tuple(map(_entry_of, command.schedulers))
-    given: dict[str, Any] = {
+    given: Keywords = {
         "methods": methods,
         "schedulers": schedulers,
         "env": command.env,

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -22,6 +21,7 @@ from jaxmec.cli.errors import EXIT_OK, UsageError
 from jaxmec.core import checks
 from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import Screen, quoted
+from jaxmec.core.types import Document
 from jaxmec.training import parts
 from jaxmec.training.progress import SCORES, duration
 from jaxmec.training.runner import ABOUT_FILE, METRICS_FILE, START, is_running
@@ -79,9 +79,7 @@ class Standing:
         if not file.exists() and not running:
             raise FileNotFoundError(f"there is no run in {home}: it has no {METRICS_FILE}")
         points = _points(file, running, notes)
-        trained: dict[str, Any] = next(
-            (p["training"] for p in reversed(points) if p["training"]), {}
-        )
+        trained: Document = next((p["training"] for p in reversed(points) if p["training"]), {})
         names = points[-1]["evaluation"] if points else ()
         return cls(
             home=home,
@@ -153,7 +151,7 @@ class Standing:
         return [quoted(line) for line in lines]
 
 
-def _about(file: Path, notes: list[str]) -> dict[str, Any]:
+def _about(file: Path, notes: list[str]) -> Document:
     """What the run says of itself; nothing, and a note, where that cannot be read."""
     try:
         about = json.loads(file.read_bytes())
@@ -167,7 +165,7 @@ def _about(file: Path, notes: list[str]) -> dict[str, Any]:
     return about
 
 
-def _points(file: Path, running: bool, notes: list[str]) -> list[dict[str, Any]]:
+def _points(file: Path, running: bool, notes: list[str]) -> list[Document]:
     """The points of a metrics file, and a note on lines that are none; what they name is left out.
 
     All have the evaluations, and the number of seeds, of the first.
@@ -175,7 +173,7 @@ def _points(file: Path, running: bool, notes: list[str]) -> list[dict[str, Any]]
     *lines, rest = (file.read_bytes() if file.exists() else b"").split(b"\n")
     if rest and not running:  # else it may still be being written
         lines.append(rest)
-    points: list[dict[str, Any]] = []
+    points: list[Document] = []
     wrong = []
     for number, line in enumerate(lines, 1):
         point = _point(line)
@@ -189,7 +187,7 @@ def _points(file: Path, running: bool, notes: list[str]) -> list[dict[str, Any]]
     return points
 
 
-def _point(line: bytes) -> dict[str, Any] | None:
+def _point(line: bytes) -> Document | None:
     """A line of a metrics file, or None where it is none."""
     try:
         point = json.loads(line)
@@ -207,7 +205,7 @@ def _point(line: bytes) -> dict[str, Any] | None:
     return point if point["evaluation"] else None
 
 
-def _shape(point: dict[str, Any]) -> dict[str, int]:
+def _shape(point: Document) -> dict[str, int]:
     return {name: len(values) for name, values in point["evaluation"].items()}
 
 
