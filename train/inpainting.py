@@ -129,7 +129,7 @@ def trained(
             *rest, loss = update(*rest, *drawn, jax.random.fold_in(key, step))
             losses.append(loss)
         done += len(losses)
-        display.update(done, {"loss": jnp.stack(losses)})
+        display.update(done, {"loss": np.asarray(jnp.stack(losses))})
         seconds += time.perf_counter() - started
         state = State(done, seconds, *rest)
         kept = {"settings": settings, "state": serialization.to_state_dict(state)}
