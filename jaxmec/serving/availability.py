@@ -56,7 +56,7 @@ class Availability:
         end = jnp.where(down, up_again, end)
         there = (speed != 1) & ~again & jnp.isfinite(begin)
         begin, end = jnp.where(there, begin, jnp.inf), jnp.where(there, end, jnp.inf)
-        return Troubles.of(*(x[:, self.alternates :: 1 + self.alternates] for x in
+        return Troubles.of(*(x[:, self.alternates :: 1 + self.alternates].T for x in
                              (begin, end, jnp.where(there, speed, 1))))  # fmt: skip
 
     @property
@@ -72,10 +72,10 @@ class Availability:
 
 @pytree
 class Troubles:
-    """When servers are down or slowed, [B, K], or [K] of one; one that begins at infinity is none.
+    """When servers are down or slowed, [K, B], or [K] of one; one that begins at infinity is none.
 
     They do not overlap, an outage begins where the speed falls to 0, and the last ends. Questions
-    are asked of one server; ``time`` [] is not negative.
+    are asked of every server at a time [B], or of one at a time []; ``time`` is not negative.
     """
 
     begin: Leaf  # s
@@ -86,10 +86,11 @@ class Troubles:
 
     @classmethod
     def of(cls, begin: Any, end: Any, speed: Any) -> Troubles:
-        """From what is known of each, [B, K], those of one server in their order."""
+        """From what is known of each, [K, B], those of one server in their order."""
+        # Servers last: sums over the first axis are done for many servers at once.
         there = jnp.isfinite(begin)
         lost = jnp.where(there & jnp.isfinite(end), (1 - speed) * (end - begin), 0)
-        work = begin - (jnp.cumsum(lost, axis=1) - lost)
+        work = begin - (jnp.cumsum(lost, axis=0) - lost)
         return cls(begin, end, speed, work)
 
     @property
@@ -99,36 +100,36 @@ class Troubles:
 
     @property
     def falls(self) -> jax.Array:
-        """[K] s, when each outage begins; infinite of a slowed phase."""
+        """[K, B] s, when each outage begins; infinite of a slowed phase."""
         return jnp.where(self.speed == 0, self.begin, jnp.inf)
 
     def work_by(self, time: Any) -> jax.Array:
-        """[] s at nominal speed that is done by ``time``, F(t) = ∫₀ᵗ s."""
+        """[B] s at nominal speed that is done by ``time``, F(t) = ∫₀ᵗ s."""
         spent = jnp.minimum(time, self.end) - jnp.minimum(time, self.begin)
-        return time - jnp.sum((1 - self.speed) * spent)
+        return time - jnp.sum((1 - self.speed) * spent, axis=0)
 
     def time_of(self, work: Any) -> jax.Array:
-        """[] s, the smallest t with F(t) ≥ ``work``, which is positive."""
+        """[B] s, the smallest t with F(t) ≥ ``work``, which is positive."""
         into = work - self.work  # negative infinity of what never begins
         slowed = (self.end - self.begin) * self.speed
         slow = jnp.clip(into, 0, slowed) * (1 / jnp.where(self.speed > 0, self.speed, 1) - 1)
         late = jnp.where(self.speed > 0, slow, self.end - self.begin)
-        return work + jnp.sum(jnp.where(into > 0, late, 0))
+        return work + jnp.sum(jnp.where(into > 0, late, 0), axis=0)
 
     def up_from(self, time: Any) -> jax.Array:
-        """[] s: ``time`` where the server is up then, else the end of that outage."""
+        """[B] s: ``time`` where the server is up then, else the end of that outage."""
         inside = (self.falls <= time) & (time < self.end)
-        return jnp.maximum(time, jnp.max(jnp.where(inside, self.end, -jnp.inf)))
+        return jnp.maximum(time, jnp.max(jnp.where(inside, self.end, -jnp.inf), axis=0))
 
     def next_outage(self, time: Any) -> jax.Array:
-        """[] s, when the first outage after ``time`` begins; infinite where there is none."""
+        """[B] s, when the first outage after ``time`` begins; infinite where there is none."""
         falls = self.falls
-        return jnp.min(jnp.where(falls > time, falls, jnp.inf))
+        return jnp.min(jnp.where(falls > time, falls, jnp.inf), axis=0)
 
-    def fell_in(self, after: Any, until: Any) -> jax.Array:
-        """[] bool: an outage began in (``after``, ``until``]."""
+    def last_outage(self, time: Any) -> jax.Array:
+        """[B] s, when the last outage up to ``time`` began; negative infinity if none has."""
         falls = self.falls
-        return jnp.any((falls > after) & (falls <= until))
+        return jnp.max(jnp.where(falls <= time, falls, -jnp.inf), axis=0)
 
 
 def _check_pieces(breaks: np.ndarray, speed: np.ndarray) -> None:

@@ -144,15 +144,18 @@ class _Server(NamedTuple):
     rate: jax.Array  # [] Mbit/s
     latency: jax.Array  # [] s
     elastic: jax.Array  # [] bool
-    speed: Troubles  # [K]
+    speed: Troubles  # [K] each
     free: jax.Array  # [] s
     recency: jax.Array  # [M] int32
     cleared: jax.Array  # [] s
     queued: jax.Array  # [] s at nominal speed
 
 
+OF_EVERY = _Server(*[0] * 7, speed=1, free=0, recency=0, cleared=0, queued=0)  # axes of servers
+
+
 def _servers(fleet: Fleet, availability: Availability | Troubles, queues: Queues) -> _Server:
-    """Every server, [B] each."""
+    """Every server, [B] each, along the axes ``OF_EVERY``."""
     return _Server(
         fleet.step_time,
         fleet.task_time,
@@ -191,7 +194,7 @@ def _serve(
         return jnp.sum(jnp.where(chosen, values, 0))
 
     ready = speed.up_from(jnp.where(elastic, at, jnp.maximum(at, server.free)))
-    recency = jnp.where(speed.fell_in(server.cleared, ready), 0, server.recency)
+    recency = jnp.where(speed.last_outage(ready) > server.cleared, 0, server.recency)
     warm = elastic | (of_variant(recency) > 0)
     cold = jnp.where(warm, 0, of_variant(server.load_time))
     steps = part.images * part.steps
@@ -264,7 +267,10 @@ def dispatch(
     """
     _check_choice(fleet, server, variant, steps)
     servers = _servers(fleet, availability, queues)
-    one = jax.tree.map(lambda leaf: leaf[server], servers)
+    one = servers._replace(speed=None)
+    one = jax.tree.map(lambda leaf: leaf[server], one)._replace(
+        speed=jax.tree.map(lambda leaf: leaf[:, server], servers.speed)
+    )
     sent = server >= 0
     remote = sent & (server != request.origin)
     link = queues.link[request.origin]
@@ -334,7 +340,7 @@ def dispatch_parts(
     back = jnp.where(remote, share * request.result / fleet.rate, 0)
     servers = _servers(fleet, availability, queues)
     order = queues.dispatched + 1
-    fate, after = jax.vmap(_serve, in_axes=(0, 0, None, None, None))(
+    fate, after = jax.vmap(_serve, in_axes=(OF_EVERY, 0, None, None, None))(
         servers, _Part(at, back, images, variant, steps), fleet.size, fleet.detect, order
     )
     fate = fate._replace(
@@ -391,17 +397,10 @@ def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, 
     holds would be lost; the first heartbeat after an outage puts that right.
     """
 
-    def hear(server: _Server, phase: Any, beat: Any, told_at: Any) -> tuple[Any, ...]:
-        beat_now = _last_beat(server.speed, phase, fleet.heartbeat, now)
-        at = phase + beat_now * fleet.heartbeat
-        return beat_now, at, *_tell(server, jnp.where(beat < 0, -1, told_at), at)
-
-    beat, at, queued, told, resident = jax.vmap(hear)(
-        _servers(fleet, hearing(fleet, availability), queues),
-        fleet.phase,
-        queues.beat,
-        queues.told_at,
-    )
+    speed = hearing(fleet, availability)
+    beat = _last_beat(speed, fleet.phase, fleet.heartbeat, now)
+    at = fleet.phase + beat * fleet.heartbeat
+    queued, told, resident = _tell(fleet, speed, queues, at)
     heard = beat > queues.beat
     return replace(
         queues,
@@ -413,13 +412,16 @@ def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, 
     )
 
 
-def _tell(server: _Server, before: Any, at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What a server tells at ``at`` when it last did ``before``: queued, backlog, resident [M]."""
-    speed = server.speed
-    queued = jnp.where(speed.fell_in(before, at), speed.work_by(server.free), server.queued)
+def _tell(
+    fleet: Fleet, speed: Troubles, queues: Queues, at: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What servers tell at ``at`` [B]: queued and backlog [B], resident [B, M]."""
+    fell = speed.last_outage(at)
+    before = jnp.where(queues.beat < 0, -1, queues.told_at)
+    queued = jnp.where(fell > before, speed.work_by(queues.free), queues.queued)
     backlog = jnp.maximum(queued - speed.work_by(at), 0)
-    holds = (server.recency > 0) & ~speed.fell_in(server.cleared, at)
-    return queued, jnp.where(server.elastic, 0, backlog), holds | server.elastic
+    holds = (queues.recency > 0) & (fell <= queues.cleared)[:, None]
+    return queued, jnp.where(fleet.elastic, 0, backlog), holds | fleet.elastic[:, None]
 
 
 def ask_all(
@@ -430,12 +432,9 @@ def ask_all(
     Returns:
         Backlog [B] s at nominal speed, residency [B, M] bool, and who is up [B] bool.
     """
-
-    def one(server: _Server, beat: Any, told_at: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        _, backlog, resident = _tell(server, jnp.where(beat < 0, -1, told_at), now)
-        return backlog, resident, server.speed.up_from(now) <= now
-
-    return jax.vmap(one)(_servers(fleet, availability, queues), queues.beat, queues.told_at)
+    speed = availability.troubles
+    _, backlog, resident = _tell(fleet, speed, queues, now)
+    return backlog, resident, speed.up_from(now) <= now
 
 
 def foresee(
@@ -464,7 +463,7 @@ def foresee(
         return _serve(server, part, fleet.size, fleet.detect, queues.dispatched + 1)[0]
 
     options = jax.vmap(one, in_axes=(None, None, None, 0, 0))
-    return jax.vmap(options, in_axes=(0, 0, 0, None, None))(servers, at, back, variant, steps)
+    return jax.vmap(options, in_axes=(OF_EVERY, 0, 0, None, None))(servers, at, back, variant, steps)
 
 
 def missed_beats(fleet: Fleet, queues: Queues, now: Any) -> jax.Array:
@@ -481,11 +480,11 @@ def hearing(fleet: Fleet, availability: Availability | Troubles) -> Troubles:
     troubles = availability.troubles
     if troubles.beat is not None:
         return troubles
-    falls, phase = troubles.falls, fleet.phase[:, None]
+    falls, phase = troubles.falls, fleet.phase
     before = _beat_by(jnp.minimum(falls, LONG), phase, fleet.heartbeat, True)
     # Since the outage before it ended.
-    ended = jax.lax.cummax(jnp.where(jnp.isfinite(falls), troubles.end, 0), axis=1)
-    since = jnp.concatenate([jnp.zeros_like(phase), ended[:, :-1]], axis=1)
+    ended = jax.lax.cummax(jnp.where(jnp.isfinite(falls), troubles.end, 0), axis=0)
+    since = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
     told = jnp.isfinite(falls) & (phase + before * fleet.heartbeat >= since)
     return replace(troubles, beat=jnp.where(told, before, -1))
 
@@ -500,16 +499,16 @@ def _beat_by(until: Any, phase: Any, heartbeat: Any, before: bool = False) -> ja
 
 
 def _last_beat(speed: Troubles, phase: Any, heartbeat: Any, now: Any) -> jax.Array:
-    """[] int32: k of the last heartbeat, at φ + kH, up to ``now`` at which a server was up; or −1.
+    """[B] int32: k of the last heartbeat, at φ + kH, up to ``now`` at which a server was up; or −1.
 
-    It is the last of all, or the last before some outage.
+    It is the last of all, or the last before the outage that this falls into.
     """
     latest = _beat_by(now, phase, heartbeat)
     at = phase + latest * heartbeat
-    falls = speed.falls  # [K]
-    down = jnp.any((falls <= at) & (at < speed.end))
-    before = jnp.max(jnp.where(falls <= now, speed.beat, -1))
-    return jnp.where(down, before, jnp.maximum(latest, -1)).astype(jnp.int32)
+    begun = speed.falls <= at  # [K, B]
+    up_again = jnp.max(jnp.where(begun, speed.end, -jnp.inf), axis=0)
+    before = jnp.max(jnp.where(begun, speed.beat, -1), axis=0)
+    return jnp.where(up_again > at, before, jnp.maximum(latest, -1)).astype(jnp.int32)
 
 
 def _check_choice(fleet: Fleet, server: Any, variant: Any, steps: Any, asked: Any = True) -> None:

@@ -17,7 +17,7 @@ INF = float("inf")
 
 
 def pieces(breaks, speed) -> Troubles:
-    return jax.tree.map(lambda leaf: leaf[0], Availability([breaks], [speed]).troubles)
+    return jax.tree.map(lambda leaf: leaf[:, 0], Availability([breaks], [speed]).troubles)
 
 
 def test_a_server_worked_out_by_hand():
@@ -29,15 +29,13 @@ def test_a_server_worked_out_by_hand():
     assert [float(server.time_of(w)) for w in (3, 5, 5.5, 7, 8)] == [3, 5, 9, 12, 13]
     assert [float(server.up_from(t)) for t in (4, 5, 7.5, 8, 100)] == [4, 8, 8, 8, 100]
     assert [float(server.next_outage(t)) for t in (0, 4.9, 5, 9)] == [5, 5, INF, INF]
-    assert [bool(server.fell_in(*span)) for span in ((0, 5), (5, 9), (0, 4.9), (4, 6))] == [
-        True, False, False, True,
-    ]  # fmt: skip
+    assert [float(server.last_outage(t)) for t in (4.9, 5, 9)] == [-INF, 5, 5]
 
 
 def test_outages_that_follow_one_another_are_one():
     server = pieces([0, 2, 3, 4], [1, 0, 0, 1])
     assert float(server.up_from(2.5)) == 4
-    assert float(server.next_outage(2)) == INF and not server.fell_in(2, 10)
+    assert float(server.next_outage(2)) == INF and float(server.last_outage(10)) == 2
 
 
 @examples(st.integers(0, 10_000))
