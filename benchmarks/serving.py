@@ -18,6 +18,7 @@ import tyro
 from measuring import RESULTS, begin, write
 
 import jaxmec
+from jaxmec.core import compilation
 from jaxmec.envs.serving import GenerativeServing
 from jaxmec.serving import Alternating, Fleet, Mix, Poisson, Requests, ServingParams
 
@@ -72,27 +73,29 @@ def decisions(params: ServingParams, num_envs: int, steps: int, repetitions: int
     """Seconds of each repetition, with uniformly random actions, starts apart from one another."""
     env = GenerativeServing(params)
     reset = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))
-    _, state = reset(jax.random.split(jax.random.key(0), num_envs), params)
+    observation, state = reset(jax.random.split(jax.random.key(0), num_envs), params)
 
-    def run(state: Any, key: jax.Array) -> Any:
+    def run(carry: Any, key: jax.Array) -> Any:
         def body(carry: Any, key: jax.Array) -> Any:
-            state, total = carry
+            state, _, total = carry
             key_act, key_env = jax.random.split(key)
-            action = jax.random.randint(key_act, (num_envs,), 0, env.num_actions)
+            action = jax.random.bits(key_act, (num_envs,)) % env.num_actions
             keys = jax.random.split(key_env, num_envs)
             observation, state, reward, *_ = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
-                keys, state, action, params
+                keys, state, action.astype(jnp.int32), params
             )
-            return (state, total + jnp.sum(observation) + jnp.sum(reward)), None
+            return (state, observation, total + reward), None
 
-        return jax.lax.scan(body, (state, jnp.zeros(())), jax.random.split(key, steps))[0]
+        return jax.lax.scan(body, carry, jax.random.split(key, steps))[0]
 
-    compiled = jax.jit(run, donate_argnums=0).lower(state, jax.random.key(1)).compile()
+    carry = (state, observation, jnp.zeros(num_envs))
+    options = compilation.options()  # as jaxmec's own programs are compiled
+    jitted = jax.jit(run, donate_argnums=0, compiler_options=options)
+    compiled = jitted.lower(carry, jax.random.key(1)).compile()
     wall, cpu = [], []
     for number in range(repetitions + 1):
         start, used = time.perf_counter(), time.process_time()
-        state, total = compiled(state, jax.random.key(number))
-        jax.block_until_ready(total)
+        carry = jax.block_until_ready(compiled(carry, jax.random.key(number)))
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - used)
     made = num_envs * steps

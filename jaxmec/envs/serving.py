@@ -25,6 +25,7 @@ from jaxmec.core import checks
 from jaxmec.core.types import Info
 from jaxmec.envs import spaces
 from jaxmec.envs.rarely import rarely
+from jaxmec.serving import draws
 from jaxmec.serving.availability import Troubles
 from jaxmec.serving.decision import (
     Fate,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 ACTIONS = ("option", "shares")
 FEATURE_SETS = ("told", "expected")
 LATE = 2.0  # times the limit, what a delay counts as at most in the reward
+TABLES = ("sent_after", "sent_work", "sent_holds")  # O(S B) of the queues
 LARGEST_SCORE = 1e30  # what an infinite score counts as
 
 
@@ -92,9 +94,24 @@ class Lost(NamedTuple):
     """Requests whose loss is or will be known, and which are then decided anew."""
 
     known: jax.Array  # [R] s; infinite: a free place
-    request: Request  # [R]
-    attempt: jax.Array  # [R] int32, how often each was lost
-    whole: jax.Array  # [R] int32, the place in ``Wholes`` of what it is a part of
+    entry: jax.Array  # [R, 10] numbers of each, as `_pack` lays them side by side: one row is one
+    # access, and most decisions lose nothing
+
+
+def _pack(request: Request, attempt: Any, whole: Any) -> jax.Array:
+    """[..., 10]: a request [...], how often it was lost, and of what it is a part."""
+    numbers = (*request, attempt, whole)
+    shape, dtype = jnp.shape(request.images), jnp.result_type(request.size)
+    return jnp.stack(
+        [jnp.broadcast_to(jnp.asarray(number, dtype), shape) for number in numbers], axis=-1
+    )
+
+
+def _unpack(entry: jax.Array) -> tuple[Request, jax.Array, jax.Array]:
+    """The request, the attempt and the whole of an entry [10]; whole numbers below 2²⁴."""
+    *request, attempt, whole = (entry[..., k] for k in range(entry.shape[-1]))
+    dtype, count = entry.dtype, jnp.int32
+    return _numbers(Request(*request), dtype), attempt.astype(count), whole.astype(count)
 
 
 class Wholes(NamedTuple):
@@ -121,17 +138,6 @@ class ServingState(NamedTuple):
     lost: Lost
     wholes: Wholes
     time: jax.Array  # [] int32, decisions made
-
-
-class Drawn(NamedTuple):
-    """What is drawn when an episode begins; names as of ``ServingState``."""
-
-    availability: Troubles
-    request: Request
-    upcoming: Request
-    law: Any
-    key: jax.Array
-    heard: tuple[Any, Any, Any]  # beat [B], told_at [B], told_resident [B, M] when it begins
 
 
 class Placed(NamedTuple):
@@ -299,67 +305,58 @@ class GenerativeServing(environment.Environment):
     ) -> tuple[jax.Array, ServingState]:
         """The first observation [observation_size] and state of an episode."""
         params = self.default_params if params is None else params
-        dtype = params.fleet.step_time.dtype
+        queues = Queues.empty(params.fleet, params.num_stations)
+        state = self._begin(key, params, queues)
+        return self.observe_state(state, params), state
+
+    def _begin(self, key: jax.Array, params: ServingParams, queues: Queues) -> ServingState:
+        """The first state of an episode: its outages, its first two requests, what was heard."""
+        key_outages, key_law, key_requests = jax.random.split(key, 3)
+        fleet, dtype = params.fleet, params.fleet.step_time.dtype
+        start, law = jnp.zeros((), dtype), params.arrivals.begin(key_law)
+        request, law = params.arrivals.next(draws.fold_in(key_requests, 0), start, law)
+        upcoming, law = params.arrivals.next(draws.fold_in(key_requests, 1), request.arrival, law)
+        request, upcoming = _numbers(request, dtype), _numbers(upcoming, dtype)
+        troubles = hearing(fleet, params.outages.draw(key_outages, fleet.elastic))
         zero = jnp.zeros((), jnp.int32)
-        drawn = _draw_episode(key, params)
-        state = ServingState(
-            queues=_hear(Queues.empty(params.fleet, params.num_stations), drawn.heard),
-            availability=drawn.availability,
-            now=drawn.request.arrival,
-            request=drawn.request,
+        return ServingState(
+            queues=listen(fleet, troubles, queues, request.arrival),
+            availability=troubles,
+            now=request.arrival,
+            request=request,
             attempt=zero,
             whole=zero - 1,
-            upcoming=drawn.upcoming,
-            law=drawn.law,
+            upcoming=upcoming,
+            law=law,
             number=zero + 2,
-            key=drawn.key,
+            key=key_requests,
             lost=self._nothing_lost(dtype),
             wholes=self._nothing_whole(dtype),
             time=zero,
         )
-        return self.observe_state(state, params), state
 
     def _begin_where(
         self, over: Any, key: jax.Array, state: ServingState, params: ServingParams
     ) -> ServingState:
-        """The first state of a new episode where the last one is over."""
-        queues = state.queues
-        drawn = rarely(
-            _draw_episode,
-            over,
-            Drawn(
-                *(state.availability, state.request, state.upcoming, state.law, state.key),
-                heard=(queues.beat, queues.told_at, queues.told_resident),
-            ),
-            key,
-            params,
-        )
-        # What stations have sent is O(S B), is the same in both, and stays where it lies.
-        queues = jax.tree.map(
-            lambda new, old: old if new is old else jnp.where(over, new, old),
-            _hear(queues.anew(), drawn.heard),
-            queues,
-        )
-        return state._replace(
-            queues=queues,
-            availability=drawn.availability,
-            now=jnp.where(over, drawn.request.arrival, state.now),
-            request=drawn.request,
-            attempt=jnp.where(over, 0, state.attempt),
-            whole=jnp.where(over, -1, state.whole),
-            upcoming=drawn.upcoming,
-            law=drawn.law,
-            number=jnp.where(over, 2, state.number),
-            key=drawn.key,
-            lost=state.lost._replace(known=jnp.where(over, jnp.inf, state.lost.known)),
-            wholes=state.wholes._replace(open=jnp.where(over, 0, state.wholes.open)),
-            time=jnp.where(over, 0, state.time),
+        """The first state of a new episode where the last one is over.
+
+        What stations have sent, and what was lost, lies where it lies and no longer counts.
+        """
+
+        def begin(key: jax.Array, params: ServingParams, queues: Queues) -> ServingState:
+            return _without_tables(self._begin(key, params, queues.anew()))
+
+        old = _without_tables(state)
+        begun = rarely(begin, over, old, key, params, old.queues)
+        tables = {name: getattr(state.queues, name) for name in TABLES}
+        return begun._replace(
+            queues=replace(begun.queues, **tables),
+            lost=begun.lost._replace(entry=state.lost.entry),
         )
 
     def _nothing_lost(self, dtype: Any) -> Lost:
-        zero, none = jnp.zeros(self.places, dtype), jnp.zeros(self.places, jnp.int32)
-        request = Request(zero, none, zero, zero, none, zero, zero, zero)
-        return Lost(jnp.full(self.places, jnp.inf, dtype), request, none, none)
+        entry = jnp.zeros((self.places, len(Request._fields) + 2), dtype)
+        return Lost(jnp.full(self.places, jnp.inf, dtype), entry)
 
     def _nothing_whole(self, dtype: Any) -> Wholes:
         zero = jnp.zeros(self.places, dtype)
@@ -457,9 +454,9 @@ class GenerativeServing(environment.Environment):
         """
         fate, parts = placed.fate, placed.images.shape[0]
         free = jnp.isinf(state.lost.known)
-        rank = jnp.cumsum(free) - 1  # [R] of each free place
         again = fate.lost & (state.attempt + 1 < params.attempts)
-        again = again & (jnp.cumsum(again) <= jnp.sum(free))
+        nth = jnp.cumsum(again) if parts > 1 else again.astype(jnp.int32)  # [P]
+        again = again & (nth <= jnp.sum(free))
         waits = jnp.sum(again, dtype=jnp.int32)
         failed = jnp.any(fate.lost & ~again)
         answered = jnp.max(jnp.where(fate.lost, -jnp.inf, fate.answered))
@@ -474,32 +471,27 @@ class GenerativeServing(environment.Environment):
             whole = jnp.where(known, whole, jnp.argmin(wholes.open).astype(jnp.int32))
             resolved = still == 0
             row = Wholes(still, answered, quality)
-            place = jnp.where(known | (waits > 0), whole, self.places)  # none, where none is open
+            mine = jnp.where(known | (waits > 0), whole, self.places)  # none, where none is open
             wholes = jax.tree.map(
-                lambda leaf, value: leaf.at[place].set(value, mode="drop"), wholes, row
+                lambda leaf, value: leaf.at[mine].set(value, mode="drop"), wholes, row
             )
-        # The part of the k-th loss goes to the k-th free place.
-        order = jnp.where(again, jnp.cumsum(again) - 1, parts)
-        part = (
-            jnp.zeros(parts, jnp.int32)
-            .at[order]
-            .set(jnp.arange(parts, dtype=jnp.int32), mode="drop")
+        # The k-th loss goes to the k-th free place.
+        if parts == 1:
+            place = jnp.min(jnp.where(free, jnp.arange(self.places), self.places), keepdims=True)
+        else:
+            (places,) = jnp.nonzero(free, size=parts, fill_value=self.places)
+            place = places[jnp.maximum(nth - 1, 0)]
+        place = jnp.where(again, place, self.places)  # nowhere, where there is no loss
+        share = placed.images / state.request.images
+        request = state.request._replace(
+            size=state.request.size * share,
+            result=state.request.result * share,
+            images=placed.images,
         )
-        part = part[jnp.clip(rank, 0, parts - 1)]  # [R]
-        taken = free & (rank < waits)
-        share = placed.images[part] / state.request.images
-        request = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, taken.shape), state.request)
-        entry = Lost(
-            known=fate.known[part],
-            request=request._replace(
-                size=request.size * share,
-                result=request.result * share,
-                images=placed.images[part],
-            ),
-            attempt=jnp.broadcast_to(state.attempt + 1, taken.shape),
-            whole=jnp.broadcast_to(whole, taken.shape),
+        lost = Lost(
+            state.lost.known.at[place].set(fate.known, mode="drop"),
+            state.lost.entry.at[place].set(_pack(request, state.attempt + 1, whole), mode="drop"),
         )
-        lost = jax.tree.map(lambda new, old: jnp.where(taken, new, old), entry, state.lost)
         delay = answered - state.request.arrival
         return Settled(resolved, delay, quality, lost, wholes)
 
@@ -516,11 +508,10 @@ class GenerativeServing(environment.Environment):
         now = jnp.where(again, known, upcoming.arrival)
         now = jnp.where(jnp.isfinite(now), now, state.now)  # nobody comes any more
         arrived = upcoming._replace(arrival=jnp.minimum(upcoming.arrival, now))
-        request = jax.tree.map(
-            lambda one, other: jnp.where(again, one[first], other), lost.request, arrived
-        )
+        request, attempt, whole = _unpack(lost.entry[first])
+        request = jax.tree.map(lambda one, other: jnp.where(again, one, other), request, arrived)
         following, law = params.arrivals.next(
-            jax.random.fold_in(state.key, state.number), upcoming.arrival, state.law
+            draws.fold_in(state.key, state.number), upcoming.arrival, state.law
         )
         following = _numbers(following, queues.free.dtype)
         following, law = jax.tree.map(
@@ -531,8 +522,8 @@ class GenerativeServing(environment.Environment):
             availability=state.availability,
             now=now,
             request=request,
-            attempt=jnp.where(again, lost.attempt[first], 0),
-            whole=jnp.where(again, lost.whole[first], -1),
+            attempt=jnp.where(again, attempt, 0),
+            whole=jnp.where(again, whole, -1),
             upcoming=following,
             law=law,
             number=state.number + ~again,
@@ -634,31 +625,12 @@ class GenerativeServing(environment.Environment):
         return figures
 
 
-def _draw_episode(key: jax.Array, params: ServingParams) -> Drawn:
-    """Its outages, its first two requests, and what was heard when it begins."""
-    key_outages, key_law, key_requests = jax.random.split(key, 3)
-    fleet, dtype = params.fleet, params.fleet.step_time.dtype
-    law = params.arrivals.begin(key_law)
-    request, law = params.arrivals.next(
-        jax.random.fold_in(key_requests, 0), jnp.zeros((), dtype), law
+def _without_tables(state: ServingState) -> ServingState:
+    """The state without what is large and can stay from one episode to the next."""
+    return state._replace(
+        queues=replace(state.queues, **dict.fromkeys(TABLES)),
+        lost=state.lost._replace(entry=None),
     )
-    upcoming, law = params.arrivals.next(jax.random.fold_in(key_requests, 1), request.arrival, law)
-    troubles = hearing(fleet, params.outages.draw(key_outages, fleet.elastic))
-    heard = listen(fleet, troubles, Queues.empty(fleet, 1), request.arrival)
-    return Drawn(
-        troubles,
-        _numbers(request, dtype),
-        _numbers(upcoming, dtype),
-        law,
-        key_requests,
-        (heard.beat, heard.told_at, heard.told_resident),
-    )
-
-
-def _hear(queues: Queues, heard: tuple[Any, Any, Any]) -> Queues:
-    """Empty queues of servers that have told so."""
-    beat, told_at, resident = heard
-    return replace(queues, beat=beat, told_at=told_at, told_resident=resident)
 
 
 def _numbers(request: Request, dtype: Any) -> Request:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxmec.core.checks import require, whole
 from jaxmec.core.types import Keywords, Memory
 from jaxmec.mec import checks
+from jaxmec.serving import draws
 from jaxmec.serving.decision import Request
 from jaxmec.struct import Leaf, is_concrete, leaf, pytree, static
 
@@ -84,7 +85,7 @@ class Bursts:
             lasting = jnp.where(carry.busy, self.busy, self.quiet)
             rate = jnp.where(carry.busy, busy, quiet)
             either = rate + 1 / lasting
-            drawn = jax.random.uniform(jax.random.fold_in(key, carry.number), (2,), either.dtype)
+            drawn = draws.uniform(draws.fold_in(key, carry.number), 2, either.dtype)
             gap = -jnp.log1p(-drawn[0]) / either
             arrives = drawn[1] * either < rate
             return _Wait(carry.number + 1, carry.time + gap, carry.busy ^ ~arrives, arrives)
@@ -140,7 +141,7 @@ class Diurnal:
         After x s there have been λ(x + A P/π sin(θ + πx/P) sin(πx/P)) requests in the mean,
         θ = 2πt/P + φ; that is exponential of mean 1 at the next one, and is solved for x.
         """
-        mean = jax.random.exponential(key, (), self.rate.dtype) / self.rate  # s at the mean rate
+        mean = draws.exponential(key, self.rate.dtype) / self.rate  # s at the mean rate
         swing = self.amplitude * self.period / np.pi
         angle = 2 * np.pi * time / self.period + memory
 

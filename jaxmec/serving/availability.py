@@ -51,7 +51,9 @@ class Availability:
         # Outages that follow one another are one.
         down = speed == 0
         again = down & jnp.concatenate([jnp.zeros_like(down[:, :1]), down[:, :-1]], axis=1)
-        up_again = jax.lax.cummin(jnp.where(down, jnp.inf, begin), axis=1, reverse=True)
+        up_again = jax.lax.associative_scan(
+            jnp.minimum, jnp.where(down, jnp.inf, begin), axis=1, reverse=True
+        )
         up_again = jnp.concatenate([up_again[:, 1:], jnp.full_like(begin[:, :1], jnp.inf)], axis=1)
         end = jnp.where(down, up_again, end)
         there = (speed != 1) & ~again & jnp.isfinite(begin)
@@ -90,7 +92,7 @@ class Troubles:
         # Servers last: sums over the first axis are done for many servers at once.
         there = jnp.isfinite(begin)
         lost = jnp.where(there & jnp.isfinite(end), (1 - speed) * (end - begin), 0)
-        work = begin - (jnp.cumsum(lost, axis=0) - lost)
+        work = begin - (jax.lax.associative_scan(jnp.add, lost) - lost)
         return cls(begin, end, speed, work)
 
     @property

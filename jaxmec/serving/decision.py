@@ -51,6 +51,7 @@ class Queues:
 
     free: Leaf  # [B] s, when all that was dispatched is done
     recency: Leaf  # [B, M] int32, the order in which variants were last dispatched; 0 not resident
+    holds: Leaf  # [B] int32, a bit for each variant that is resident
     cleared: Leaf  # [B] s: no outage up to here can clear the memory any more
     queued: Leaf  # [B] s at nominal speed: the work at the queue's tail, as if nothing were lost
     link: Leaf  # [S] s, when each station's uplink is free
@@ -58,8 +59,10 @@ class Queues:
     beat: Leaf  # [B] int32, k of the last heartbeat; −1 before the first
     told_at: Leaf  # [B] s, when that was, φ + kH; 0 before the first
     told: Leaf  # [B] s at nominal speed, the backlog that the server told then
-    told_resident: Leaf  # [B, M] bool, what was resident then
-    sendings: Leaf  # [S, B, 3] int: what stations sent, as `sent_by` reads it
+    told_holds: Leaf  # [B] int32, a bit for each variant that was resident then
+    sent_after: Leaf  # [S, B] int32, after which heartbeat a station last sent to a server
+    sent_work: Leaf  # [S, B] s at nominal speed, that it sent since
+    sent_holds: Leaf  # [S, B] int32, a bit for each variant of it
     epoch: Leaf  # [] int32, above all of episodes gone by, whose sendings no longer count
 
     @classmethod
@@ -72,10 +75,11 @@ class Queues:
         servers, variants = fleet.num_servers, fleet.num_variants
         if not 1 <= stations <= servers:
             raise ValueError(f"stations must be between 1 and {servers}, got {stations}")
-        zero = jnp.zeros(servers)
+        zero, none = jnp.zeros(servers), jnp.zeros(servers, jnp.int32)
         return cls(
             free=zero,
             recency=jnp.zeros((servers, variants), jnp.int32),
+            holds=none,
             cleared=zero,
             queued=zero,
             link=jnp.zeros(stations),
@@ -83,8 +87,10 @@ class Queues:
             beat=jnp.full(servers, -1, jnp.int32),
             told_at=zero,
             told=zero,
-            told_resident=jnp.zeros((servers, variants), bool),
-            sendings=jnp.zeros((stations, servers, 3), _as_whole(zero).dtype).at[..., 0].set(-1),
+            told_holds=none,
+            sent_after=jnp.full((stations, servers), -1, jnp.int32),
+            sent_work=jnp.zeros((stations, servers)),
+            sent_holds=jnp.zeros((stations, servers), jnp.int32),
             epoch=jnp.zeros((), jnp.int32),
         )
 
@@ -98,6 +104,7 @@ class Queues:
             self,
             free=zero,
             recency=jnp.zeros_like(self.recency),
+            holds=jnp.zeros_like(self.holds),
             cleared=zero,
             queued=zero,
             link=jnp.zeros_like(self.link),
@@ -105,14 +112,14 @@ class Queues:
             beat=jnp.full_like(self.beat, -1),
             told_at=zero,
             told=zero,
-            told_resident=jnp.zeros_like(self.told_resident),
+            told_holds=jnp.zeros_like(self.told_holds),
             epoch=self.epoch + jnp.max(self.beat) + 2,
         )
 
     @property
-    def resident(self) -> jax.Array:
-        """[B, M] bool, once all that was dispatched is done (outages not yet looked at)."""
-        return self.recency > 0
+    def told_resident(self) -> jax.Array:
+        """[B, M] bool, what was resident when a server last told."""
+        return _variants(self.told_holds, self.recency.shape[-1])
 
     def sent_by(self, station: Any) -> tuple[jax.Array, jax.Array]:
         """What a station has sent to each server since that last told.
@@ -120,18 +127,21 @@ class Queues:
         Returns:
             [B] s at nominal speed; [B, M] bool, of which variants.
         """
-        # One table, read and written row by row, which XLA then changes where it lies: after which
-        # heartbeat it was sent, the variants as bits, and the seconds as the bits of a float.
-        row = self.sendings[station]  # [B, 3]
-        counts = row[:, 0] == self.beat + self.epoch
-        work = jax.lax.bitcast_convert_type(row[:, 2], self.free.dtype)
-        bits = (row[:, 1, None] >> jnp.arange(self.recency.shape[1], dtype=row.dtype)) & 1
-        return jnp.where(counts, work, 0), counts[:, None] & (bits > 0)
+        counts = self.sent_after[station] == self.beat + self.epoch
+        holds = jnp.where(counts, self.sent_holds[station], 0)
+        work = jnp.where(counts, self.sent_work[station], 0)
+        return work, _variants(holds, self.recency.shape[-1])
 
 
-def _as_whole(values: jax.Array) -> jax.Array:
-    """The bits of floats, as whole numbers of the same width."""
-    return jax.lax.bitcast_convert_type(values, jnp.dtype(f"int{8 * values.dtype.itemsize}"))
+def _variants(holds: jax.Array, count: int) -> jax.Array:
+    """[..., M] bool, of bits [...]."""
+    return (holds[..., None] >> jnp.arange(count, dtype=jnp.int32)) & 1 > 0
+
+
+def _bits(variants: jax.Array) -> jax.Array:
+    """[...] int32, of variants [..., M] bool."""
+    index = jnp.arange(variants.shape[-1], dtype=jnp.int32)
+    return jnp.sum(jnp.where(variants, jnp.int32(1) << index, 0), axis=-1, dtype=jnp.int32)
 
 
 class _Server(NamedTuple):
@@ -285,18 +295,20 @@ def dispatch(
         answered=jnp.where(sent, fate.answered, jnp.inf),
         known=jnp.where(sent, fate.known, jnp.inf),
     )
-    here = jnp.arange(fleet.num_servers) == server
+    # Written there, and not chosen everywhere: each number is then worked out once.
+    here = jnp.where(sent, server, fleet.num_servers)  # is dropped, where nobody is asked
+    recency = queues.recency.at[here].set(after.recency, mode="drop")
     queues = replace(
         queues,
-        free=jnp.where(here, after.free, queues.free),
-        recency=jnp.where(here[:, None], after.recency, queues.recency),
-        cleared=jnp.where(here, after.cleared, queues.cleared),
-        queued=jnp.where(here, after.queued, queues.queued),
+        free=queues.free.at[here].set(after.free, mode="drop"),
+        recency=recency,
+        holds=queues.holds.at[here].set(_bits(recency[server] > 0), mode="drop"),
+        cleared=queues.cleared.at[here].set(after.cleared, mode="drop"),
+        queued=queues.queued.at[here].set(after.queued, mode="drop"),
         link=queues.link.at[request.origin].set(jnp.where(remote, at, link)),
         dispatched=order,
     )
-    asked = fate.ask - fate.cold
-    return fate, _remember(queues, request.origin, here, jnp.where(here, asked, 0), variant)
+    return fate, _remember(queues, request.origin, server, fate.ask - fate.cold, variant)
 
 
 def dispatch_parts(
@@ -352,13 +364,14 @@ def dispatch_parts(
         queues,
         free=jnp.where(asked, after.free, queues.free),
         recency=jnp.where(asked[:, None], after.recency, queues.recency),
+        holds=jnp.where(asked, _bits(after.recency > 0), queues.holds),
         cleared=jnp.where(asked, after.cleared, queues.cleared),
         queued=jnp.where(asked, after.queued, queues.queued),
         link=queues.link.at[request.origin].set(jnp.max(jnp.where(remote, at, link))),
         dispatched=order,
     )
-    work = jnp.where(asked, fate.ask - fate.cold, 0)
-    return fate, _remember(queues, request.origin, asked, work, variant)
+    everywhere = jnp.where(asked, jnp.arange(num_servers), -1)
+    return fate, _remember(queues, request.origin, everywhere, fate.ask - fate.cold, variant)
 
 
 def whole_images(fraction: Any, images: Any) -> jax.Array:
@@ -373,20 +386,20 @@ def whole_images(fraction: Any, images: Any) -> jax.Array:
     return (whole + (rank < missing)).astype(jnp.int32)
 
 
-def _remember(
-    queues: Queues, station: Any, asked: jax.Array, work: jax.Array, variant: Any
-) -> Queues:
-    """The queues with what a station knows that it has sent: [B] whom, [B] how much."""
-    sent, variants = queues.sent_by(station)
-    chosen = jnp.arange(variants.shape[1]) == jnp.reshape(variant, (-1, 1))  # [B or 1, M]
-    variants = variants | (asked[:, None] & chosen)
-    seconds = _as_whole((sent + work).astype(queues.free.dtype))
-    bits = jnp.sum(variants.astype(seconds.dtype) << jnp.arange(variants.shape[1]), axis=1)
-    row = jnp.stack(
-        [(queues.beat + queues.epoch).astype(seconds.dtype), bits.astype(seconds.dtype), seconds],
-        axis=1,
+def _remember(queues: Queues, station: Any, server: Any, work: jax.Array, variant: Any) -> Queues:
+    """The queues with what a station knows that it has sent: [...] whom, −1 nobody; how much."""
+    after = queues.beat[server] + queues.epoch
+    counts = queues.sent_after[station, server] == after
+    work = work + jnp.where(counts, queues.sent_work[station, server], 0)
+    holds = jnp.where(counts, queues.sent_holds[station, server], 0) | (jnp.int32(1) << variant)
+    holds = jnp.asarray(holds, jnp.int32)
+    server = jnp.where(server < 0, queues.beat.shape[0], server)  # is dropped
+    return replace(
+        queues,
+        sent_after=queues.sent_after.at[station, server].set(after, mode="drop"),
+        sent_work=queues.sent_work.at[station, server].set(work, mode="drop"),
+        sent_holds=queues.sent_holds.at[station, server].set(holds, mode="drop"),
     )
-    return replace(queues, sendings=queues.sendings.at[station].set(row))
 
 
 def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any) -> Queues:
@@ -400,7 +413,7 @@ def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, 
     speed = hearing(fleet, availability)
     beat = _last_beat(speed, fleet.phase, fleet.heartbeat, now)
     at = fleet.phase + beat * fleet.heartbeat
-    queued, told, resident = _tell(fleet, speed, queues, at)
+    queued, told, holds = _tell(fleet, speed, queues, at)
     heard = beat > queues.beat
     return replace(
         queues,
@@ -408,20 +421,21 @@ def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, 
         told_at=jnp.where(heard, at, queues.told_at),
         queued=jnp.where(heard, queued, queues.queued),
         told=jnp.where(heard, told, queues.told),
-        told_resident=jnp.where(heard[:, None], resident, queues.told_resident),
+        told_holds=jnp.where(heard, holds, queues.told_holds),
     )
 
 
 def _tell(
     fleet: Fleet, speed: Troubles, queues: Queues, at: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What servers tell at ``at`` [B]: queued and backlog [B], resident [B, M]."""
+    """What servers tell at ``at`` [B]: queued, backlog and bits of what is resident [B]."""
     fell = speed.last_outage(at)
     before = jnp.where(queues.beat < 0, -1, queues.told_at)
     queued = jnp.where(fell > before, speed.work_by(queues.free), queues.queued)
     backlog = jnp.maximum(queued - speed.work_by(at), 0)
-    holds = (queues.recency > 0) & (fell <= queues.cleared)[:, None]
-    return queued, jnp.where(fleet.elastic, 0, backlog), holds | fleet.elastic[:, None]
+    holds = jnp.where(fell <= queues.cleared, queues.holds, 0)
+    holds = jnp.where(fleet.elastic, 2**fleet.num_variants - 1, holds)
+    return queued, jnp.where(fleet.elastic, 0, backlog), holds
 
 
 def ask_all(
@@ -433,8 +447,8 @@ def ask_all(
         Backlog [B] s at nominal speed, residency [B, M] bool, and who is up [B] bool.
     """
     speed = availability.troubles
-    _, backlog, resident = _tell(fleet, speed, queues, now)
-    return backlog, resident, speed.up_from(now) <= now
+    _, backlog, holds = _tell(fleet, speed, queues, now)
+    return backlog, _variants(holds, fleet.num_variants), speed.up_from(now) <= now
 
 
 def foresee(
@@ -463,7 +477,9 @@ def foresee(
         return _serve(server, part, fleet.size, fleet.detect, queues.dispatched + 1)[0]
 
     options = jax.vmap(one, in_axes=(None, None, None, 0, 0))
-    return jax.vmap(options, in_axes=(OF_EVERY, 0, 0, None, None))(servers, at, back, variant, steps)
+    return jax.vmap(options, in_axes=(OF_EVERY, 0, 0, None, None))(
+        servers, at, back, variant, steps
+    )
 
 
 def missed_beats(fleet: Fleet, queues: Queues, now: Any) -> jax.Array:
@@ -483,7 +499,7 @@ def hearing(fleet: Fleet, availability: Availability | Troubles) -> Troubles:
     falls, phase = troubles.falls, fleet.phase
     before = _beat_by(jnp.minimum(falls, LONG), phase, fleet.heartbeat, True)
     # Since the outage before it ended.
-    ended = jax.lax.cummax(jnp.where(jnp.isfinite(falls), troubles.end, 0), axis=0)
+    ended = jax.lax.associative_scan(jnp.maximum, jnp.where(jnp.isfinite(falls), troubles.end, 0))
     since = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
     told = jnp.isfinite(falls) & (phase + before * fleet.heartbeat >= since)
     return replace(troubles, beat=jnp.where(told, before, -1))

@@ -69,7 +69,7 @@ class Alternating:
             ],
             axis=-1,
         )  # [B, troubles, 2] s
-        breaks = jnp.cumsum(lengths.reshape(shape[0], -1), axis=1)
+        breaks = jax.lax.associative_scan(jnp.add, lengths.reshape(shape[0], -1), axis=1)
         breaks = jnp.concatenate([jnp.zeros_like(breaks[:, :1]), breaks], axis=1)
         slow = jax.random.uniform(key_kind, shape) < self.slow_share
         troubled = jnp.where(slow, self.slow_speed, 0)

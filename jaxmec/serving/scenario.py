@@ -25,6 +25,7 @@ import numpy as np
 from jaxmec.core import checks as single
 from jaxmec.core.types import Keywords, Memory
 from jaxmec.mec import checks
+from jaxmec.serving import draws
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.decision import Request
 from jaxmec.serving.fleet import Fleet
@@ -117,7 +118,7 @@ class Mix:
 
     def draw(self, key: jax.Array, arrival: Any) -> Request:
         """A request that arrives at ``arrival`` [] s."""
-        kind, number, place, size, result = jax.random.uniform(key, (5,), self.share.dtype)
+        kind, number, place, size, result = draws.uniform(key, 5, self.share.dtype)
         of_class = _pick(self.share, kind)
         return Request(
             arrival=arrival,
@@ -162,7 +163,7 @@ class Poisson:
 
     def next(self, key: jax.Array, time: Any, memory: tuple[()]) -> tuple[jax.Array, tuple[()]]:
         """[] s, when the next request arrives."""
-        return time + jax.random.exponential(key, (), self.rate.dtype) / self.rate, memory
+        return time + draws.exponential(key, self.rate.dtype) / self.rate, memory
 
 
 @pytree
@@ -187,7 +188,7 @@ class Requests:
 
     def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]:
         """The next request."""
-        key_time, key_mix = jax.random.split(key)
+        key_time, key_mix = draws.split(key)
         arrival, memory = self.times.next(key_time, time, memory)
         return self.mix.draw(key_mix, arrival), memory
 

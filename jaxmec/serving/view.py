@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -105,7 +106,12 @@ def expect(view: View, params: ServingParams) -> Outlook:
     there = jnp.where(remote, view.link + request.size / fleet.rate, 0)
     backlog = jnp.maximum(view.told - view.age, 0) + view.sent
     start = jnp.where(fleet.elastic, there, jnp.maximum(there, backlog))
-    warm = (view.resident | view.sent_variants | fleet.elastic[:, None])[:, params.variant]
+    warm = view.resident | view.sent_variants | fleet.elastic[:, None]  # [B, M]
+    # Variant by variant: a gather would lie apart from what is worked out around it.
+    warm = functools.reduce(
+        jnp.logical_or,
+        [(params.variant == m) & warm[:, m, None] for m in range(fleet.num_variants)],
+    )
     cold = jnp.where(warm, 0, fleet.load_time[:, params.variant])
     steps = (request.images * params.steps).astype(start.dtype)
     work = fleet.task_time[:, params.variant] + steps * fleet.step_time[:, params.variant]
