@@ -627,9 +627,9 @@ class GenerativeServing(environment.Environment):
 
 def _without_tables(state: ServingState) -> ServingState:
     """The state without what is large and can stay from one episode to the next."""
+    lost: Any = state.lost
     return state._replace(
-        queues=replace(state.queues, **dict.fromkeys(TABLES)),
-        lost=state.lost._replace(entry=None),
+        queues=replace(state.queues, **dict.fromkeys(TABLES)), lost=lost._replace(entry=None)
     )
 
 

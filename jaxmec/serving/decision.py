@@ -161,7 +161,7 @@ class _Server(NamedTuple):
     queued: jax.Array  # [] s at nominal speed
 
 
-OF_EVERY = _Server(*[0] * 7, speed=1, free=0, recency=0, cleared=0, queued=0)  # axes of servers
+OF_EVERY = _Server._make(int(name == "speed") for name in _Server._fields)  # axes of servers
 
 
 def _servers(fleet: Fleet, availability: Availability | Troubles, queues: Queues) -> _Server:
@@ -277,9 +277,11 @@ def dispatch(
     """
     _check_choice(fleet, server, variant, steps)
     servers = _servers(fleet, availability, queues)
-    one = servers._replace(speed=None)
-    one = jax.tree.map(lambda leaf: leaf[server], one)._replace(
-        speed=jax.tree.map(lambda leaf: leaf[:, server], servers.speed)
+    one = _Server._make(
+        jax.tree.map(lambda leaf: leaf[:, server], field)
+        if isinstance(field, Troubles)
+        else field[server]
+        for field in servers
     )
     sent = server >= 0
     remote = sent & (server != request.origin)
