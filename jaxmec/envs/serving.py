@@ -21,6 +21,7 @@ import numpy as np
 from gymnax.environments import environment
 from gymnax.environments import spaces as gymnax_spaces
 
+from jaxmec.agents.base import MASK
 from jaxmec.core import checks
 from jaxmec.core.types import Info
 from jaxmec.envs import spaces
@@ -38,6 +39,7 @@ from jaxmec.serving.decision import (
     listen,
     whole_images,
 )
+from jaxmec.serving.rules import TUNED, index_worth
 from jaxmec.serving.scenario import ServingParams
 from jaxmec.serving.view import INFORMATION, Outlook, View, expect, view_of
 from jaxmec.struct import replace
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ACTIONS = ("option", "shares")
-FEATURE_SETS = ("told", "expected")
+FEATURE_SETS = ("told", "expected", "options")
 LATE = 2.0  # times the limit, what a delay counts as at most in the reward
 TABLES = ("sent_after", "sent_work", "sent_holds")  # O(S B) of the queues
 LARGEST_SCORE = 1e30  # what an infinite score counts as
@@ -60,8 +62,10 @@ class ServingOptions:
         action: "option", one index over servers and their options; or "shares", scores by which
             the images of a request are split. See :class:`GenerativeServing`.
         information: one of ``INFORMATION``; see :class:`jaxmec.serving.View`.
-        features: "told", what is known of the request and the servers; or "expected", also what
-            follows from it: what each option asks for, and how much of the time left it takes.
+        features: "told", what is known of the request and the servers; "expected", also what
+            follows from it: what each option asks for, and how much of the time left it takes; or
+            "options", all of that and more, one number an action of each, for networks that are
+            shared over the actions. Goes with action "option".
         refuse: with action "option", one more action that refuses the request, which has failed
             then.
         waiting: how many lost requests can wait to be decided anew; one more has failed. By
@@ -88,6 +92,10 @@ class ServingOptions:
         )
         if self.refuse and self.action != "option":
             raise ValueError(f"refuse goes with action 'option', got action={self.action!r}")
+        if self.features == "options" and self.action != "option":
+            raise ValueError(
+                f"features 'options' goes with action 'option', got action={self.action!r}"
+            )
 
 
 class Lost(NamedTuple):
@@ -168,7 +176,7 @@ class Feature:
     about: str
     value: Callable[[View, Outlook, ServingParams], Any]
     axes: str = ""  # of what it is one number: B servers, M variants, O options
-    expected: bool = False  # only where features="expected"
+    sets: tuple[str, ...] = FEATURE_SETS  # which of them it is in
 
 
 TIME, SIZE, IMAGES = 10.0, 10.0, 8.0  # s, Mbit and images that count as 1
@@ -202,14 +210,37 @@ FEATURES: tuple[Feature, ...] = (
         "10 s of work, cold start included",
         lambda v, o, p: (o.cold + o.work) / TIME,
         "BO",
-        expected=True,
+        FEATURE_SETS[1:],
     ),
     Feature(
         "finish",
         "the expected delay from now, of the time left",
         lambda v, o, p: o.finish / jnp.maximum(v.left, v.request.limit / MANY),
         "BO",
-        expected=True,
+        FEATURE_SETS[1:],
+    ),
+    Feature(
+        "offered",
+        "the quality that the request would get",
+        lambda v, o, p: p.quality * v.request.factor,
+        "O",
+        FEATURE_SETS[2:],
+    ),
+    Feature(
+        "good",
+        "1 for what is good enough",
+        lambda v, o, p: p.quality * v.request.factor >= v.request.quality,
+        "O",
+        FEATURE_SETS[2:],
+    ),
+    Feature("cold", "10 s of a cold start", lambda v, o, p: o.cold / TIME, "BO", FEATURE_SETS[2:]),
+    Feature("elastic", "1 for a cloud", lambda v, o, p: p.fleet.elastic, "B", FEATURE_SETS[2:]),
+    Feature(
+        "worth",
+        "1 more than the tuned rule would pay for it",
+        lambda v, o, p: 1 + index_worth(TUNED, p, v),
+        "BO",
+        FEATURE_SETS[2:],
     ),
 )
 
@@ -545,8 +576,7 @@ class GenerativeServing(environment.Environment):
 
     @property
     def _features(self) -> tuple[Feature, ...]:
-        every = self._options.features == "expected"
-        return tuple(feature for feature in FEATURES if every or not feature.expected)
+        return tuple(feature for feature in FEATURES if self._options.features in feature.sets)
 
     def features(self, state: ServingState, params: ServingParams) -> dict[str, jax.Array]:
         """The observation by name, each feature with its axes."""
@@ -554,12 +584,24 @@ class GenerativeServing(environment.Environment):
 
     def _seen(self, view: View, params: ServingParams) -> dict[str, jax.Array]:
         outlook, dtype = expect(view, params), params.fleet.step_time.dtype
-        return {
-            feature.name: jnp.clip(
-                jnp.asarray(feature.value(view, outlook, params), dtype), 0, MANY
-            )
-            for feature in self._features
-        }
+        seen = {}
+        for feature in self._features:
+            value = jnp.asarray(feature.value(view, outlook, params), dtype)
+            seen[feature.name] = self._laid_out(jnp.clip(value, 0, MANY), feature.axes, params)
+        if self._options.features == "options":
+            seen[MASK] = self.action_mask(params).astype(dtype)
+        return seen
+
+    def _laid_out(self, value: jax.Array, axes: str, params: ServingParams) -> jax.Array:
+        """A feature with its axes; under "options" [A], 0 of refusing, where it has any."""
+        if self._options.features != "options" or not axes:
+            return value
+        if axes == "BM":
+            value = value[:, params.variant]
+        elif axes == "B":
+            value = value[:, None]
+        of_each = jnp.broadcast_to(value, (self.num_servers, self.num_options)).ravel()
+        return jnp.pad(of_each, (0, int(self._options.refuse)))
 
     def observe(self, view: View, params: ServingParams) -> jax.Array:
         """[observation_size] of a view; a pure function on one example."""
@@ -571,20 +613,24 @@ class GenerativeServing(environment.Environment):
 
     def feature_layout(self, params: ServingParams | None = None) -> tuple[tuple[str, int], ...]:
         """The features of an observation in their order, (name, length)."""
-        return tuple((f.name, math.prod(self._shape(f, params))) for f in self._features)
+        return tuple((name, math.prod(shape)) for name, shape in self._shapes(params))
 
     def feature_names(self, params: ServingParams | None = None) -> tuple[str, ...]:
         """[observation_size] what each entry of an observation is."""
         return tuple(
-            feature.name + (f"[{', '.join(map(str, index))}]" if index else "")
-            for feature in self._features
-            for index in np.ndindex(*self._shape(feature, params))
+            name + (f"[{', '.join(map(str, index))}]" if index else "")
+            for name, shape in self._shapes(params)
+            for index in np.ndindex(*shape)
         )
 
-    def _shape(self, feature: Feature, params: ServingParams | None) -> tuple[int, ...]:
+    def _shapes(self, params: ServingParams | None) -> list[tuple[str, tuple[int, ...]]]:
+        """The features in their order, each with its shape."""
+        if self._options.features == "options":
+            each = (self.num_actions,)
+            return [*((f.name, each if f.axes else ()) for f in self._features), (MASK, each)]
         params = self.default_params if params is None else params
         sizes = {"B": self.num_servers, "M": params.fleet.num_variants, "O": self.num_options}
-        return tuple(sizes[axis] for axis in feature.axes)
+        return [(f.name, tuple(sizes[axis] for axis in f.axes)) for f in self._features]
 
     def draw(self, axes: Axes, state: ServingState, params: ServingParams) -> None:
         """Every server's backlog, as told and true, into the axes of a figure."""

@@ -234,40 +234,45 @@ NUMBERS: dict[str, tuple[float, float]] = {  # of the tuned rule: where it begin
 }
 
 
-def index_rule(numbers: Any) -> Decide:
-    """The best of hope · quality − delay's price − price on a server's seconds, by its numbers.
+def index_worth(numbers: Any, params: ServingParams, view: View) -> jax.Array:
+    """[B, O] hope · quality − delay's price − price on a server's seconds.
 
     Args:
         numbers: [8] as in ``NUMBERS``; they may be traced, to be tuned.
+        params, view: what is decided, and what is seen of it.
     """
     price, cold_price, margin, softness, silence, others, excess, crowd = (
         jnp.asarray(numbers)[k] for k in range(len(NUMBERS))
     )
+    fleet, request = params.fleet, view.request
+    sent = view._replace(sent=view.sent + jnp.maximum(others, 0) * view.age)
+    outlook = expect(sent, params)
+    hidden = jnp.where(silent(view) & ~fleet.elastic, jnp.maximum(silence, 0), 0)
+    finish = outlook.finish + hidden[:, None]
+    left = jnp.maximum(view.left, 1e-3)
+    # A cloud's answer is as late as it says; a server's is not.
+    doubt = jnp.where(fleet.elastic[:, None], 1e-3, jnp.exp(softness)) * left
+    kept = jnp.where(fleet.elastic[:, None], 0, margin) * left
+    hope = jax.nn.sigmoid((view.left - finish - kept) / doubt)
+    quality = jnp.clip(params.quality * request.factor, 0, 1)
+    worth = hope * (request.quality + excess * (quality - request.quality))
+    late = (view.now - request.arrival + finish) / request.limit
+    worth = worth - params.impatience * jnp.clip(late, 0, 2)
+    devices = ~fleet.elastic
+    busy = jnp.sum(jnp.where(devices, outlook.start, 0)) / jnp.maximum(jnp.sum(devices), 1)
+    each = jnp.exp(price) * jnp.exp(crowd * jnp.minimum(busy / 10, 3))
+    asked = outlook.work + jnp.maximum(cold_price, 0) * outlook.cold
+    return worth - jnp.where(fleet.elastic[:, None], 0, each * asked)
+
+
+def index_rule(numbers: Any) -> Decide:
+    """The best by :func:`index_worth` of what is good enough."""
 
     def decide(
         params: ServingParams, view: View, memory: Memory, key: jax.Array
     ) -> tuple[Choice, Memory]:
-        fleet, request = params.fleet, view.request
-        good = good_enough(params, view)
-        sent = view._replace(sent=view.sent + jnp.maximum(others, 0) * view.age)
-        outlook = expect(sent, params)
-        hidden = jnp.where(silent(view) & ~fleet.elastic, jnp.maximum(silence, 0), 0)
-        finish = outlook.finish + hidden[:, None]
-        left = jnp.maximum(view.left, 1e-3)
-        # A cloud's answer is as late as it says; a server's is not.
-        doubt = jnp.where(fleet.elastic[:, None], 1e-3, jnp.exp(softness)) * left
-        kept = jnp.where(fleet.elastic[:, None], 0, margin) * left
-        hope = jax.nn.sigmoid((view.left - finish - kept) / doubt)
-        quality = jnp.clip(params.quality * request.factor, 0, 1)
-        worth = hope * (request.quality + excess * (quality - request.quality))
-        late = (view.now - request.arrival + finish) / request.limit
-        worth = worth - params.impatience * jnp.clip(late, 0, 2)
-        devices = ~fleet.elastic
-        busy = jnp.sum(jnp.where(devices, outlook.start, 0)) / jnp.maximum(jnp.sum(devices), 1)
-        each = jnp.exp(price) * jnp.exp(crowd * jnp.minimum(busy / 10, 3))
-        asked = outlook.work + jnp.maximum(cold_price, 0) * outlook.cold
-        paid = jnp.where(fleet.elastic[:, None], 0, each * asked)
-        return _least(paid - worth, good), memory
+        worth = index_worth(numbers, params, view)
+        return _least(-worth, good_enough(params, view)), memory
 
     return decide
 

@@ -13,8 +13,10 @@ import pytest
 import serving_oracle as oracle
 from serving_worlds import grid_world, in_jax, listed, random_world
 
-from jaxmec.envs.serving import GenerativeServing
-from jaxmec.serving import ServingParams
+import jaxmec
+from jaxmec.envs.serving import GenerativeServing, ServingOptions
+from jaxmec.serving import ServingParams, rules
+from jaxmec.struct import replace
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -182,3 +184,40 @@ def test_what_falls_together_is_decided_in_the_same_order(action):
 def test_float32_agrees_up_to_rounding(action):
     for episode in played(5, range(10, 14), action):
         check(episode, 1e-3)
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_features_of_options_are_those_expected_laid_out_by_action(refuse):
+    """One number an action of each, the mask last; the same numbers as by server and option."""
+    make = functools.partial(jaxmec.make, "GenerativeServing-v0", preset="genai-5")
+    env, params = make(features="options", refuse=refuse)
+    plain, _ = make(features="expected")
+    _, state = env.reset(jax.random.key(3), params)
+    state = state._replace(queues=replace(
+        state.queues, told=jnp.arange(6.0), told_at=jnp.zeros(6)
+    ))  # fmt: skip
+    ours, theirs = env.features(state, params), plain.features(state, params)
+    servers, options = params.fleet.num_servers, params.num_options
+    variant = np.asarray(params.variant)
+    for name, value in theirs.items():
+        by_action = np.asarray(value)
+        if by_action.ndim:
+            if name in ("resident", "asked"):
+                by_action = by_action[:, variant]
+            by_action = np.broadcast_to(by_action.reshape(servers, -1), (servers, options)).ravel()
+            by_action = np.append(by_action, [0.0] * refuse)
+        np.testing.assert_array_equal(ours[name], by_action, name)
+    np.testing.assert_array_equal(ours["allowed"], env.action_mask(params))
+    good = np.asarray(params.quality * state.request.factor >= state.request.quality)
+    np.testing.assert_array_equal(ours["good"][: servers * options], np.tile(good, servers))
+    assert env.observe_state(state, params).shape == env.observation_space(params).shape
+    assert len(env.feature_names(params)) == sum(n for _, n in env.feature_layout(params))
+    best = rules.RULES["tuned"].decide(params, env.view(state, params), (), jax.random.key(0))[0]
+    among = np.where(np.tile(good, servers) & np.asarray(params.allowed).ravel(),
+                     ours["worth"][: servers * options], -1)  # fmt: skip
+    assert np.argmax(among) == env.action_of(*best)
+
+
+def test_features_of_options_go_with_options():
+    with pytest.raises(ValueError, match="features 'options' goes with action 'option'"):
+        ServingOptions(features="options", action="shares")
