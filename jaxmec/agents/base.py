@@ -11,16 +11,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxmec.core.types import Memory, PyTree
 from jaxmec.networks.mlp import Params
+from jaxmec.networks.servers import Layout
 
 Learner = Any  # the agent's own NamedTuple: parameters, targets, optimiser state, counters
 Metrics = dict[str, jax.Array]  # scalars, the same keys at every update
-
-
-Layout = tuple[tuple[str, int], ...]  # (name, length) of an observation's parts, in their order
 
 
 class Spec(NamedTuple):
@@ -29,6 +28,23 @@ class Spec(NamedTuple):
     observation_size: int
     num_actions: int  # A; of a vector action, its length
     layout: Layout = ()  # of the observation; () where its parts have no names
+
+
+MASK = "allowed"  # the part of an observation that is 1 for the actions that there are, else 0
+ABSENT = -1e9  # the logit or value of an action that there is not
+
+
+def masked(values: jax.Array, observation: jax.Array, layout: Layout) -> jax.Array:
+    """[..., A] ``values``, but ``ABSENT`` for actions that observations [..., S] say there are not.
+
+    Where the layout has no part ``MASK`` there are all.
+    """
+    start = 0
+    for name, length in layout:
+        if name == MASK:
+            return jnp.where(observation[..., start : start + length] > 0, values, ABSENT)
+        start += length
+    return values
 
 
 class Transition(NamedTuple):

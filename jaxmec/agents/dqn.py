@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.agents import losses
+from jaxmec.agents.base import ABSENT
 from jaxmec.agents.q_learning import QLearning
 from jaxmec.struct import pytree
 
@@ -24,9 +25,12 @@ class DQN(QLearning):
         """[] int32, the action of the largest value."""
         return jnp.argmax(q, axis=-1).astype(jnp.int32)
 
-    def random(self, key: jax.Array, num_actions: int) -> jax.Array:
-        """[] int32, any action."""
-        return jax.random.randint(key, (), 0, num_actions, jnp.int32)
+    def random(self, key: jax.Array, q: jax.Array) -> jax.Array:
+        """[] int32, any action that there is."""
+        if self.network == "flat":
+            return jax.random.randint(key, (), 0, q.shape[-1], jnp.int32)
+        there = jnp.where(q > ABSENT, 0.0, -jnp.inf)
+        return jax.random.categorical(key, there).astype(jnp.int32)
 
     def taken(self, q: jax.Array, action: jax.Array) -> jax.Array:
         """[M] Q(s, a) for values [M, A] and actions [M]."""

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Layout, Spec
+from jaxmec.agents.base import Spec, masked
 from jaxmec.agents.chain import DiffusionPolicy, ordered_repr
 from jaxmec.agents.latent import Latent, fresh_answers
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
@@ -16,7 +16,7 @@ from jaxmec.core import checks
 from jaxmec.core.types import Keywords
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import Params
-from jaxmec.networks.servers import StackedServerValues
+from jaxmec.networks.servers import StackedServerValues, shared_layout
 from jaxmec.struct import pytree, static
 
 STARTS = ("noise", "last")
@@ -41,10 +41,11 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
     decided, and one environment has one table; here a thousand environments share one, and
     a policy that is saved takes it along.
 
-    With ``network`` "servers" an action is a server, and actor and critics are networks shared
-    over the servers (`jaxmec.networks.servers`): what is learned of one holds for all,
-    and the cost grows linearly in their number. The observation must then say all there is
-    to know of a server in its own part (the environment's ``features`` "times").
+    With ``network`` "servers" an action is a server, or one of its options, and actor and critics
+    are networks shared over the actions (`jaxmec.networks.servers`): what is learned of one holds
+    for all, and the cost grows linearly in their number. The observation must then say all there
+    is to know of an action in its own part (the environment's ``features`` "times" or "options").
+    Actions that it says there are not are never taken.
 
     The defaults bound x̂_0 softly and predict it directly; :meth:`published` is the actor of
     D2SAC as published. See the traps in docs/model.md.
@@ -117,8 +118,12 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
         num_actions: int,
         noise: jax.Array,
     ) -> jax.Array:
-        """[..., A] x_0 of the chain from noise [K, ..., A] at observations [..., S]."""
-        return self._actor(latent).logits(actor, self.inputs(observation), noise)
+        """[..., A] x_0 of the chain from noise [K, ..., A] at observations [..., S].
+
+        ``ABSENT`` for actions that an observation says there are not.
+        """
+        seen = self.inputs(observation)
+        return masked(self._actor(latent).logits(actor, seen, noise), seen, latent.layout)
 
     def greedy_logits(
         self, actor: Params, latent: Latent, observation: jax.Array, num_actions: int
@@ -165,15 +170,10 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
                 nothing of each server, where that is needed.
         """
         answers = fresh_answers(spec, self.places) if self.start == "last" else ()
-        layout: Layout = ()
-        if self.network == "servers":
-            layout = spec.layout[:-1] if self.start == "last" else spec.layout
-            if not any(length == spec.num_actions for _, length in layout):
-                raise ValueError(
-                    f"network 'servers' needs observations with a part of length "
-                    f"{spec.num_actions}, one number a server, got {layout!r}"
-                )
-        return Latent(answers, layout, spec.num_actions)
+        if self.network == "flat":
+            return Latent(answers, (), spec.num_actions)
+        layout = spec.layout[:-1] if self.start == "last" else spec.layout
+        return Latent(answers, shared_layout(layout, spec.num_actions), spec.num_actions)
 
     def remember(
         self, latent: Latent, observation: jax.Array, log_probability: jax.Array

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxmec.agents import losses
-from jaxmec.agents.base import Metrics, Spec, Transition
+from jaxmec.agents.base import Layout, Metrics, Spec, Transition, masked
+from jaxmec.agents.chain import NETWORKS
 from jaxmec.core import checks
 from jaxmec.core.types import PyTree
 from jaxmec.networks.mlp import ACTIVATIONS, MLP, Params
+from jaxmec.networks.servers import ServerValues, shared_layout
 from jaxmec.struct import pytree, static
 
 
@@ -28,6 +31,15 @@ class ValueLearner(NamedTuple):
     target_critic: Params  # their moving average, Q̂
     optimiser: optax.OptState
     updates: jax.Array  # [] int32, gradient updates made; epsilon follows it
+    seen: Any = ()  # a :class:`SharedOver`, where the network is shared over the actions
+
+
+@pytree
+class SharedOver:
+    """What a shared network must know of its observations."""
+
+    layout: Layout = static(default=())
+    num_actions: int = static(default=0)  # A
 
 
 @pytree
@@ -39,6 +51,9 @@ class QLearning:
     updates. The target network follows by Polyak averaging; being an average, it is the
     steadier of the two, and the policy is judged by it unless ``judged_by`` says "online".
     The published methods copy the network instead (``tau`` 1) every ``target_period`` updates.
+
+    With ``network`` "servers" the network is shared over the actions, as in
+    :class:`jaxmec.agents.DSAC`, and actions that an observation says there are not are never taken.
 
     Raises:
         ValueError: a field outside what its comment allows.
@@ -58,6 +73,7 @@ class QLearning:
     loss: str = static(default="squared")  # huber or squared
     judged_by: str = static(default="target")  # target or online: whose actions when judged
     double: bool = static(default=True)  # double Q-learning
+    network: str = static(default="flat")  # flat, or shared over "servers", any number of them
 
     def __post_init__(self) -> None:
         checks.fields(
@@ -76,6 +92,7 @@ class QLearning:
             loss=checks.one_of(("huber", "squared")),
             judged_by=checks.one_of(("target", "online")),
             double=checks.flag,
+            network=checks.one_of(NETWORKS),
         )
 
     # What a subclass says.
@@ -84,8 +101,8 @@ class QLearning:
         """The best action by values [A]."""
         raise NotImplementedError
 
-    def random(self, key: jax.Array, num_actions: int) -> jax.Array:
-        """An action, all equally likely."""
+    def random(self, key: jax.Array, q: jax.Array) -> jax.Array:
+        """An action, all that there are by values [A] equally likely."""
         raise NotImplementedError
 
     def taken(self, q: jax.Array, action: jax.Array) -> jax.Array:
@@ -100,12 +117,17 @@ class QLearning:
 
     def init(self, key: jax.Array, spec: Spec) -> ValueLearner:
         """Fresh parameters; the target starts equal to the online network."""
-        critic = self._network(spec.num_actions).init(key, jnp.zeros(spec.observation_size))
+        seen: Any = ()
+        if self.network == "servers":
+            seen = SharedOver(shared_layout(spec.layout, spec.num_actions), spec.num_actions)
+        network = self._network(spec.num_actions, seen)
+        critic = network.init(key, jnp.zeros(spec.observation_size))
         return ValueLearner(
             critic=critic,
             target_critic=critic,
             optimiser=self._optimiser().init(critic),
             updates=jnp.zeros((), jnp.int32),
+            seen=seen,
         )
 
     def init_memory(self, spec: Spec) -> tuple[()]:
@@ -124,10 +146,10 @@ class QLearning:
         if not explore:
             action = self.greedy(self.preferences(learner, observation))
         else:
-            q = self._q(learner.critic, observation)
+            q = self._q(learner, learner.critic, observation)
             action = self.greedy(q)
             key_whether, key_which = jax.random.split(key)
-            random = self.random(key_which, q.shape[-1])
+            random = self.random(key_which, q)
             dice = jax.random.uniform(key_whether)
             action = jnp.where(dice < self.epsilon(learner.updates), random, action)
         return action, memory, ()
@@ -142,13 +164,13 @@ class QLearning:
         """The network that it is judged by, alone."""
         nothing: PyTree = ()
         if self.judged_by == "target":
-            return ValueLearner(nothing, learner.target_critic, nothing, nothing)
-        return ValueLearner(learner.critic, nothing, nothing, nothing)
+            return ValueLearner(nothing, learner.target_critic, nothing, nothing, learner.seen)
+        return ValueLearner(learner.critic, nothing, nothing, nothing, learner.seen)
 
     def preferences(self, learner: ValueLearner, observation: jax.Array) -> jax.Array:
         """[A] Q(s, ·) of the network that it is judged by."""
         critic = learner.target_critic if self.judged_by == "target" else learner.critic
-        return self._q(critic, observation)
+        return self._q(learner, critic, observation)
 
     def epsilon(self, updates: jax.Array) -> jax.Array:
         """[] the probability of a random action after so many updates."""
@@ -159,10 +181,10 @@ class QLearning:
         self, learner: ValueLearner, batch: Transition, key: jax.Array
     ) -> tuple[ValueLearner, Metrics]:
         """One step of Adam on the error to the TD target; ``key`` is not used."""
-        target_q = self._q(learner.target_critic, batch.next_observation)  # [M, A]
+        target_q = self._q(learner, learner.target_critic, batch.next_observation)  # [M, A]
         judge = target_q
         if self.double:
-            judge = self._q(learner.critic, batch.next_observation)
+            judge = self._q(learner, learner.critic, batch.next_observation)
         next_value = self.next_value(target_q, judge)
         each = (...,) + (None,) * (next_value.ndim - 1)  # the task's reward for each of them
         reward, terminated, steps = jax.tree.map(
@@ -172,7 +194,7 @@ class QLearning:
         error = losses.huber_error if self.loss == "huber" else losses.squared_error
 
         def loss_of(critic: Params) -> tuple[jax.Array, jax.Array]:
-            q = self.taken(self._q(critic, batch.observation), batch.action)
+            q = self.taken(self._q(learner, critic, batch.observation), batch.action)
             return jnp.mean(error(q, target)), jnp.mean(q)
 
         (loss, mean_q), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.critic)
@@ -191,16 +213,24 @@ class QLearning:
             target_critic=optax.incremental_update(critic, learner.target_critic, share),
             optimiser=optimiser,
             updates=updates,
+            seen=learner.seen,
         )
         return learner, metrics
 
-    def _network(self, num_actions: int) -> MLP:
-        return MLP(self.hidden, num_actions, self.activation, self.layer_norm)
+    def _network(self, num_actions: int, seen: Any) -> nn.Module:
+        if self.network == "flat":
+            return MLP(self.hidden, num_actions, self.activation, self.layer_norm)
+        return ServerValues(self.hidden, seen.layout, num_actions, self.activation)
 
-    def _q(self, critic: Params, observation: jax.Array) -> jax.Array:
-        """[..., A] of observations [..., S]; the number of actions is that of the parameters."""
+    def _q(self, learner: ValueLearner, critic: Params, observation: jax.Array) -> jax.Array:
+        """[..., A] of observations [..., S]; ``ABSENT`` for actions that are not."""
+        seen = learner.seen
+        if self.network == "servers":
+            of_all = self._network(seen.num_actions, seen).apply(critic, observation)
+            return masked(of_all, observation, seen.layout)
+        # The number of actions is that of the parameters.
         num_actions = critic["params"][f"layers_{len(self.hidden)}"]["bias"].shape[-1]
-        q: jax.Array = self._network(num_actions).apply(critic, observation)
+        q: jax.Array = self._network(num_actions, seen).apply(critic, observation)
         return q
 
     def _optimiser(self) -> optax.GradientTransformation:

@@ -45,9 +45,9 @@ class TopKDQN(QLearning):
             )
         return jax.lax.top_k(q, self.k)[1].astype(jnp.int32)
 
-    def random(self, key: jax.Array, num_actions: int) -> jax.Array:
+    def random(self, key: jax.Array, q: jax.Array) -> jax.Array:
         """[k] int32, any k different servers in any order."""
-        return jax.random.permutation(key, num_actions)[: self.k].astype(jnp.int32)
+        return jax.random.permutation(key, q.shape[-1])[: self.k].astype(jnp.int32)
 
     def taken(self, q: jax.Array, action: jax.Array) -> jax.Array:
         """[M, k] the values, of [M, B], of the servers chosen [M, k]."""

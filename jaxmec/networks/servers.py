@@ -20,6 +20,8 @@ from jaxmec.networks.chain import Denoiser, ReverseChainActor, step_embedding
 from jaxmec.networks.mlp import ACTIVATIONS, EVERY_COPY_ALIKE, KERNEL_INIT, Params
 from jaxmec.struct import pytree, static
 
+Layout = tuple[tuple[str, int], ...]  # (name, length) of an observation's parts, in their order
+
 
 class ServerMLP(nn.Module):
     """Dense layers shared over the servers, joined by summaries; the output is linear.
@@ -73,6 +75,20 @@ def split_layout(
     own = [part for part in parts if part.shape[-1] == num_servers]
     shared = [part for part in parts if part.shape[-1] != num_servers]
     return jnp.stack(own, axis=-1), jnp.concatenate([observation[..., :0], *shared], axis=-1)
+
+
+def shared_layout(layout: Layout, num_actions: int) -> Layout:
+    """The layout, if a network shared over the actions can read it.
+
+    Raises:
+        ValueError: no part of it has a number for each action.
+    """
+    if not any(length == num_actions for _, length in layout):
+        raise ValueError(
+            f"network 'servers' needs observations with a part of length {num_actions}, "
+            f"one number a server, got {layout!r}"
+        )
+    return layout
 
 
 class ServerValues(nn.Module):
