@@ -22,6 +22,7 @@ from jaxmec.agents.base import Agent
 from jaxmec.core.naming import look_up
 from jaxmec.core.types import Keywords
 from jaxmec.training.cloning import CloningConfig
+from jaxmec.training.evolution import EvolutionConfig
 from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.pathwise import PathwiseConfig
 from jaxmec.training.trainer import AnyTrainer
@@ -386,6 +387,60 @@ def _pathwise_ts(name: str, about: str, steps: int) -> Method:
     )
 
 
+# Requests come and go within some twenty decisions; what a decision causes later is felt that long.
+SERVING = TrainConfig(
+    steps=384_000,
+    num_envs=128,
+    prefill=5_000,
+    buffer_size=200_000,
+    batch_size=256,
+    updates_per_step=4,
+    eval_every=64_000,
+    eval_episodes=32,
+)
+# Of 600 s at load 0.4 an episode has some 190 decisions.
+EVOLUTION = EvolutionConfig(
+    steps=40_960_000,
+    pairs=32,
+    episodes=16,
+    episode_steps=200,
+    spread=0.1,
+    learning_rate=0.02,
+    eval_every=4_096_000,
+    eval_episodes=32,
+)
+SERVING_SOFT: Keywords = {
+    "network": "servers",
+    "hidden": (64, 64),
+    "discount": 0.95,
+    "actor_learning_rate": 6e-4,
+    "temperature": 0.02,
+    "target_entropy_ratio": 0.03,
+    "tau": 0.005,
+    "actor_tau": 0.005,
+}
+
+
+def _serving(
+    name: str,
+    about: str,
+    source: str,
+    agent: Callable[[], Agent],
+    config: Config = SERVING,
+    start: str | None = None,
+) -> Method:
+    """A method for `genai-5`: one network for all servers and options, by what is known of each."""
+    return Method(
+        name=name,
+        about=about,
+        source=source,
+        env="GenerativeServing-v0",
+        preset="genai-5",
+        tuned=Settings(agent, (("information", "local"), ("features", "options")), config),
+        start=start,
+    )
+
+
 SOFT_GPU: Keywords = {
     "critic_learning_rate": 2e-3,
     "temperature_learning_rate": 3e-3,
@@ -554,6 +609,46 @@ METHODS = {
             about="mlp-pathwise, started from mlp-cloned",
             steps=0,
             start="mlp-cloned",
+        ),
+        _serving(
+            name="serving-dqn",
+            about="DQN over the servers and options of a request, one network for all of them",
+            source="Mnih et al. 2015; Zaheer et al. 2017, for the network",
+            agent=lambda: DQN(
+                network="servers",
+                hidden=(64, 64),
+                activation="relu",
+                layer_norm=False,
+                discount=0.95,
+                epsilon_updates=3_000,
+            ),
+        ),
+        _serving(
+            name="serving-sac",
+            about="soft actor-critic likewise, the actor a plain softmax",
+            source="Christodoulou 2019; Zaheer et al. 2017, for the network",
+            agent=lambda: DSAC(denoising_steps=0, **SERVING_SOFT),
+        ),
+        _serving(
+            name="serving-dsac",
+            about="soft actor-critic likewise, the actor a diffusion model",
+            source=f"{DDRL}, for the actor; Zaheer et al. 2017, for the network",
+            agent=lambda: DSAC(denoising_steps=2, **SERVING_SOFT),
+        ),
+        _serving(
+            name="serving-es",
+            about="evolution strategies likewise, on a small network without a critic",
+            source="Salimans et al. 2017",
+            agent=lambda: DSAC(denoising_steps=0, **{**SERVING_SOFT, "hidden": (16, 16)}),
+            config=EVOLUTION,
+        ),
+        _serving(
+            name="serving-refined",
+            about="serving-sac, then evolution strategies: whole episodes have the last word",
+            source="Salimans et al. 2017",
+            agent=lambda: DSAC(denoising_steps=0, **SERVING_SOFT),
+            config=dataclasses.replace(EVOLUTION, spread=0.02, learning_rate=0.003),
+            start="serving-sac",
         ),
     )
 }
