@@ -21,6 +21,7 @@ from jaxmec.training import devices, rollout
 from jaxmec.training.rollout import Environment, make_spec
 from jaxmec.training.trainer import Trainer, as_functions
 
+PLANNED_AT_ONCE = 32  # windows at most; each takes half as long as alone (benchmarks/NOTES.md)
 VALIDATION = 2**31  # beyond any count of steps: the noise of every validation
 
 
@@ -153,11 +154,15 @@ def _show(
 ) -> tuple[Shown, Shown]:
     """What is learned from and what is held back.
 
-    Windows are planned one after the other, so that memory does not grow with their number, and
-    by one program, since a planner takes long to compile.
+    Windows are planned a few at once, so that memory does not grow with their number, and by one
+    program, since a planner takes long to compile.
     """
     keys = jax.random.split(key, config.windows + config.validation_windows)
-    windows = jax.lax.map(lambda key: env.demonstrate(key, params, config.window), keys)
+    # Without a rest, which would be a second program.
+    at_once = max(size for size in range(1, PLANNED_AT_ONCE + 1) if len(keys) % size == 0)
+    windows = jax.lax.map(
+        lambda key: env.demonstrate(key, params, config.window), keys, batch_size=at_once
+    )
 
     def flat(first: int, last: int) -> Shown:
         rows = jax.tree.map(lambda leaf: leaf[first:last].reshape(-1, *leaf.shape[2:]), windows)
