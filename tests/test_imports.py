@@ -70,6 +70,7 @@ def test_import_starts_no_backend_and_loads_no_matplotlib():
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_a_command_keeps_its_programs_in_the_users_cache_unless_told_otherwise(tmp_path):
     code = """if True:
         import os

@@ -137,6 +137,7 @@ def test_a_method_that_is_gone_says_what_to_use_instead():
     assert not methods.GONE.keys() & METHODS.keys()
 
 
+@pytest.mark.slow
 def test_options_reach_the_agent_of_every_station(tmp_path):
     """A published method, changed, trained, saved and loaded again."""
     small = {"steps": 1_200, "num_envs": 4, "prefill": 200, "batch_size": 40, "buffer_size": 1_000}
@@ -164,6 +165,7 @@ def test_options_reach_the_agent_of_every_station(tmp_path):
     np.testing.assert_array_equal(policy(observations[0]), policy(observations)[0])
 
 
+@pytest.mark.slow
 def test_k_is_known_to_the_agent_and_to_the_environment():
     small = {"steps": 600, "num_envs": 4, "prefill": 100, "batch_size": 16, "buffer_size": 400}
     result = jaxmec.train(

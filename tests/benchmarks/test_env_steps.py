@@ -20,6 +20,7 @@ def benchmark():
     del sys.modules[spec.name]
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_and_keeps_every_repetition(benchmark, tmp_path, capsys):
     output = tmp_path / "new" / "env_steps.json"
     benchmark.main(size="tiny", output=output)

@@ -17,6 +17,7 @@ def run(only, tmp_path):
     return report
 
 
+@pytest.mark.slow
 def test_what_must_hold_holds_and_parts_add_up(tmp_path, capsys):
     run(FIRST[:1], tmp_path)
     report = run(FIRST[1:], tmp_path)

@@ -17,7 +17,7 @@ WHAT = {
 }
 
 
-LONG = ("decisions", "training", "scaling")
+LONG = ("decisions", "training", "scaling", "peers", "hot_path")
 
 
 @pytest.mark.parametrize(

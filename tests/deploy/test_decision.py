@@ -54,6 +54,7 @@ def test_with_more_servers_than_are_compared_in_training(agent, action):
     assert np.count_nonzero(got[:, :40], axis=1).max() > 2
 
 
+@pytest.mark.slow
 def test_in_double_precision_too():
     """The same numbers to the precision of what is told, which is float32 in either mode."""
     rows = rows_of(CASES["subset"].policy(), *visited("subset")[2:])[:50]

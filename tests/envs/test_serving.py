@@ -164,6 +164,7 @@ def test_float64_agrees_with_an_independent_loop(servers, action):
     assert retried >= 4  # or the hard part was not tried
 
 
+@pytest.mark.slow
 def test_a_large_fleet_agrees():
     with jax.enable_x64(True):
         for episode in played(64, range(2), "option"):

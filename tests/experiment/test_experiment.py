@@ -316,6 +316,7 @@ def tasks(work=0.5, slots=3):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tasks_in_memory_are_saved_with_what_learnt_from_them(tmp_path):
     sizes = SMALL | {"steps": 700, "eval_episodes": 1, "config.eval_every": 500}
     sizes.pop("eval_every")

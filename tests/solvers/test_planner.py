@@ -46,6 +46,7 @@ def test_within_one_percent_of_the_optimum(problem, slots):
         np.testing.assert_allclose(queues.backlog, np.maximum(left, 0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_history_starts_at_greedy_and_never_rises():
     instances = [random_instance(seed, 12, 7) for seed in range(2)]  # too many sets to enumerate
     config = PlannerConfig(restarts=2, rounds=2, gradient_steps=10)

@@ -38,6 +38,7 @@ def test_bound_below_plan_below_the_greedy_oracle():
     assert measured.load == pytest.approx(10 * density.mean() * 3.5 / 150, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_sweeps_and_writes_figures(capsys, tmp_path):
     code = main(
         "gap local --episodes 2 --slots 1 --positions 2 --servers 2 3 "
@@ -89,6 +90,7 @@ def untrained(name="policy", **fields):
 CHANGED = {"probability": 0.2, "laid_out": True, "density": (0.1, 0.2), "positions": 4, "slots": 2}
 
 
+@pytest.mark.slow
 def test_the_plan_is_made_for_the_tasks_that_the_policy_was_trained_with():
     """Changed fields of the preset, laid out slots and all; the schedulers meet them too."""
     measured = gap.measure([untrained(**CHANGED), "local"], episodes=2, effort=QUICK)

@@ -24,6 +24,7 @@ def test_recorded_tasks_are_those_of_the_evaluation():
         assert makespan == pytest.approx(report.values["makespan"][0, episode], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_plan_known_is_the_one_that_gaps_are_measured_to():
     """On the same episodes, however many of them are planned."""
     options = {"slots": 1, "positions": 4, "capacity": (10, 20), "rate": (400, 450)}

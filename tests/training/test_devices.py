@@ -66,6 +66,7 @@ def test_every_kind_of_agent_does(tmp_path: Path, case: str) -> None:
     run_on_eight(tmp_path, case)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:
     port = str(free_port())
     script = [sys.executable, str(HERE / "several_processes.py")]

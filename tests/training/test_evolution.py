@@ -86,6 +86,7 @@ def test_an_update_is_that_of_the_equations(walk, walk_params):
     assert int(state.env_steps) == 80 and int(state.updates) == 1
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_bit_and_seeds_are_what_they_are_alone(walk, walk_params, tmp_path):
     given = (AGENT, walk, walk_params)
     whole = parts.run(*given, CONFIG, 2, progress=False)

@@ -320,6 +320,7 @@ def test_the_learning_rate_comes_down_whatever_share_of_a_training_is_made(share
         np.testing.assert_allclose(rates, [AGENT.learning_rate, AGENT.final_learning_rate])
 
 
+@pytest.mark.slow
 def test_a_run_of_fewer_steps_ends_at_the_final_learning_rate():
     """By the updates of the run at hand, with our methods' own settings."""
     sizes = {**SMALL, "steps": 480, "eval_every": 160, "num_envs": 4, "validation_envs": 4}
@@ -342,6 +343,7 @@ def test_a_policy_that_training_makes_worse_is_kept(trained):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_policy(trained, tmp_path):
     """With a rate of next to nothing it stays there: each seed at its own, or all at one."""
     options = SMALL | {

@@ -567,6 +567,7 @@ def test_interrupted_from_the_terminal_and_resumed(
     assert same(small_run(tmp_path, resume=True), never_stopped)
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_stops_the_run_saved(
     small_run: Any, never_stopped: runner.RunResult, compiled_once: Path, tmp_path: Path
 ) -> None:
