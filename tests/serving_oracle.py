@@ -236,6 +236,7 @@ def episode(
     decide,
     attempts: int,
     impatience: float,
+    failure_cost: float = 0.0,
 ) -> list[Decision]:
     """Every decision of an episode.
 
@@ -287,6 +288,7 @@ def episode(
             factored = min(max(whole.quality * row["factor"], 0.0), 1.0)
             served = passed <= row["limit"] and factored >= row["quality"]
             reward = factored * served - impatience * min(passed / row["limit"], 2.0)
+            reward -= failure_cost * (not served)
         decisions.append(
             Decision(
                 *(now, number, images, attempt, *seen),

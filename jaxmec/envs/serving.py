@@ -257,7 +257,7 @@ class GenerativeServing(environment.Environment):
             images by largest remainder. Each part is a decision, in the order of the servers.
 
     The reward is the quality of a request that is served (answered in time, good enough), less
-    impatience · min(delay / limit, 2), given once all that will become of the request is decided.
+    impatience · min(delay / limit, 2), less failure_cost where it is not served, given once all that will become of the request is decided.
     """
 
     Options = ServingOptions
@@ -412,7 +412,8 @@ class GenerativeServing(environment.Environment):
         settled = self._settle(placed, state, params)
         info = _figures(placed, settled, state)
         late = jnp.minimum(settled.delay / state.request.limit, LATE)
-        reward = info["quality"] - params.impatience * jnp.where(settled.resolved, late, 0)
+        cost = params.impatience * late + params.failure_cost * (1 - info["served"])
+        reward = info["quality"] - jnp.where(settled.resolved, cost, 0)
         going_on, over = self._advance(placed.queues, settled, state, params)
 
         next_state = self._begin_where(over, key, going_on, params)

@@ -157,6 +157,7 @@ SETTING: dict[str, checks.Check] = {
     "detect": FROM_0,
     "horizon": POSITIVE,
     "impatience": FROM_0,
+    "failure_cost": FROM_0,
     "attempts": checks.whole(1),
     "cloud": checks.flag,
     "outages": FROM_0,
@@ -182,6 +183,7 @@ class ServingSetting:
     detect: float = 1.0  # s from a crash until the station knows
     horizon: float = 600.0  # s in which requests arrive
     impatience: float = 0.2  # w: what a delay as long as the limit costs in the reward
+    failure_cost: float = 0.0  # u: what a request that is not served costs in the reward
     attempts: int = 3  # a request that was lost so often has failed
     cloud: bool = True  # the fleet's cloud, if it has one, can be asked
     outages: float = 1.0  # times as frequent as the fleet's law says; 0: always up
@@ -275,6 +277,7 @@ class ServingPreset:
             offered=self._offered(cloud),
             horizon=setting.horizon,
             impatience=setting.impatience,
+            failure_cost=setting.failure_cost,
             attempts=setting.attempts,
         )
 

@@ -219,7 +219,7 @@ def _utility(params: ServingParams, view: View, finish: jax.Array, hope: jax.Arr
     request = view.request
     late = (view.now - request.arrival + finish) / request.limit
     quality = jnp.clip(params.quality * request.factor, 0, 1)
-    return hope * quality - params.impatience * jnp.clip(late, 0, 2)
+    return hope * (quality + params.failure_cost) - params.impatience * jnp.clip(late, 0, 2)
 
 
 NUMBERS: dict[str, tuple[float, float]] = {  # of the tuned rule: where it begins, and how wide
@@ -255,7 +255,8 @@ def index_worth(numbers: Any, params: ServingParams, view: View) -> jax.Array:
     kept = jnp.where(fleet.elastic[:, None], 0, margin) * left
     hope = jax.nn.sigmoid((view.left - finish - kept) / doubt)
     quality = jnp.clip(params.quality * request.factor, 0, 1)
-    worth = hope * (request.quality + excess * (quality - request.quality))
+    served = request.quality + excess * (quality - request.quality)
+    worth = hope * (served + params.failure_cost)
     late = (view.now - request.arrival + finish) / request.limit
     worth = worth - params.impatience * jnp.clip(late, 0, 2)
     devices = ~fleet.elastic

@@ -215,6 +215,7 @@ class ServingParams:
     offered: Any = None  # [B, O] bool; by default all that fits. Never what does not fit
     horizon: Leaf = leaf(default=600.0)  # s: no request arrives later
     impatience: Leaf = leaf(default=0.2)  # w, what a delay of the limit costs in the reward
+    failure_cost: Leaf = leaf(default=0.0)  # u, what a request that is not served costs there
     attempts: int = static(default=3)  # a request that was lost so often has failed
     max_requests: int = static(default=0)  # of an episode; 0: as the law of arrivals says
 
@@ -225,6 +226,7 @@ class ServingParams:
             "steps": _whole("steps", self.steps, 1, 1),
             "horizon": checks.real("horizon", self.horizon, ndim=0, above=0),
             "impatience": checks.real("impatience", self.impatience, ndim=0, at_least=0),
+            "failure_cost": checks.real("failure_cost", self.failure_cost, ndim=0, at_least=0),
         }
         for name, value in convert.items():
             object.__setattr__(self, name, value)

@@ -76,6 +76,7 @@ def world_of(servers: int, seed: int, grid: bool, number: int) -> tuple[Any, lis
     options = [(m, z, q) for m in range(len(world.sizes)) for z, q in ((1, 0.5), (6, 0.75))]
     variant, steps, quality = zip(*options, strict=True)
     params = ServingParams(
+        failure_cost=0.7,
         fleet=fleet,
         outages=availability,
         arrivals=listed(rows, len(world.links)),
@@ -130,7 +131,7 @@ def played(servers: int, seeds: range, action: str, grid: bool = False, number: 
                   (params.variant, params.steps, params.quality)), strict=True)
         )  # fmt: skip
         decide = decider(env, params, every[index])
-        theirs = oracle.episode(world, rows, options, decide, params.attempts, 0.2)
+        theirs = oracle.episode(world, rows, options, decide, params.attempts, 0.2, 0.7)
         shown = np.s_[index, : len(theirs)]
         yield Played(jax.tree.map(lambda leaf, cut=shown: np.asarray(leaf[cut]), mine), theirs)
 
