@@ -421,7 +421,7 @@ SERVING_SOFT: Keywords = {
 }
 
 
-def _serving(
+def _of_serving(
     name: str,
     about: str,
     source: str,
@@ -610,7 +610,7 @@ METHODS = {
             steps=0,
             start="mlp-cloned",
         ),
-        _serving(
+        _of_serving(
             name="serving-dqn",
             about="DQN over the servers and options of a request, one network for all of them",
             source="Mnih et al. 2015; Zaheer et al. 2017, for the network",
@@ -623,26 +623,26 @@ METHODS = {
                 epsilon_updates=3_000,
             ),
         ),
-        _serving(
+        _of_serving(
             name="serving-sac",
             about="soft actor-critic likewise, the actor a plain softmax",
             source="Christodoulou 2019; Zaheer et al. 2017, for the network",
             agent=lambda: DSAC(denoising_steps=0, **SERVING_SOFT),
         ),
-        _serving(
+        _of_serving(
             name="serving-dsac",
             about="soft actor-critic likewise, the actor a diffusion model",
             source=f"{DDRL}, for the actor; Zaheer et al. 2017, for the network",
             agent=lambda: DSAC(denoising_steps=2, **SERVING_SOFT),
         ),
-        _serving(
+        _of_serving(
             name="serving-es",
             about="evolution strategies likewise, on a small network without a critic",
             source="Salimans et al. 2017",
             agent=lambda: DSAC(denoising_steps=0, **{**SERVING_SOFT, "hidden": (16, 16)}),
             config=EVOLUTION,
         ),
-        _serving(
+        _of_serving(
             name="serving-refined",
             about="serving-sac, then evolution strategies: whole episodes have the last word",
             source="Salimans et al. 2017",

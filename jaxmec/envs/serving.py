@@ -257,7 +257,8 @@ class GenerativeServing(environment.Environment):
             images by largest remainder. Each part is a decision, in the order of the servers.
 
     The reward is the quality of a request that is served (answered in time, good enough), less
-    impatience · min(delay / limit, 2), less failure_cost where it is not served, given once all that will become of the request is decided.
+    impatience · min(delay / limit, 2), less failure_cost where it is not served, given once all
+    that will become of the request is decided.
     """
 
     Options = ServingOptions
