@@ -24,6 +24,14 @@ from jaxmec.networks.servers import ServerValues, shared_layout
 from jaxmec.struct import pytree, static
 
 
+@pytree
+class SharedOver:
+    """What a network that is shared over the actions must know of its observations."""
+
+    layout: Layout = static(default=())
+    num_actions: int = static(default=0)  # A
+
+
 class ValueLearner(NamedTuple):
     """What learning changes."""
 
@@ -31,15 +39,7 @@ class ValueLearner(NamedTuple):
     target_critic: Params  # their moving average, Q̂
     optimiser: optax.OptState
     updates: jax.Array  # [] int32, gradient updates made; epsilon follows it
-    seen: Any = ()  # a :class:`SharedOver`, where the network is shared over the actions
-
-
-@pytree
-class SharedOver:
-    """What a shared network must know of its observations."""
-
-    layout: Layout = static(default=())
-    num_actions: int = static(default=0)  # A
+    seen: SharedOver = SharedOver()
 
 
 @pytree
@@ -117,7 +117,7 @@ class QLearning:
 
     def init(self, key: jax.Array, spec: Spec) -> ValueLearner:
         """Fresh parameters; the target starts equal to the online network."""
-        seen: Any = ()
+        seen = SharedOver()
         if self.network == "servers":
             seen = SharedOver(shared_layout(spec.layout, spec.num_actions), spec.num_actions)
         network = self._network(spec.num_actions, seen)
@@ -217,7 +217,7 @@ class QLearning:
         )
         return learner, metrics
 
-    def _network(self, num_actions: int, seen: Any) -> nn.Module:
+    def _network(self, num_actions: int, seen: SharedOver) -> nn.Module:
         if self.network == "flat":
             return MLP(self.hidden, num_actions, self.activation, self.layer_norm)
         return ServerValues(self.hidden, seen.layout, num_actions, self.activation)
@@ -226,7 +226,7 @@ class QLearning:
         """[..., A] of observations [..., S]; ``ABSENT`` for actions that are not."""
         seen = learner.seen
         if self.network == "servers":
-            of_all = self._network(seen.num_actions, seen).apply(critic, observation)
+            of_all: jax.Array = self._network(seen.num_actions, seen).apply(critic, observation)
             return masked(of_all, observation, seen.layout)
         # The number of actions is that of the parameters.
         num_actions = critic["params"][f"layers_{len(self.hidden)}"]["bias"].shape[-1]
