@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # raise one only where clarity asks for it, and say so in the commit.
 MOST = {
     "doors": 17,
-    "long": 4,
+    "long": 6,
     "wide": 3,
     "any_words": 1_600,
     "ignores": 11,
