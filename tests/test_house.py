@@ -16,8 +16,8 @@ MOST = {
     "any_words": 1_600,
     "ignores": 11,
     "attributes": 104,
-    "twice": 92,
-    "lines": 35_200,
+    "twice": 94,
+    "lines": 36_500,
 }
 
 
