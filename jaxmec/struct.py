@@ -31,6 +31,9 @@ else:
     Leaf = jax.Array
 
 
+Scalar = jax.Array | float  # [] a number of JAX's, or of Python's
+
+
 def leaf(*, default: ArrayLike) -> Any:
     """Declare a :class:`Leaf` with a default."""
     return dataclasses.field(default=default)

@@ -8,11 +8,12 @@ cart-pole system"), integrated with its explicit Euler step.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments import environment, spaces
+from jax.typing import ArrayLike
 
 from jaxmec.core.types import Info
 from jaxmec.mec import checks
@@ -58,12 +59,12 @@ class CartPoleParams:
             raise ValueError(f"max_steps_in_episode must be an integer, got {steps}")
 
     @property
-    def total_mass(self) -> Any:
+    def total_mass(self) -> float:
         """[] kg."""
         return self.cart_mass + self.pole_mass
 
     @property
-    def pole_moment(self) -> Any:
+    def pole_moment(self) -> float:
         """[] kg m, the pole's mass times the half of its length."""
         return self.pole_mass * self.half_length
 
@@ -109,7 +110,7 @@ class CartPole(environment.Environment):
         self,
         key: jax.Array,
         state: CartPoleState,
-        action: Any,
+        action: ArrayLike,
         params: CartPoleParams | None = None,
     ) -> tuple[jax.Array, CartPoleState, jax.Array, jax.Array, jax.Array, Info]:
         """Push once; where the episode ends, return the start of a new one.
@@ -198,7 +199,7 @@ def _four_uniforms(key: jax.Array) -> jax.Array:
     return (halves + 0.5) * 2.0**-15 - 1
 
 
-def push(state: CartPoleState, action: Any, params: CartPoleParams) -> CartPoleState:
+def push(state: CartPoleState, action: ArrayLike, params: CartPoleParams) -> CartPoleState:
     """The state one Euler step after a push (Florian 2007, eqs. 23 and 24, no friction).
 
     theta_acc = (g sin θ − cos θ · h) / (l (4/3 − m cos² θ / M)),

@@ -10,8 +10,9 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnax.environments import environment
 from gymnax.environments.spaces import gymnax_space_to_gym_space
+from jax.typing import ArrayLike
 
-from jaxmec.core.types import EnvParams, EnvState
+from jaxmec.core.types import EnvParams, EnvState, Info, PyTree
 from jaxmec.envs.processes import refuse_after_fork
 from jaxmec.envs.table import make
 
@@ -92,8 +93,8 @@ class GymnasiumAdapter(gymnasium.Env):
         self._env, self._params = env, params
         self._key: np.ndarray | None = None  # [2] of the stream; None before it begins
         self._count = 0  # draws made from the key
-        self._state: Any = None  # of the episode that is running, if one is
-        self._shown: Any = None  # the newest state of an episode, running or not
+        self._state: EnvState = None  # of the episode that is running, if one is
+        self._shown: EnvState = None  # the newest state of an episode, running or not
         if seed is not None:
             self._seed(seed)
         self._compile()
@@ -101,11 +102,11 @@ class GymnasiumAdapter(gymnasium.Env):
     def _compile(self) -> None:
         env, params = self._env, self._params
 
-        def first(key: jax.Array, count: int) -> Any:
+        def first(key: jax.Array, count: int) -> PyTree:
             key = jax.random.wrap_key_data(key)
             return env.reset(jax.random.fold_in(key, count), params)
 
-        def transition(key: jax.Array, count: int, state: EnvState, action: Any) -> Any:
+        def transition(key: jax.Array, count: int, state: EnvState, action: ArrayLike) -> PyTree:
             key_step = jax.random.fold_in(jax.random.wrap_key_data(key), count)
             _, state, reward, terminated, truncated, info = env.step(
                 key_step, state, action, params
@@ -116,11 +117,11 @@ class GymnasiumAdapter(gymnasium.Env):
         self._first = jax.jit(first)
         self._transition = jax.jit(transition)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Info:
         compiled = ("_first", "_transition")
         return {name: value for name, value in vars(self).items() if name not in compiled}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Info) -> None:
         refuse_after_fork()
         vars(self).update(state)
         self._compile()
@@ -136,8 +137,8 @@ class GymnasiumAdapter(gymnasium.Env):
         return self._count
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[np.ndarray, Info]:
         """Begin an episode; ``seed`` begins a new random stream, ``options`` are not used.
 
         The second value has "action_mask" [A] where some actions cannot be taken, as that of
@@ -155,7 +156,7 @@ class GymnasiumAdapter(gymnasium.Env):
             info["action_mask"] = np.asarray(self._env.action_mask(self._params))
         return self._observation(jax.device_get(observation)), info
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[np.ndarray, float, bool, bool, Info]:
         """One transition.
 
         Raises:
@@ -206,7 +207,7 @@ class GymnasiumAdapter(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("render needs an episode: call reset first")
         return _picture(self._env, jax.device_get(self._shown), self._params)
 
-    def _observation(self, observation: Any) -> np.ndarray:
+    def _observation(self, observation: ArrayLike) -> np.ndarray:
         return np.asarray(observation, self.observation_space.dtype)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces as gymnax_spaces
+from jax.typing import ArrayLike
 
 from jaxmec.core import checks
 from jaxmec.envs import spaces
@@ -180,7 +181,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         return super().action_names()
 
     def decode(
-        self, scores: jax.Array, state: OffloadingState, params: OffloadingParams
+        self, scores: ArrayLike, state: OffloadingState, params: OffloadingParams
     ) -> jax.Array:
         """[B] fractions that scores [2 B] = (offset, log-factor) stand for; [2 m] of neighbours.
 
@@ -216,7 +217,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         return jnp.concatenate([offset, jnp.zeros_like(offset)])
 
     def place(
-        self, action: Any, state: OffloadingState, params: OffloadingParams
+        self, action: ArrayLike, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """Split the task among the servers that the action names."""
         view = self.view(state, params)
@@ -255,7 +256,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         raise ValueError(f"no preferences name an action of the mode {self.action!r}")
 
     def divide(
-        self, action: Any, view: View, believed: QueueState, params: OffloadingParams
+        self, action: ArrayLike, view: View, believed: QueueState, params: OffloadingParams
     ) -> tuple[jax.Array, jax.Array]:
         """The set that the action names, and what each of it is given."""
         network, task = params.network, view.task
@@ -268,7 +269,7 @@ class MultiServerOffloading(OffloadingEnvironment):
         selected = self._selected(action, task, params)
         return divide_among(network, believed, task, selected, self.allocate)
 
-    def _selected(self, action: Any, task: Task, params: OffloadingParams) -> jax.Array:
+    def _selected(self, action: ArrayLike, task: Task, params: OffloadingParams) -> jax.Array:
         """[B] bool, the set that an action names; of an empty one, the fallback."""
         own = fallback(params.network, task)
         if self.action == "subset":
@@ -295,13 +296,13 @@ class MultiServerOffloading(OffloadingEnvironment):
         return states.expected_queues(view, params, self._options)
 
     def _filled(
-        self, scores: Any, view: View, believed: QueueState, params: OffloadingParams
+        self, scores: ArrayLike, view: View, believed: QueueState, params: OffloadingParams
     ) -> jax.Array:
         """[B] fractions of water-filling on what scores [2 m] make of waits and service times."""
         return self._fill(*self._scored(scores, view, believed, params), self._among(view.task))
 
     def _scored(
-        self, scores: Any, view: View, believed: QueueState, params: OffloadingParams
+        self, scores: ArrayLike, view: View, believed: QueueState, params: OffloadingParams
     ) -> tuple[jax.Array, jax.Array]:
         """[B] s waits and [B] s service times as the scores shift and stretch them."""
         scores = jnp.nan_to_num(jnp.asarray(scores))

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment, spaces
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxmec.core import checks
 from jaxmec.core.types import Info
@@ -118,7 +119,7 @@ class OffloadingEnvironment(environment.Environment):
         """Whether a task may have several servers."""
         return self.Options.splits
 
-    def _everywhere(self, near: Any, task: Task, elsewhere: Any) -> jax.Array:
+    def _everywhere(self, near: ArrayLike, task: Task, elsewhere: ArrayLike) -> jax.Array:
         """[B] from values [m] of the servers that a decision is among."""
         near = jnp.asarray(near)
         if self.neighbours is None:
@@ -156,7 +157,7 @@ class OffloadingEnvironment(environment.Environment):
         self,
         key: jax.Array,
         state: OffloadingState,
-        action: Any,
+        action: ArrayLike,
         params: OffloadingParams | None = None,
     ) -> tuple[jax.Array, OffloadingState, jax.Array, jax.Array, jax.Array, Info]:
         """Decide the current task and go to the next one.
@@ -236,7 +237,7 @@ class OffloadingEnvironment(environment.Environment):
         observation = self.observe_state(next_state, params)
         return observation, next_state, reward, jnp.zeros_like(truncated), truncated, info
 
-    def _deadline(self, state: OffloadingState, params: OffloadingParams) -> Any:
+    def _deadline(self, state: OffloadingState, params: OffloadingParams) -> jax.Array:
         """[] s, the current task's."""
         own = params.workload.deadline
         return params.deadline if own is None else own[state.cursor.last]
@@ -304,7 +305,7 @@ class OffloadingEnvironment(environment.Environment):
         queued = state.queues.backlog + state.queues.inflight
         return outlook(network, queued, tasks, work, workload.slots - elapsed)
 
-    def _no_history(self, dtype: Any) -> Any:
+    def _no_history(self, dtype: DTypeLike) -> Any:
         nothing = jnp.zeros((self.num_servers, self.num_servers), dtype)
         return Sent(nothing, nothing) if self.keeps_history else ()
 
@@ -319,7 +320,7 @@ class OffloadingEnvironment(environment.Environment):
         )
 
     def place(
-        self, action: Any, state: OffloadingState, params: OffloadingParams
+        self, action: ArrayLike, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """Carry out an action on the current task."""
         raise NotImplementedError
@@ -341,7 +342,7 @@ class OffloadingEnvironment(environment.Environment):
         raise NotImplementedError
 
     def divide(
-        self, action: Any, view: View, believed: QueueState, params: OffloadingParams
+        self, action: ArrayLike, view: View, believed: QueueState, params: OffloadingParams
     ) -> tuple[jax.Array, jax.Array]:
         """The servers [B] bool that take part, and the fractions [B] of the task that each gets.
 

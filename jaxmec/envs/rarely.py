@@ -7,7 +7,7 @@ wanted and costs much, as drawing an episode is, this computes it for those that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +18,29 @@ Tree = TypeVar("Tree")
 PART = 32  # of the environments, those that are served at once; more take another turn
 
 
-def rarely(fresh: Callable[..., Tree], wanted: Any, old: Tree, *given: Any) -> Tree:
+def rarely(fresh: Callable[..., Tree], wanted: PyTree, old: Tree, *given: PyTree) -> Tree:
     """``fresh(*given)`` where ``wanted`` [] bool, else ``old``; to be vmapped.
 
     No gradient goes through it.
     """
 
     @jax.custom_jvp
-    def chosen(wanted: Any, old: Tree, given: Any) -> Tree:
+    def chosen(wanted: PyTree, old: Tree, given: PyTree) -> Tree:
         return one(wanted, old, given)
 
     @chosen.defjvp
-    def _no_gradient(primals: Any, tangents: Any) -> Any:
+    def _no_gradient(primals: PyTree, tangents: PyTree) -> PyTree:
         del tangents
         value = chosen(*primals)
         return value, jax.tree.map(_zero, value)
 
     @jax.custom_batching.custom_vmap
-    def one(wanted: Any, old: Tree, given: Any) -> Tree:
+    def one(wanted: PyTree, old: Tree, given: PyTree) -> Tree:
         return jax.tree.map(lambda a, b: jnp.where(wanted, a, b), fresh(*given), old)
 
     @one.def_vmap
-    def _many(size: int, batched: Any, wanted: Any, old: Tree, given: Any) -> Any:
-        def all_of(tree: PyTree, has: Any) -> PyTree:
+    def _many(size: int, batched: PyTree, wanted: PyTree, old: Tree, given: PyTree) -> PyTree:
+        def all_of(tree: PyTree, has: PyTree) -> PyTree:
             return jax.tree.map(
                 lambda x, b: x if b else jnp.broadcast_to(x, (size, *jnp.shape(x))), tree, has
             )
@@ -49,7 +49,7 @@ def rarely(fresh: Callable[..., Tree], wanted: Any, old: Tree, *given: Any) -> T
         axes = jax.tree.map(lambda has: 0 if has else None, batched[2])
         few = max(1, size // PART)
 
-        def serve(carry: tuple[Any, Tree]) -> tuple[Any, Tree]:
+        def serve(carry: tuple[PyTree, Tree]) -> tuple[PyTree, Tree]:
             left, values = carry
             (index,) = jnp.nonzero(left, size=few, fill_value=size)
             some = jax.tree.map(
@@ -65,7 +65,7 @@ def rarely(fresh: Callable[..., Tree], wanted: Any, old: Tree, *given: Any) -> T
     return chosen(wanted, old, given)
 
 
-def _zero(value: Any) -> Any:
+def _zero(value: PyTree) -> PyTree:
     """The tangent of a value that does not change."""
     dtype = jnp.result_type(value)
     if jnp.issubdtype(dtype, jnp.floating):

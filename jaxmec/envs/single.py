@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces as gymnax_spaces
+from jax.typing import ArrayLike
 
 from jaxmec.core import checks
 from jaxmec.envs import spaces
@@ -81,7 +82,7 @@ class SingleServerOffloading(OffloadingEnvironment):
         return gymnax_spaces.Discrete(self.num_choices)
 
     def place(
-        self, action: Any, state: OffloadingState, params: OffloadingParams
+        self, action: ArrayLike, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """Give the whole task to one server."""
         if self.action == "score":
@@ -90,7 +91,7 @@ class SingleServerOffloading(OffloadingEnvironment):
         fraction = chosen.astype(state.queues.backlog.dtype)
         return apply_split(params.network, state.queues, state.task, fraction, chosen)
 
-    def _chosen(self, index: Any, task: Task, params: OffloadingParams) -> jax.Array:
+    def _chosen(self, index: ArrayLike, task: Task, params: OffloadingParams) -> jax.Array:
         """[B] bool, the server of that index."""
         chosen = self._everywhere(one_server(index, self.num_choices), task, False)
         return jnp.where(jnp.any(chosen), chosen, fallback(params.network, task))
@@ -100,7 +101,7 @@ class SingleServerOffloading(OffloadingEnvironment):
         return preferences if self.action == "score" else jnp.argmax(preferences, axis=-1)
 
     def divide(
-        self, action: Any, view: View, believed: QueueState, params: OffloadingParams
+        self, action: ArrayLike, view: View, believed: QueueState, params: OffloadingParams
     ) -> tuple[jax.Array, jax.Array]:
         """The one server, which is given all."""
         index = jnp.argmax(_finite(action)) if self.action == "score" else action
@@ -112,7 +113,7 @@ class SingleServerOffloading(OffloadingEnvironment):
         return jnp.where(jnp.any(selected), jnp.argmax(selected), -1)
 
     def _place_scores(
-        self, scores: Any, state: OffloadingState, params: OffloadingParams
+        self, scores: ArrayLike, state: OffloadingState, params: OffloadingParams
     ) -> tuple[Outcome, QueueState]:
         """The server of the largest score; NaN counts as the least."""
         scores = _finite(scores)
@@ -133,7 +134,7 @@ class SingleServerOffloading(OffloadingEnvironment):
         return jnp.where(jnp.arange(self.num_choices) == jnp.argmax(near), 1.0, -1.0)
 
 
-def _finite(scores: Any) -> jax.Array:
+def _finite(scores: ArrayLike) -> jax.Array:
     """Scores without NaN, which counts as the least, and without infinities."""
     return jnp.nan_to_num(
         jnp.asarray(scores), nan=-LARGEST_SCORE, posinf=LARGEST_SCORE, neginf=-LARGEST_SCORE

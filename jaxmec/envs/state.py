@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class OffloadingParams:
         return self.workload.stations or self.network.num_servers
 
     @property
-    def max_steps_in_episode(self) -> Any:
+    def max_steps_in_episode(self) -> jax.Array | int:
         """An upper bound on the decisions of one episode."""
         if isinstance(self.workload, TraceWorkload):
             return self.workload.slot.shape[-1]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxmec.core.checks import fields, flag
 from jaxmec.mec import checks
@@ -87,7 +86,7 @@ def check_queues(name: str, queues: QueueState, network: EdgeNetwork) -> None:
             raise ValueError(f"{name}.{field} must have shape {expected}, got {shape}")
 
 
-def advance_slot(network: EdgeNetwork, queues: QueueState, slots: Any = 1) -> QueueState:
+def advance_slot(network: EdgeNetwork, queues: QueueState, slots: ArrayLike = 1) -> QueueState:
     """The queues after the current slot has ended and ``slots - 1`` slots without tasks.
 
     Q ← max(Q + q − f Δ, 0) once, and max(Q − f Δ, 0) for each slot after it, which

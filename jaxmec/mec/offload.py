@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jaxmec.mec.allocation import AllocationRule, Array, cwa
 from jaxmec.mec.network import EdgeNetwork, QueueState, check_queues
 from jaxmec.mec.workload import Task
-from jaxmec.struct import is_concrete, replace
+from jaxmec.struct import Scalar, is_concrete, replace
 
 
 class Outcome(NamedTuple):
@@ -186,7 +186,7 @@ def apply_split(
     return outcome, replace(queues, inflight=inflight, uplink=uplink)
 
 
-def entry_gradient(outcome: Outcome, margin: Array, width: Any) -> jax.Array:
+def entry_gradient(outcome: Outcome, margin: Array, width: Scalar) -> jax.Array:
     """[] zero, with the gradient that a make-span has beside its derivative.
 
     A server that comes to take part with next to nothing of the task brings its whole wait

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxmec.mec.network import EdgeNetwork
+from jaxmec.mec.workload import Moments
 
 LEAST_SPARE = 1e-3  # of a server's capacity: a queue that hardly shrinks lasts to the end
 
 
-def price(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left: Any) -> jax.Array:
+def price(
+    network: EdgeNetwork,
+    queued: jax.Array,
+    tasks: jax.Array,
+    work: jax.Array,
+    slots_left: jax.Array,
+) -> jax.Array:
     """[B] s a Gcycle, the delay of all later tasks that a Gcycle more at each server causes.
 
     A Gcycle at server i delays by 1/f_i every task that comes there before its queue has
@@ -37,7 +42,13 @@ def price(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left: 
     return tasks * jnp.minimum(drained, jnp.maximum(slots_left, 0)) / capacity
 
 
-def outlook(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left: Any) -> jax.Array:
+def outlook(
+    network: EdgeNetwork,
+    queued: jax.Array,
+    tasks: jax.Array,
+    work: jax.Array,
+    slots_left: jax.Array,
+) -> jax.Array:
     """[] s, the delay of all later tasks that what is queued now will cause.
 
     The integral of :func:`price` over each queue as it was filled. With s_i = f_i Δ − w_i to
@@ -59,7 +70,7 @@ def outlook(network: EdgeNetwork, queued: Any, tasks: Any, work: Any, slots_left
 
 
 def expected_flow(
-    network: EdgeNetwork, moments: Any, tasks: Any, work: Any, slots: Any
+    network: EdgeNetwork, moments: Moments, tasks: jax.Array, work: jax.Array, slots: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """[B] tasks and [B] Gcycles a slot that come to each server, by what has come so far.
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 MAX_SUBSET_SERVERS = 10  # 2^10 − 1 sets are as many as a table of values can hold in practice
 
 
-def one_server(index: Any, num_servers: int) -> jax.Array:
+def one_server(index: ArrayLike, num_servers: int) -> jax.Array:
     """The server of that index, 0..B−1; the empty set for any other index."""
     return jnp.arange(num_servers) == index
 
 
-def subset(index: Any, num_servers: int) -> jax.Array:
+def subset(index: ArrayLike, num_servers: int) -> jax.Array:
     """The non-empty subset of that index, 0..2^B − 2.
 
     Server i is in the subset iff bit i of ``index + 1`` is set: index 0 is {0}, 1 is {1},
@@ -25,7 +24,7 @@ def subset(index: Any, num_servers: int) -> jax.Array:
     return (bits >> jnp.arange(num_servers)) & 1 == 1
 
 
-def local_plus_one(index: Any, own: Any) -> jax.Array:
+def local_plus_one(index: ArrayLike, own: ArrayLike) -> jax.Array:
     """The task's own server, ``own`` [B] bool, and the server of that index, 0..B−1.
 
     The index of the own server names it alone; so does any index outside the range.
@@ -34,12 +33,12 @@ def local_plus_one(index: Any, own: Any) -> jax.Array:
     return own | one_server(index, own.shape[-1])
 
 
-def top_k(indices: Any, num_servers: int) -> jax.Array:
+def top_k(indices: ArrayLike, num_servers: int) -> jax.Array:
     """The servers of those indices [k]; what is named twice or out of range counts once or not."""
     return jnp.any(jnp.asarray(indices)[..., None] == jnp.arange(num_servers), axis=-2)
 
 
-def subset_index(selected: Any) -> jax.Array:
+def subset_index(selected: ArrayLike) -> jax.Array:
     """[] int32, the index of a non-empty set [B] bool: the inverse of :func:`subset`."""
     selected = jnp.asarray(selected, bool)
     return (

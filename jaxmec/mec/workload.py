@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmec.core.checks import fields, require, whole
 from jaxmec.mec import checks
@@ -71,7 +72,7 @@ class Workload(Protocol):
     """What an environment asks of a workload."""
 
     @property
-    def slots(self) -> Any:
+    def slots(self) -> jax.Array:
         """[] int, T."""
         ...
 
@@ -96,7 +97,7 @@ class Workload(Protocol):
         ...
 
     @property
-    def deadline(self) -> Any:
+    def deadline(self) -> jax.Array | None:
         """[M] s, each task's own, by the cursor's ``last``; None: as the environment has it."""
         ...
 
@@ -487,13 +488,13 @@ class TraceWorkload:
 
 
 def trace_workload(
-    slot: Any,
-    origin: Any,
-    size: Any,
-    work: Any,
-    result: Any = None,
+    slot: ArrayLike,
+    origin: ArrayLike,
+    size: ArrayLike,
+    work: ArrayLike,
+    result: ArrayLike | None = None,
     slots: int | None = None,
-    deadline: Any = None,
+    deadline: ArrayLike | None = None,
 ) -> TraceWorkload:
     """A workload from a flat list of M tasks, sorted by slot and, within it, by origin.
 
@@ -546,7 +547,7 @@ def trace_workload(
 
 
 def _within_station(
-    slot: np.ndarray, origin: np.ndarray, work: Any
+    slot: np.ndarray, origin: np.ndarray, work: jax.Array
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[M] each: a task's position among its station's of the slot, how many follow, their work."""
     new_group = np.r_[True, (np.diff(slot) != 0) | (np.diff(origin) != 0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,8 @@ def animate_cartpole(
         axes.axhline(0, color="0.6", lw=1, zorder=1)
         for side in (-limit, limit):
             axes.axvline(side, color="black", lw=1, ls="--")
-        cart = axes.add_patch(Rectangle((0, -0.12), 0.5, 0.24, fc=PALETTE[0], ec="black", zorder=2))
+        cart = Rectangle((0, -0.12), 0.5, 0.24, fc=PALETTE[0], ec="black", zorder=2)
+        axes.add_patch(cart)
         (beam,) = axes.plot([], [], lw=5, color=PALETTE[1], solid_capstyle="round", zorder=3)
         (push,) = axes.plot([], [], marker=">", ms=9, ls="", color="black", zorder=4)
         title = axes.set_title(" ")
@@ -178,7 +179,7 @@ def _every_so_many(count: int, every: int) -> list[int]:
     return sorted({*range(0, count, every), count - 1})
 
 
-def _set(bars: Any, left: np.ndarray, width: np.ndarray) -> None:
+def _set(bars: Iterable[Any], left: np.ndarray, width: np.ndarray) -> None:
     for bar, x, size in zip(bars, left, width, strict=True):
         bar.set_x(x)
         bar.set_width(size)

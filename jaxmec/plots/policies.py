@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmec.agents.base import Learner
 from jaxmec.core.naming import look_up
-from jaxmec.core.types import Keywords, Memory
+from jaxmec.core.types import Keywords, Memory, PyTree
 from jaxmec.plots.style import PALETTE, styled
 
 if TYPE_CHECKING:
@@ -286,7 +286,13 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _decisions_over(
-    player: Any, task: str, queue: str, origin: int, server: int | None, until: float, points: int
+    player: Any,
+    task: str,
+    queue: str,
+    origin: int,
+    server: int | None,
+    until: float,
+    points: int,
 ) -> tuple[float, float, int, np.ndarray]:
     """The least and the most of the task's axis, whose queue, and the fractions chosen.
 
@@ -339,11 +345,11 @@ def _decisions_over(
     return low, high, server, np.asarray(fraction)
 
 
-def _tasks(workload: Any, key: Any) -> Any:
+def _tasks(workload: Any, key: Any) -> PyTree:
     """[DRAWN] tasks as they arrive, of the beginning of an episode."""
     import jax
 
-    def step(arrival: Any, key: Any) -> Any:
+    def step(arrival: PyTree, key: Any) -> PyTree:
         return strong(workload.next(key, arrival.cursor)), arrival.task
 
     from jaxmec.training.rollout import strong

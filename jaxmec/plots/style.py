@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from matplotlib.axes import Axes
 
 from jaxmec.core import files
 from jaxmec.core.types import Keywords
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito, "Color universal design" (2008), told apart with any colour vision. Their
@@ -62,7 +63,7 @@ def save(figure: Figure, path: str | Path, formats: Collection[str] = ("png", "s
 
 
 @contextmanager
-def styled() -> Iterator[tuple[Any, Any]]:
+def styled() -> Iterator[tuple[type[Figure], ModuleType]]:
     """matplotlib's Figure and ticker, in our style, with a clear error where it is missing."""
     try:
         import matplotlib
@@ -91,7 +92,7 @@ def station_colours(stations: int) -> list[Any]:
 
 
 def show_stations(
-    figure: Figure, axes: Axes | Sequence[Axes], stations: int, others: Collection[Any] = ()
+    figure: Figure, axes: Axes | Sequence[Axes], stations: int, others: Collection[Artist] = ()
 ) -> None:
     """A legend of the stations' colours beside the axes, or a colour bar where they are many.
 

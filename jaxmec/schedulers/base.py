@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
-from jaxmec.core.types import Memory
+from jaxmec.core.types import EnvState, Memory
 from jaxmec.envs.offloading import INFORMATION, OffloadingParams, View
 
 Decide = Callable[[OffloadingParams, View, Memory, jax.Array], tuple[jax.Array, Memory]]
@@ -40,7 +39,7 @@ class Scheduler:
     init_memory: Callable[[OffloadingParams], Memory] = _no_memory
     # (environment, params) -> the memory that every episode starts with, worked out once and
     # beforehand; it stands in for init_memory.
-    plan: Callable[[Any, OffloadingParams], Any] | None = None
+    plan: Callable[[EnvState, OffloadingParams], Memory] | None = None
 
     def __post_init__(self) -> None:
         if self.information not in INFORMATION:
@@ -48,7 +47,7 @@ class Scheduler:
                 f"information must be one of {', '.join(INFORMATION)}, got {self.information!r}"
             )
 
-    def first_memory(self, env: Any, params: OffloadingParams) -> Any:
+    def first_memory(self, env: object, params: OffloadingParams) -> Memory:
         """The memory that an episode starts with, in the environment and under its terms."""
         return self.init_memory(params) if self.plan is None else self.plan(env, params)
 

@@ -8,7 +8,7 @@ of "Optimal", which few published methods do (docs/model.md).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,9 @@ def best_sets(env: MultiServerOffloading, params: OffloadingParams) -> jax.Array
     def makespan(table: jax.Array) -> jax.Array:
         """[] s, of one table [B + 1, B]."""
 
-        def policy(key: Any, observation: Any, state: EnvState, memory: Memory) -> tuple[Any, Any]:
+        def policy(
+            key: jax.Array, observation: jax.Array, state: EnvState, memory: Memory
+        ) -> tuple[jax.Array, Memory]:
             return table[_row(state.task.origin, servers)], memory
 
         key = jax.random.key(SEARCH_KEY)
@@ -68,11 +70,11 @@ def best_sets(env: MultiServerOffloading, params: OffloadingParams) -> jax.Array
     return jnp.asarray(_improve(makespan, servers))
 
 
-def _row(origin: Any, servers: int) -> Any:
+def _row(origin: jax.Array, servers: int) -> jax.Array:
     return jnp.where(origin < 0, servers, origin)
 
 
-def _enumerate(makespan: Any, servers: int) -> np.ndarray:
+def _enumerate(makespan: Callable[[np.ndarray], np.ndarray], servers: int) -> np.ndarray:
     """Every set of one station at a time, until no station changes its own."""
     sets = np.asarray(jax.vmap(lambda i: subset(i, servers))(jnp.arange(2**servers - 1)))
     table = np.ones((servers + 1, servers), bool)
@@ -87,7 +89,7 @@ def _enumerate(makespan: Any, servers: int) -> np.ndarray:
     return table
 
 
-def _improve(makespan: Any, servers: int) -> np.ndarray:
+def _improve(makespan: Callable[[np.ndarray], np.ndarray], servers: int) -> np.ndarray:
     """The best number of neighbours, then single changes drawn at random."""
     rng = np.random.default_rng(SEARCH_KEY)
     sizes = np.unique(np.geomspace(1, servers, 12).astype(int))

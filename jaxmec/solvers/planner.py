@@ -118,7 +118,9 @@ def plan(
             plan = _descend(network, queues, rows, plan, unit, config)
         return plan, _total(network, queues, rows, plan)
 
-    def round_(carry: tuple[Plan, jax.Array], key: jax.Array) -> tuple[Any, jax.Array]:
+    def round_(
+        carry: tuple[Plan, jax.Array], key: jax.Array
+    ) -> tuple[tuple[Plan, jax.Array], jax.Array]:
         plans, totals = carry
         # Every plan goes on from one of the better half; the best also as it is.
         parent = jnp.argsort(totals)[jnp.arange(config.restarts) // 2]
@@ -281,7 +283,7 @@ def _descend(
     def cost(shift: jax.Array) -> jax.Array:  # [K, B] in units
         return _total(network, queues, rows, plan._replace(shift=shift * unit)) / unit
 
-    def body(carry: PyTree, _: None) -> tuple[Any, None]:
+    def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
         shift, state, best, best_cost = carry
         value, gradient = jax.value_and_grad(cost)(shift)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)

@@ -6,10 +6,9 @@ precision on the host; it is how solvers check what they return.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxmec.mec import EdgeNetwork, Task, TraceWorkload
 from jaxmec.mec.allocation import Array
@@ -47,7 +46,7 @@ class Window:
         if missing < 0:
             raise ValueError(f"rows must be at least {rows - missing}, got {rows}")
 
-        def grow(value: Any, fill: float) -> np.ndarray:
+        def grow(value: ArrayLike, fill: float) -> np.ndarray:
             value = np.asarray(value)
             return np.concatenate([value, np.full(missing, fill, value.dtype)])
 
@@ -63,7 +62,7 @@ class Window:
 
 
 def window_of(
-    trace: TraceWorkload, first: int = 0, last: int | None = None, backlog: Any = None
+    trace: TraceWorkload, first: int = 0, last: int | None = None, backlog: ArrayLike | None = None
 ) -> Window:
     """The tasks of a trace whose slot is at least ``first`` and below ``last``.
 
