@@ -299,7 +299,7 @@ def _tuned_ts(kind: Callable[..., Agent], **changes: object) -> Callable[[], Age
 
 
 # One network for all servers: with it every soft actor-critic on `lad-ts` learns, flat hardly one.
-SHARED: Keywords = {"network": "servers", "hidden": (32, 32)}
+BY_SERVER: Keywords = {"network": "servers", "hidden": (32, 32)}
 
 
 def _pathwise(name: str, about: str, steps: int, start: str | None = None) -> Method:
@@ -526,7 +526,7 @@ METHODS = {
             name="ddrl-ats",
             about="DSAC picks one server for each task",
             source=DDRL,
-            tuned=_tuned_ts(DSAC, **SHARED, denoising_steps=2, judged_chains=0),
+            tuned=_tuned_ts(DSAC, **BY_SERVER, denoising_steps=2, judged_chains=0),
             published=_published_sac(DSAC.published),
         ),
         _single(
@@ -545,21 +545,21 @@ METHODS = {
             name="sac-ts",
             about="discrete SAC picks one server",
             source=LAD,
-            tuned=_tuned_ts(DSAC, **SHARED, denoising_steps=0),  # no chain: a soft actor-critic
+            tuned=_tuned_ts(DSAC, **BY_SERVER, denoising_steps=0),  # no chain: a soft actor-critic
             published=_published_sac(SAC),
         ),
         _single(
             name="d2sac-ts",
             about="D2SAC picks one server: the diffusion actor as published, nothing clipped",
             source="Du et al. 2024 (D2SAC)",
-            tuned=_tuned_ts(DSAC.published, **SHARED, target_entropy=None, judged_chains=0),
+            tuned=_tuned_ts(DSAC.published, **BY_SERVER, target_entropy=None, judged_chains=0),
             published=_published_sac(DSAC.published, hidden=(256, 256), activation="mish"),
         ),
         _single(
             name="lad-ts",
             about="diffusion SAC whose chain starts from its last answer for the same place",
             source=LAD,
-            tuned=_tuned_ts(DSAC, **SHARED, start="last", places=LAD_PLACES, judged_chains=0),
+            tuned=_tuned_ts(DSAC, **BY_SERVER, start="last", places=LAD_PLACES, judged_chains=0),
             published=_published_sac(DSAC.published, start="last", places=LAD_PLACES),
             show_place=True,
         ),

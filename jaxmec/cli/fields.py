@@ -28,16 +28,16 @@ class Field:
     choices: tuple[str, ...] = ()  # where it is one of a few words
 
 
-def in_words(hint: Any) -> str:
+def kind_in_words(hint: Any) -> str:
     """What a value of that type is, for messages and help."""
     parts = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(in_words, parts))
+        return " or ".join(map(kind_in_words, parts))
     if origin is typing.Literal:
         return " or ".join(map(str, parts))
     if origin is tuple:
-        return f"list of {'' if Ellipsis in parts else f'{len(parts)} '}{in_words(parts[0])}s"
+        return f"list of {'' if Ellipsis in parts else f'{len(parts)} '}{kind_in_words(parts[0])}s"
     names = {bool: "true or false", int: "whole number", float: "number", str: "word"}
     return names.get(hint, "none" if hint is types.NoneType else "value")
 
@@ -51,7 +51,7 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def parse(name: str, text: str, hint: Any) -> Any:
+def parse_value(name: str, text: str, hint: Any) -> Any:
     """The value that a text means for a field of that type.
 
     Raises:
@@ -60,7 +60,7 @@ def parse(name: str, text: str, hint: Any) -> Any:
     try:
         return _parse(text.strip(), hint)
     except ValueError:
-        expected = in_words(hint)
+        expected = kind_in_words(hint)
         article = "" if expected.startswith("true") else "a "
         raise ValueError(f"{name} must be {article}{expected}, got {text!r}") from None
 
@@ -138,5 +138,5 @@ def values(
         full = key if group or len(owners) > 1 else f"{owners[0]}.{name}"
         if full in found:
             raise UsageError(f"{full} is given twice, as {name} too")
-        found[full] = parse(key, text, hints[owners[0]][name])
+        found[full] = parse_value(key, text, hints[owners[0]][name])
     return found

@@ -24,7 +24,7 @@ from typing import Any
 
 from jaxmec.cli.actions import ACTIONS_OF
 from jaxmec.cli.comments import comments
-from jaxmec.cli.fields import Field, as_text, in_words
+from jaxmec.cli.fields import Field, as_text, kind_in_words
 from jaxmec.core import files
 from jaxmec.core.naming import look_up
 from jaxmec.core.types import Document
@@ -34,7 +34,7 @@ NOTHING = dataclasses.MISSING
 
 
 @functools.cache
-def load() -> Document:
+def load_index() -> Document:
     """The index: tables by name, fields by class, and what each method has of them."""
     index: Document = json.loads(FILE.read_text("utf-8"))
     return index
@@ -52,7 +52,7 @@ def fields_of(
     Raises:
         ValueError: an unknown name, with the nearest right one.
     """
-    index = load()
+    index = load_index()
     row = look_up("method", method, index["methods"])
     settings = row["settings"]
     kind = settings["published" if published else scale] or settings["cpu"]
@@ -220,7 +220,7 @@ def _fields(kind: Any, example: Any) -> Document:
     for field in dataclasses.fields(kind):
         default = "" if field.default is NOTHING else as_text(field.default)
         found[field.name] = {
-            "type": in_words(hints[field.name]),
+            "type": kind_in_words(hints[field.name]),
             "default": default,
             "about": notes.get(field.name, ""),
             "choices": _choices(example, field.name),

@@ -83,7 +83,7 @@ def is_traced(value: object) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
-def _expected(name: str, what: str, value: object) -> str:
+def _wrong(name: str, what: str, value: object) -> str:
     return f"{name or 'it'} must be {what}, got {shown(value)}"
 
 
@@ -110,15 +110,15 @@ def number(
     def problems(value: object, name: str) -> Problems:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if not fits(value):
-                yield _expected(name, what, value)
+                yield _wrong(name, what, value)
         elif is_traced(value):
             return
         elif not isinstance(value, _Array) or (entries := value.__array__()).dtype.kind in "bOSUMm":
-            yield _expected(name, what, value)
+            yield _wrong(name, what, value)
         else:
             for place, entry in enumerate(entries.ravel().tolist()):
                 if not fits(entry):
-                    yield _expected(f"{name}{_index(place, entries.shape)}", what, entry)
+                    yield _wrong(f"{name}{_index(place, entries.shape)}", what, entry)
 
     return problems
 
@@ -144,7 +144,7 @@ def whole(least: int, most: int | None = None, limit: str = "") -> Check:
     def problems(value: object, name: str) -> Problems:
         number = as_int(value)
         if number is None or number < least or (most is not None and number > most):
-            yield _expected(name, what, value)
+            yield _wrong(name, what, value)
 
     return problems
 
@@ -164,7 +164,7 @@ def one_of(choices: Collection[str]) -> Check:
 
     def problems(value: object, name: str) -> Problems:
         if value not in choices:
-            yield _expected(name, f"one of {', '.join(choices)}", value)
+            yield _wrong(name, f"one of {', '.join(choices)}", value)
 
     return problems
 
@@ -175,7 +175,7 @@ def text(pattern: str = r"(?s).*", what: str = "a string", most: int = 4096) -> 
 
     def problems(value: object, name: str) -> Problems:
         if not isinstance(value, str) or len(value) > most or not of.fullmatch(value):
-            yield _expected(name, f"{what} of at most {most} characters", value)
+            yield _wrong(name, f"{what} of at most {most} characters", value)
 
     return problems
 
@@ -183,7 +183,7 @@ def text(pattern: str = r"(?s).*", what: str = "a string", most: int = 4096) -> 
 def flag(value: object, name: str) -> Problems:
     """True or False, and nothing that is merely like it."""
     if type(value) is not bool:
-        yield _expected(name, "True or False", value)
+        yield _wrong(name, "True or False", value)
 
 
 def anything(value: object, name: str) -> Problems:
@@ -195,7 +195,7 @@ def anything(value: object, name: str) -> Problems:
 def widths(value: object, name: str) -> Problems:
     """A tuple of one positive int a hidden layer, at least one."""
     if not (isinstance(value, tuple) and value):
-        yield _expected(name, "a tuple with at least one layer's width", value)
+        yield _wrong(name, "a tuple with at least one layer's width", value)
         return
     for index, width in enumerate(value):
         yield from whole(1)(width, f"{name}[{index}]")
@@ -228,7 +228,7 @@ def listing(inner: Check, least: int = 0, most: int = 2**16) -> Check:
 
     def problems(value: object, name: str) -> Problems:
         if not isinstance(value, list) or not least <= len(value) <= most:
-            yield _expected(name, f"a list of {least} to at most {most}", value)
+            yield _wrong(name, f"a list of {least} to at most {most}", value)
         else:
             for index, entry in enumerate(value):
                 yield from inner(entry, f"{name}[{index}]")
@@ -241,7 +241,7 @@ def pair(first: Check, second: Check) -> Check:
 
     def problems(value: object, name: str) -> Problems:
         if not isinstance(value, list) or len(value) != 2:
-            yield _expected(name, "a list of 2", value)
+            yield _wrong(name, "a list of 2", value)
         else:
             yield from first(value[0], f"{name}[0]")
             yield from second(value[1], f"{name}[1]")
@@ -254,9 +254,9 @@ def mapping(inner: Check, most: int = 4096) -> Check:
 
     def problems(value: object, name: str) -> Problems:
         if not isinstance(value, dict):
-            yield _expected(name, "an object", value)
+            yield _wrong(name, "an object", value)
         elif len(value) > most:
-            yield _expected(name, f"an object of at most {most} entries", value)
+            yield _wrong(name, f"an object of at most {most} entries", value)
         else:
             for key, entry in value.items():
                 yield from inner(entry, f"{name}.{key[:200]}".lstrip("."))
@@ -269,7 +269,7 @@ def record(required: Mapping[str, Check], others: Mapping[str, Check] | None = N
 
     def problems(value: object, name: str) -> Problems:
         if not isinstance(value, dict):
-            yield _expected(name, "an object", value)
+            yield _wrong(name, "an object", value)
             return
         for key, inner in {**required, **(others or {})}.items():
             full = f"{name}.{key}".lstrip(".")

@@ -38,7 +38,7 @@ def options() -> Keywords | None:
     """``compiler_options`` for a ``jax.jit`` that no other encloses; None where there are none."""
     import jax
 
-    return (known(ON_CPU) or None) if jax.default_backend() == "cpu" else None
+    return (understood(ON_CPU) or None) if jax.default_backend() == "cpu" else None
 
 
 def deterministic() -> Keywords | None:
@@ -51,7 +51,7 @@ def deterministic() -> Keywords | None:
 
     if jax.default_backend() != "gpu":
         return options()
-    if known(DETERMINISTIC) != DETERMINISTIC:
+    if understood(DETERMINISTIC) != DETERMINISTIC:
         raise RuntimeError(
             f"deterministic is True, but the compiler of JAX {jax.__version__} does not know "
             f"{', '.join(DETERMINISTIC)}: leave deterministic out, or install another JAX"
@@ -59,7 +59,7 @@ def deterministic() -> Keywords | None:
     return DETERMINISTIC
 
 
-def known(wanted: Keywords) -> Keywords:
+def understood(wanted: Keywords) -> Keywords:
     """Those of some ``compiler_options`` that this compiler takes; each is tried."""
     import jax
     import jax.numpy as jnp

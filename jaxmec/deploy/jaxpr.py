@@ -79,7 +79,7 @@ def shapes(atoms: Sequence[Atom]) -> list[tuple[int, ...]]:
 
 def called(equation: Equation) -> Program:
     """The program of an equation that calls one."""
-    (body,) = _programs(equation)
+    (body,) = _inner_programs(equation)
     return body
 
 
@@ -103,11 +103,11 @@ def every(whole: Program) -> Iterator[Equation]:
     """Every equation, of inner programs too."""
     for equation in whole.equations:
         yield equation
-        for inner in _programs(equation):
+        for inner in _inner_programs(equation):
             yield from every(inner)
 
 
-def _programs(equation: Equation) -> list[Program]:
+def _inner_programs(equation: Equation) -> list[Program]:
     """The programs among the parameters of an equation."""
     parameters = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
     return [program(parameter) for parameter in parameters if _is_program(parameter)]

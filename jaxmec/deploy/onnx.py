@@ -125,7 +125,7 @@ _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 def _strange(model: bytes) -> list[str]:
     """What a model has that is not ONNX's own arithmetic; raises ValueError if it is no model."""
     found = set()
-    for field, content in _fields(memoryview(model)):
+    for field, content in _protobuf_fields(memoryview(model)):
         if field == _FUNCTIONS:
             found.add("functions of its own")
         elif field == _GRAPH:
@@ -138,24 +138,24 @@ def _operators(graph: memoryview, depth: int) -> set[str]:
     if not depth:
         raise ValueError("its graphs are nested too deep")
     found = set()
-    for field, node in _fields(graph):
+    for field, node in _protobuf_fields(graph):
         if field != _NODE:
             continue
         operator = domain = ""
-        for part, content in _fields(node):
+        for part, content in _protobuf_fields(node):
             if part == _OPERATOR:
                 operator = bytes(content).decode("utf-8", "replace")[:80]
             elif part == _DOMAIN:
                 domain = bytes(content).decode("utf-8", "replace")[:80]
             elif part == _ATTRIBUTE:
-                for inside, graph_ in _fields(content):
+                for inside, graph_ in _protobuf_fields(content):
                     if inside in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
                         found |= _operators(graph_, depth - 1)
         found.add(operator if domain in ("", "ai.onnx") else f"{domain}.{operator}")
     return found
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _protobuf_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The number and content of each field of a protocol buffer that has a length."""
     place = 0
 

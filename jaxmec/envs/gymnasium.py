@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Drawn(Protocol):
+class Drawing(Protocol):
     """An environment that can be drawn."""
 
     def draw(self, axes: Axes, state: EnvState, params: EnvParams) -> None:
@@ -70,7 +70,7 @@ class GymnasiumAdapter(gymnasium.Env):
         refuse_after_fork()
         params = env.default_params if params is None else params
         # Gymnasium's vector environments write into it, so each has its own.
-        modes = self.metadata["render_modes"] if isinstance(env, Drawn) else []
+        modes = self.metadata["render_modes"] if isinstance(env, Drawing) else []
         self.metadata = {**self.metadata, "render_modes": modes}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(
@@ -261,7 +261,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _picture(env: Drawn, state: EnvState, params: EnvParams) -> np.ndarray:
+def _picture(env: Drawing, state: EnvState, params: EnvParams) -> np.ndarray:
     """[height, width, 3] uint8 of a state."""
     figure = _figure(6.4, 3.2)
     env.draw(figure.add_subplot(), state, params)

@@ -32,7 +32,7 @@ SHARED = {
     "discount": ("agent",),  # a preset's is what its authors used, and changes nothing
 }
 """Names that two layers share on purpose, and which of them take the value."""
-OWN = ("env", "preset", "preset_seed", "trace", "env_options", "config", "name", "start")
+ARGUMENTS = ("env", "preset", "preset_seed", "trace", "env_options", "config", "name", "start")
 """What `Recipe.changed` takes beside the names of single fields; None leaves it as it is."""
 
 
@@ -100,13 +100,13 @@ class Recipe:
             options: single fields of the config (``steps``, ...), of the agent (``hidden``, ...),
                 of the environment or its preset (``information``, ``probability``, ...), by their
                 names, or in full where a name means several things: ``config.NAME``,
-                ``agent.NAME``, ``env.NAME``. Beside them what ``OWN`` lists, as for
+                ``agent.NAME``, ``env.NAME``. Beside them what ``ARGUMENTS`` lists, as for
                 `jaxmec.train`: another ``env`` has its own default preset and no options.
 
         Raises:
             ValueError, TypeError: a wrong name or value; the message says what is right.
         """
-        own = {name: options.pop(name, None) for name in OWN}
+        own = {name: options.pop(name, None) for name in ARGUMENTS}
         own = {name: value for name, value in own.items() if value is not None}
         setting, env = self.setting, own.get("env", self.setting.env)
         if env != setting.env:
@@ -118,13 +118,13 @@ class Recipe:
             options,
             layers,
             shared=SHARED,
-            arguments=(*OWN, *RUN_OPTIONS),
+            arguments=(*ARGUMENTS, *RUN_OPTIONS),
             owner=f"the config, the agent and {env}",
         )
         given["env"] = _together(given["env"], own.get("env_options", {}))
         if "k" in layers["agent"] & layers["env"]:
             _agree("k", given["agent"], given["env"], env)
-        kept, trace = _arrivals(setting, given["env"], own.get("trace"))
+        kept, trace = _with_arrivals(setting, given["env"], own.get("trace"))
         config = dataclasses.replace(before, **given["config"])
         whole = self.config if isinstance(config, type(self.config)) else type(config)()
         start = self.start if "start" not in own else _start(own["start"], layers)
@@ -265,7 +265,7 @@ def _together(single: Keywords, together: Keywords) -> Keywords:
     return single | dict(together)
 
 
-def _arrivals(setting: Setting, given: Keywords, trace: Any) -> tuple[Any, Any]:
+def _with_arrivals(setting: Setting, given: Keywords, trace: Any) -> tuple[Any, Any]:
     """The options and the trace of a setting with other options, and with other arrivals if any."""
     options = dict(setting.options)
     if trace is None:

@@ -10,7 +10,7 @@ from jaxmec.core.statistics import t_interval
 from jaxmec.core.terminal import quoted
 from jaxmec.experiment.setting import Setting, check_same_tasks
 
-UNITS = {
+METRIC_UNITS = {
     "makespan": "s",
     "delay": "s",
     "failed": "share of tasks",
@@ -133,5 +133,5 @@ class Report:
         for metric in self.values:
             low, high = self.interval(metric)
             line = f"  {metric:<11} {self.mean(metric):10.4f}  [{low:.4f}, {high:.4f}]  "
-            lines.append((line + UNITS.get(metric, "")).rstrip())
+            lines.append((line + METRIC_UNITS.get(metric, "")).rstrip())
         return "\n".join(lines)

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 TOP = len(PALETTE)  # actions that get a colour
 TASKS = {"work": "work of the task [Gcycles]", "size": "size of the task [Mbit]"}
-QUEUES = {
+QUEUE_LABELS = {
     "backlog": "queued at server {} when the slot began [s]",
     "sent": "sent to server {} by the own station in this slot [s]",
 }
-SHOWN = {
+MAP_COLOURS = {
     "servers": "servers that get a share [number]",
     "home": "share kept at the own station [%]",
     "most": "server that gets most of the task [number]",
 }
 MOSTLY = 0.9  # share of a map's decisions from which on it is of policies that take one server
-DRAWN = 512  # tasks that the reference and the range of a policy map come from
+REFERENCE_TASKS = 512  # tasks that the reference and the range of a policy map come from
 
 
 def denoising(
@@ -216,7 +216,7 @@ def policy_map(
     """
     look_up("task axis", task, TASKS)
     if show is not None:
-        look_up("what to show", show, SHOWN)
+        look_up("what to show", show, MAP_COLOURS)
     with styled() as (Figure, _):
         import jaxmec.experiment as experiment
 
@@ -226,7 +226,7 @@ def policy_map(
         servers = player.environment.num_servers
         if queue is None:
             queue = "backlog" if player.information == "slot_start" else "sent"
-        look_up("queue axis", queue, QUEUES)
+        look_up("queue axis", queue, QUEUE_LABELS)
         for name, value in (("origin", origin), ("server", server)):
             if value is not None and not 0 <= value < servers:
                 raise ValueError(f"{name} must be from 0 to {servers - 1}, got {value}")
@@ -247,11 +247,11 @@ def policy_map(
             shading="nearest", edgecolors="face", lw=0.2, **shades,
         )  # fmt: skip
         axes.grid(visible=False)
-        axes.set(xlabel=TASKS[task], ylabel=QUEUES[queue].format(server))
+        axes.set(xlabel=TASKS[task], ylabel=QUEUE_LABELS[queue].format(server))
         axes.set_title(f"{player.name}, {player.setting.preset}, at station {origin}")
         first = {"servers": 1, "most": 0}.get(show)
         ticks = None if first is None else range(first, servers + first, -(-servers // 10))
-        bar = figure.colorbar(mesh, ax=axes, label=SHOWN[show], ticks=ticks)
+        bar = figure.colorbar(mesh, ax=axes, label=MAP_COLOURS[show], ticks=ticks)
         bar.outline.set_visible(False)
         bar.minorticks_off()
     return figure
@@ -346,7 +346,7 @@ def _decisions_over(
 
 
 def _tasks(workload: Any, key: Any) -> PyTree:
-    """[DRAWN] tasks as they arrive, of the beginning of an episode."""
+    """[REFERENCE_TASKS] tasks as they arrive, of the beginning of an episode."""
     import jax
 
     def step(arrival: PyTree, key: Any) -> PyTree:
@@ -355,4 +355,4 @@ def _tasks(workload: Any, key: Any) -> PyTree:
     from jaxmec.training.rollout import strong
 
     first = strong(workload.first(key))
-    return jax.lax.scan(step, first, jax.random.split(key, DRAWN))[1]
+    return jax.lax.scan(step, first, jax.random.split(key, REFERENCE_TASKS))[1]

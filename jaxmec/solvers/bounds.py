@@ -17,7 +17,7 @@ import scipy.sparse
 from jaxmec.mec import EdgeNetwork
 from jaxmec.solvers.window import HostNetwork, Window, check_problem, pour
 
-CLOSE = 1e-4  # relative; how near to its minimum a convex sum is followed
+MINIMUM_TOLERANCE = 1e-4  # relative; how near to its minimum a convex sum is followed
 SAFETY = 1e-6  # relative; taken off the linear program, whose solver works to a tolerance
 WHY = {
     "empty system": "a task finishes no earlier than it would had it every queue to itself",
@@ -241,7 +241,7 @@ class ShareSum:
         best, step = -np.inf, 1.0
         for _ in range(steps):
             best = max(best, float(value - np.sum(slope * share) + slope.min(axis=1).sum()))
-            if value - best <= CLOSE * value:
+            if value - best <= MINIMUM_TOLERANCE * value:
                 break
             # Multiplicative steps, in each task's own unit, keep the shares on the simplex.
             tilt = slope - slope.min(axis=1, keepdims=True)

@@ -85,7 +85,7 @@ CAPACITIES = (
 )
 
 # Many servers: a station decides among its own and the next four.
-NEAR = ("neighbours", 5)
+FIVE_NEAR = ("neighbours", 5)
 A_SLOT_OF_20 = (  # its 300 tasks in a window, and three starts
     ("window", 340),
     ("num_envs", 16),
@@ -98,8 +98,11 @@ MANY_SERVERS = Study(
     env="MultiServerOffloading-v0",
     presets=("amcoedge-20",),
     methods=(
-        *(Entry(name, (NEAR, ("steps", 250_000))) for name in MULTI),
-        *(Entry(name, (NEAR, *A_SLOT_OF_20)) for name in ("ddrl-amsa-pathwise", "mlp-pathwise")),
+        *(Entry(name, (FIVE_NEAR, ("steps", 250_000))) for name in MULTI),
+        *(
+            Entry(name, (FIVE_NEAR, *A_SLOT_OF_20))
+            for name in ("ddrl-amsa-pathwise", "mlp-pathwise")
+        ),
     ),
     schedulers=(
         Entry("water-filling-full"),
@@ -124,7 +127,7 @@ LAD_TS_METHODS = Study(
     reference="opt-ts",
 )
 
-CARTPOLE = Study(
+CARTPOLE_STUDY = Study(
     name="cartpole",
     about="DSAC, SAC and DQN on CartPole-v1",
     env="CartPole-v1",
@@ -132,7 +135,7 @@ CARTPOLE = Study(
     reference="dsac",
 )
 CARTPOLE_ABLATION = dataclasses.replace(
-    CARTPOLE,
+    CARTPOLE_STUDY,
     name="cartpole-ablation",
     about="DSAC on CartPole-v1 against its own parts; dsac is K = 5, x0, soft",
     methods=(
@@ -184,8 +187,8 @@ STUDIES: dict[str, dict[str, Study]] = {
         ),
     },
     "cartpole": {
-        "full": CARTPOLE,
-        "short": dataclasses.replace(CARTPOLE, seeds=3, steps_scale=0.6, episodes=20),
+        "full": CARTPOLE_STUDY,
+        "short": dataclasses.replace(CARTPOLE_STUDY, seeds=3, steps_scale=0.6, episodes=20),
     },
     "cartpole-ablation": {
         "full": CARTPOLE_ABLATION,

@@ -359,7 +359,7 @@ def read(cell: Cell, out: Path) -> Result:
             name: {metric: _array(value) for metric, value in values.items()}
             for name, values in document["values"].items()
         }
-        better = _better(judged, find_environment(setting.env).metric)
+        better = _better_judged(judged, find_environment(setting.env).metric)
         return Result(
             cell=cell,
             report=Report(
@@ -382,7 +382,7 @@ def read(cell: Cell, out: Path) -> Result:
         ) from error
 
 
-def _better(judged: dict[str, dict[str, np.ndarray]], metric: str) -> str:
+def _better_judged(judged: dict[str, dict[str, np.ndarray]], metric: str) -> str:
     """By which of "greedy" and "sampled" a policy does better; greedy where they are equal."""
     sign = 1 if METRICS[metric].smaller_is_better else -1
     means = {name: sign * values[metric].mean() for name, values in judged.items()}

@@ -36,7 +36,7 @@ RESULTS_FILE = "results.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep: every combination of the values, each with S seeds, in batches."""
 
     method: str
@@ -103,7 +103,7 @@ class Plan:
         return agent, config, Setting(row.env, row.preset, 0, tuple(sorted(settings.options)))
 
 
-def train_batch(plan: Plan, batch: int, trackers: Sequence[Any] = ()) -> list[Document]:
+def train_batch(plan: SweepPlan, batch: int, trackers: Sequence[Any] = ()) -> list[Document]:
     """Train one batch to its end, from its newest checkpoint if it has one; its results.
 
     Setting i of the sweep has the seeds iS, ..., iS + S − 1.
@@ -194,7 +194,7 @@ def sweep(
         ValueError, TypeError: a wrong name or value.
         RuntimeError: a trial failed more often; the others' results are kept.
     """
-    plan = Plan(
+    plan = SweepPlan(
         method,
         tuple((name, tuple(numbers)) for name, numbers in values.items()),
         Path(out).absolute(),
@@ -207,7 +207,7 @@ def sweep(
     return plan.results()
 
 
-def _finish(plan: Plan, resources: dict[str, float], max_failures: int) -> None:
+def _finish(plan: SweepPlan, resources: dict[str, float], max_failures: int) -> None:
     """Have Ray train what is left, a batch a trial."""
     try:
         from ray import tune

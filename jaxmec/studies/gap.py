@@ -308,7 +308,7 @@ def _blank(text: str) -> str:
     return "" if text == ABSENT else text
 
 
-COLUMNS: tuple[Column[Row], ...] = (
+GAP_COLUMNS: tuple[Column[Row], ...] = (
     Column("method", lambda row: row.name, left=True),
     Column("sees", lambda row: row.information, left=True),
     Column("make-span", lambda row: number(row.makespan, 4)),
@@ -325,7 +325,7 @@ def table(gap: Gap) -> Table:
         f"load {gap.load:.3g}, B = {gap.servers}, N = {gap.positions}, {gap.tasks:.0f} tasks an "
         "episode: mean make-span in s, deadlines left aside"
     )
-    return terminal_table(title, COLUMNS, gap.all_rows)
+    return terminal_table(title, GAP_COLUMNS, gap.all_rows)
 
 
 def document(gaps: Sequence[Gap], **about: Any) -> Document:

@@ -35,7 +35,7 @@ def page(size: str, out: PathLike, directory: PathLike, command: str) -> str:
         "# The claims, measured",
         f"Written by `{command}` from its result files, not by hand. {_measured_on(found)}",
         _counts(verdicts),
-        markdown_table(COLUMNS, verdicts),
+        markdown_table(VERDICT_COLUMNS, verdicts),
         HOW_TO_READ,
     ]
     for name, outcome in outcomes.items():
@@ -93,7 +93,7 @@ def _change(verdict: Verdict) -> str:
     return number(verdict.change, 1, percent=True, sign="+", unit=unit)
 
 
-COLUMNS: tuple[Column[Verdict], ...] = (
+VERDICT_COLUMNS: tuple[Column[Verdict], ...] = (
     Column("claim", lambda verdict: verdict.claim.text, left=True),
     Column("source", lambda verdict: verdict.claim.source, left=True),
     Column("holds", lambda verdict: f"**{verdict.holds}**", left=True),

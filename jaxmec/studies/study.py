@@ -42,7 +42,7 @@ from jaxmec.traces import TraceFile
 from jaxmec.training import runner
 from jaxmec.training.progress import PlanDisplay
 
-UNITS = {
+SWEPT_UNITS = {
     "capacity": "total capacity (Gcycles/s)",
     "deadline": "deadline (s)",
     "positions": "tasks, at most, of a station in a slot",
@@ -80,7 +80,7 @@ def sweep_over(name: str, values: tuple[Any, ...], preset: str | None = None) ->
             f"sweep {name!r} is not one of {', '.join(known)}{suggestion(name, known)}"
         )
     points = [Point(float(np.sum(value)), ((name, value),)) for value in values]
-    return Sweep(name, UNITS.get(name, name), tuple(points))
+    return Sweep(name, SWEPT_UNITS.get(name, name), tuple(points))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -294,14 +294,14 @@ class Table:
         return TraceError(f"{self.path}: expected a header and at least one row, got none")
 
 
-_Part = tuple[Sequence[int], dict[str, Any]]  # numbers and columns of a piece
+_Numbered = tuple[Sequence[int], dict[str, Any]]  # numbers and columns of a piece
 
 
 class _Reader(Protocol):
     word: str
     names: list[str]
 
-    def pieces(self, wanted: list[str]) -> Iterator[_Part]: ...
+    def pieces(self, wanted: list[str]) -> Iterator[_Numbered]: ...
 
 
 @contextlib.contextmanager
@@ -391,7 +391,7 @@ class _Csv:
                 f"{self._path}, line {self._reader.line_num}: it is no CSV: {error}"
             ) from error
 
-    def pieces(self, wanted: list[str]) -> Iterator[_Part]:
+    def pieces(self, wanted: list[str]) -> Iterator[_Numbered]:
         width, reader = len(self.names), self._reader
         pick = operator.itemgetter(*map(self.names.index, wanted))
         picked: list[Any] = []
@@ -448,7 +448,7 @@ class _Lines:
                 )
             yield row
 
-    def pieces(self, wanted: list[str]) -> Iterator[_Part]:
+    def pieces(self, wanted: list[str]) -> Iterator[_Numbered]:
         columns: dict[str, list[Any]] = {name: [] for name in wanted}
         lines: list[int] = []
         row, rows = self._first, self._rows()
@@ -480,7 +480,7 @@ class _Parquet:
         self._arrow = arrow
         self.names: list[str] = list(self._file.schema_arrow.names)
 
-    def pieces(self, wanted: list[str]) -> Iterator[_Part]:
+    def pieces(self, wanted: list[str]) -> Iterator[_Numbered]:
         first = 1
         for batch in self._file.iter_batches(_PIECE, columns=wanted):
             count = batch.num_rows

@@ -221,7 +221,7 @@ def _write_files(
     except Exception as error:
         if isinstance(error, CheckpointError):
             raise
-        raise _CHECKPOINT.not_written(target, f"{_told(error)}. {_what_is_left(target)}") from error
+        raise _CHECKPOINT.not_written(target, f"{_why(error)}. {_what_is_left(target)}") from error
     # Only now: an older version moved the one that it replaced to such a name.
     for hidden in (".saving-", ".removing-"):
         for leftover in target.parent.glob(hidden + leftovers):
@@ -525,7 +525,7 @@ def _unless_closed(before: Any) -> Any:
     return hook
 
 
-def _told(error: BaseException) -> str:
+def _why(error: BaseException) -> str:
     """What an error of TensorStore's says, less the whole specification that it adds."""
     return re.sub(r"\s*\[tensorstore_spec=.*\]", "", str(error), flags=re.DOTALL)
 
@@ -594,7 +594,7 @@ def _read_arrays(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.nda
     except CheckpointError:
         raise
     except Exception as error:  # whatever Orbax and NumPy make of foreign bytes and names
-        problem = (_told(error).splitlines() or [""])[0][:300]
+        problem = (_why(error).splitlines() or [""])[0][:300]
         raise _CHECKPOINT.damaged(path / ARRAYS, f"it cannot be read: {problem}") from error
 
 

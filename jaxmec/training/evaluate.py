@@ -123,10 +123,10 @@ def evaluate(
         lambda carry: _after_one_more(carry, policy, env, params, (keys_env, keys_policy)),
         start,
     )
-    return _figures(env, end, names)
+    return _episode_figures(env, end, names)
 
 
-def _figures(env: Environment, end: _Carry, names: tuple[str, ...]) -> dict[str, jax.Array]:
+def _episode_figures(env: Environment, end: _Carry, names: tuple[str, ...]) -> dict[str, jax.Array]:
     """What `evaluate` returns, of the episodes' sums."""
     results = {"return": end.totals["return"], "length": end.length.astype(jnp.float32)}
     if hasattr(env, "summary"):

@@ -41,11 +41,11 @@ def by_part(state: PyTree) -> dict[str, int]:
 
 def described(state: PyTree, seeds: int, placement: Placement) -> str:
     """One line: the bytes of a training state [S] in all, a seed, and by part."""
-    parts = ", ".join(f"{part} {in_words(taken)}" for part, taken in by_part(state).items())
+    parts = ", ".join(f"{part} {bytes_in_words(taken)}" for part, taken in by_part(state).items())
     total = size(state)
-    line = f"training state: {in_words(total)}"
+    line = f"training state: {bytes_in_words(total)}"
     if seeds > 1:
-        line += f" for {seeds} seeds, {in_words(total / seeds)} a seed"
+        line += f" for {seeds} seeds, {bytes_in_words(total / seeds)} a seed"
     if placement.num_devices > 1:
         line += f", on {placement.num_devices} devices by {placement.axis}"
     return f"{line} ({parts})"
@@ -63,7 +63,7 @@ def limit() -> int:
     return free // jax.local_device_count()
 
 
-def in_words(count: float) -> str:
+def bytes_in_words(count: float) -> str:
     """Bytes as a person says them: 512 B, 4.1 MB, 20 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:

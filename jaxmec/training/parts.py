@@ -29,7 +29,7 @@ from jaxmec.training.rollout import Environment
 from jaxmec.training.runner import Job, RunSettings
 from jaxmec.training.trainer import AnyTrainer, History
 
-_PARTS = checks.record({"seeds_at_once": checks.whole(1, 2**31)})
+_PARTS_SCHEMA = checks.record({"seeds_at_once": checks.whole(1, 2**31)})
 PARTS_FILE = "parts.json"
 SHARE = 0.8  # of the memory that the training may take
 
@@ -219,7 +219,7 @@ def _begun(home: Path) -> int | None:
         return None
     try:
         about = sealed.parse(file, sealed.read_plain(file, most=4096))
-        sealed.check(file, about, _PARTS)
+        sealed.check(file, about, _PARTS_SCHEMA)
     except sealed.Unsound as error:
         raise checkpoint.CheckpointCorrupt(f"damaged run: {error}") from None
     width: int = about["seeds_at_once"]

@@ -204,7 +204,7 @@ class _Run:
         self.about = identity.describe(agent, env, params, config, numbers)
         if settings.start is not None:
             self.about["start"] = identity.digest(settings.start)
-        self.program = _Program(agent, env, config, settings.deterministic, self.placement)
+        self.program = _Programs(agent, env, config, settings.deterministic, self.placement)
         # What the program is given beside a state: parameters and agents.
         self.given = (
             self.placement.shared(params),
@@ -245,7 +245,7 @@ class _Run:
         if self.settings.resume:
             self._resume(template)
         else:
-            self.log = _Log(self.writing)
+            self.log = _MetricsFile(self.writing)
             self.tracked.begin(self.home, self.numbers, -1)
             self.state = self.program.begin(*fresh)
             evaluation = self.program.evaluate(*self.given, self.state)
@@ -270,7 +270,7 @@ class _Run:
             restored = _restore(self.home, template, self.about, *places)
         self.state, self.history, seconds = restored
         step = _step(self.history)
-        self.log = _Log(self.writing, seconds, keep_until=step)
+        self.log = _MetricsFile(self.writing, seconds, keep_until=step)
         self.tracked.begin(self.home, self.numbers, step)
         self.display.message(f"resuming {self.home} at {step:,} steps")
 
@@ -350,7 +350,7 @@ def agents_of(agent: Any, seeds: int) -> Any:
     return jax.tree.map(np.asarray, agent)
 
 
-class _Program:
+class _Programs:
     """The compiled pieces, for S runs at once; each is traced once.
 
     ``begin`` takes params, agents ([S], or () for the one given), keys [S] and start; ``chunk``
@@ -399,7 +399,7 @@ def bytes_of_one(
     deterministic: bool = False,
 ) -> int:
     """What a chunk of one run takes of a device's memory, as the compiler plans it."""
-    program = _Program(agent, env, config, deterministic)
+    program = _Programs(agent, env, config, deterministic)
     keys = jnp.stack([jax.random.key(0)])
     state = jax.eval_shape(program.begin, params, (), keys)
     plan = program.chunk.lower(params, (), state).compile().memory_analysis()
@@ -453,7 +453,7 @@ def _last(metrics: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values[:, -1]) for name, values in metrics.items()}
 
 
-class _Log:
+class _MetricsFile:
     """metrics.jsonl: a line for each point, with lists over the seeds; null is not finite."""
 
     def __init__(

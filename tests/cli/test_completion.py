@@ -9,7 +9,7 @@ import pytest
 
 from jaxmec import cli
 from jaxmec.cli.commands import names
-from jaxmec.cli.commands.completion import SHELLS, Fields, Words, script
+from jaxmec.cli.commands.completion import SHELLS, Completions, Words, script
 from jaxmec.methods import METHODS
 
 
@@ -73,7 +73,7 @@ def test_bash_completes_fields_and_values(bash):
 def test_a_script_names_everything_and_parses(tmp_path, shell):
     commands = {"train": Words("to a place, it's far", ["home"], {"--fast": (), "--set": ()}),
                 "stay": Words("here", flags={"--how": ("well", "badly")})}  # fmt: skip
-    fields = Fields({"home": ("agent.x_y", "env.mode")}, {"mode": ("one", "two")})
+    fields = Completions({"home": ("agent.x_y", "env.mode")}, {"mode": ("one", "two")})
     text = script(shell, commands, fields)
     for word in ("train", "stay", "home", "fast", "x_y", "well", "one"):
         assert word in text

@@ -36,7 +36,7 @@ def test_a_compiler_that_does_not_know_an_option_is_asked_for_nothing(monkeypatc
 
 def test_of_several_options_those_that_are_known_are_asked_for():
     wanted = {"xla_cpu_no_such_option": 1, **compilation.DETERMINISTIC}
-    assert compilation.known(wanted) == compilation.DETERMINISTIC
+    assert compilation.understood(wanted) == compilation.DETERMINISTIC
 
 
 def test_what_was_promised_of_the_compiler_is_refused_where_it_cannot_be_asked_for(monkeypatch):

@@ -137,7 +137,7 @@ def write_about(path):
 def write_metrics(path):
     from jaxmec.training import runner
 
-    runner._Log(path.parent)
+    runner._MetricsFile(path.parent)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxmec.agents import DQN, Pathwise, PerStation
 from jaxmec.agents.chain import OF_NETWORK
 from jaxmec.core.naming import by_layer
 from jaxmec.experiment import SHARED, Policy, Recipe, RunOptions, option_layers, recipe
-from jaxmec.experiment.recipes import OWN, RUN_OPTIONS
+from jaxmec.experiment.recipes import ARGUMENTS, RUN_OPTIONS
 from jaxmec.experiment.setting import plain
 from jaxmec.methods import METHODS
 from jaxmec.training import parts
@@ -46,7 +46,7 @@ def test_an_agent_of_ones_own_is_trained_by_what_trains_it():
 
 def test_no_layer_silently_takes_a_name_that_another_has():
     """All overlaps of all methods: shared on purpose, with a reason, or refused."""
-    arguments = Counter([*OWN, *RUN_OPTIONS, "method", "seeds", "run", "published", "scale"])
+    arguments = Counter([*ARGUMENTS, *RUN_OPTIONS, "method", "seeds", "run", "published", "scale"])
     assert max(arguments.values()) == 1
     refused, seen = {}, set()
     for name, chosen in every_recipe():

@@ -30,10 +30,10 @@ TINY: dict[str, Any] = {
 }
 
 
-def plan(out: Path, **changes: Any) -> cluster.Plan:
+def plan(out: Path, **changes: Any) -> cluster.SweepPlan:
     values = (("learning_rate", (1e-3, 1e-1)), ("discount", (0.9,)))
     given = {"values": values, "seeds": 2, "at_once": 2, "options": tuple(TINY.items())}
-    return cluster.Plan("dqn", **(given | {"out": out} | changes))
+    return cluster.SweepPlan("dqn", **(given | {"out": out} | changes))
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_a_plan_is_checked(tmp_path: Path) -> None:
         method = changes.pop("method", "dqn")
         given = {"values": (), "seeds": 1, "options": tuple(TINY.items())} | changes
         with pytest.raises(ValueError, match=reason):
-            cluster.Plan(method, out=tmp_path, **given)
+            cluster.SweepPlan(method, out=tmp_path, **given)
 
 
 @pytest.mark.slow

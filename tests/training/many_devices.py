@@ -83,7 +83,7 @@ def walk(home: Path) -> None:
 
     # No device ever has more of the buffer than its own column.
     placement = devices.place(8, 2, SIZES)
-    program = runner._Program(*given[:2], SIZES, False, placement)
+    program = runner._Programs(*given[:2], SIZES, False, placement)
     compiled = program.chunk.lower(placement.shared(params), (), eight.state).compile().as_text()
     assert f"[2,{ROWS},1,2]" in compiled and f"[2,{ROWS},8,2]" not in compiled
 

@@ -362,7 +362,7 @@ def test_a_chunk_writes_to_the_buffer_where_it_is(seeds, walk, walk_params, coun
             chunk,
             donate_argnums=0,
             # As users have it, where there is another way.
-            compiler_options=compilation.known({"xla_cpu_use_fusion_emitters": True}),
+            compiler_options=compilation.understood({"xla_cpu_use_fusion_emitters": True}),
         )
         return compiled.lower(state).compile().memory_analysis()
 

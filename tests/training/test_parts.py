@@ -65,7 +65,7 @@ def test_parts_are_the_seeds_and_resume(given: Any, tmp_path: Path) -> None:
     with pytest.raises(runner.Interrupted, match="seeds_2_to_3"):
         parts.run(*given, 4, progress=Stopping(), **how)
     assert not (tmp_path / "metrics.jsonl").exists()
-    shown, _ = watch._shown(tmp_path)
+    shown, _ = watch._where_points_are(tmp_path)
     assert shown == tmp_path / "seeds_2_to_3"
     text = "\n".join(watch.Standing.of(shown).lines())
     assert "2 seeds, stopped" in text and f"a part of {tmp_path}" in text
@@ -91,7 +91,7 @@ def test_parts_are_the_seeds_and_resume(given: Any, tmp_path: Path) -> None:
     assert summary["seconds"] == pytest.approx(sum(summed))
     assert len(summary["evaluation"]["return"]) == 4
     assert json.loads((tmp_path / "run.json").read_text())["seeds"] == [0, 1, 2, 3]
-    standing = watch.Standing.of(watch._shown(tmp_path)[0])
+    standing = watch.Standing.of(watch._where_points_are(tmp_path)[0])
     assert standing.finished and "4 seeds, finished" in standing.lines()[0]
     (tmp_path / "metrics.jsonl").unlink()  # as runs in parts were left before
     assert training_summary(tmp_path) == summary
@@ -126,7 +126,7 @@ def test_seeds_at_once_is_checked(given: Any, value: Any) -> None:
 def test_as_many_as_the_memory_holds(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
     one = runner.bytes_of_one(*given)
-    begin = runner._Program(*given[:2], CONFIG, False).begin
+    begin = runner._Programs(*given[:2], CONFIG, False).begin
     state = jax.eval_shape(begin, given[2], (), keys(1))
     assert one > memory.size(state)
     monkeypatch.setattr(memory, "limit", lambda: int(2.5 * one / parts.SHARE))
@@ -155,15 +155,15 @@ def keys(count: int) -> Any:
 
 
 def test_memory_is_told_by_part(given: Any) -> None:
-    program = runner._Program(*given[:2], CONFIG, False)
+    program = runner._Programs(*given[:2], CONFIG, False)
     state = program.begin(given[2], (), keys(3))
     plain = memory._keys_as_data(state)
     assert memory.size(state) == sum(leaf.nbytes for leaf in jax.tree.leaves(plain))
     replay = sum(leaf.nbytes for leaf in jax.tree.leaves(plain.replay))
     assert memory.by_part(state)["replay"] == replay
     line = memory.described(state, 3, Placement())
-    assert "for 3 seeds" in line and f"replay {memory.in_words(replay)}" in line
-    assert [memory.in_words(n) for n in (512, 4.1e6, 2e10)] == ["512 B", "4.1 MB", "20 GB"]
+    assert "for 3 seeds" in line and f"replay {memory.bytes_in_words(replay)}" in line
+    assert [memory.bytes_in_words(n) for n in (512, 4.1e6, 2e10)] == ["512 B", "4.1 MB", "20 GB"]
 
 
 @pytest.mark.slow

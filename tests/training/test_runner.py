@@ -145,7 +145,7 @@ def test_each_piece_is_traced_once(run: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_state_is_donated(counting: Any, walk: Any, walk_params: Any) -> None:
-    program = runner._Program(counting, walk, CONFIG, deterministic=False)
+    program = runner._Programs(counting, walk, CONFIG, deterministic=False)
     state = program.begin(walk_params, (), jax.random.split(jax.random.key(0), 2), None)
     items = jax.tree.leaves(state.replay.items)
     program.chunk(walk_params, (), state)

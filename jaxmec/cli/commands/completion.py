@@ -49,7 +49,7 @@ class Words:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
+class Completions:
     """What may follow `--set`."""
 
     of: Mapping[str, Sequence[str]]  # group.name, by method
@@ -58,12 +58,12 @@ class Fields:
 
 def run(words: Sequence[str]) -> int:
     shell = tyro.cli(Completion, args=list(words), prog="jaxmec completion").shell
-    print(script(shell, _commands(), _fields()))
+    print(script(shell, _commands(), _fields_by_owner()))
     return EXIT_OK
 
 
 def _commands() -> dict[str, Words]:
-    tables = index.load()
+    tables = index.load_index()
     methods, schedulers = list(tables["methods"]), list(tables["schedulers"])
     names: dict[str, Sequence[str]] = {
         "train": methods,
@@ -72,7 +72,7 @@ def _commands() -> dict[str, Words]:
         "compare": list(tables["studies"]),
         "gap": [*schedulers, *methods],
         **ACTIONS_OF,
-        "list": listing.KINDS,
+        "list": listing.LISTS,
         "completion": list(SHELLS),
     }
     return {
@@ -90,10 +90,10 @@ def _commands() -> dict[str, Words]:
     }
 
 
-def _fields() -> Fields:
+def _fields_by_owner() -> Completions:
     of: dict[str, Sequence[str]] = {}
     choices: dict[str, Sequence[str]] = {}
-    for method in index.load()["methods"]:
+    for method in index.load_index()["methods"]:
         known = index.fields_of(method)
         of[method] = [f"{field.group}.{field.name}" for field in known]
         choices |= {
@@ -101,10 +101,10 @@ def _fields() -> Fields:
             for field in known
             if field.choices or field.type == "true or false"
         }
-    return Fields(of, choices)
+    return Completions(of, choices)
 
 
-def script(shell: str, commands: Mapping[str, Words], fields: Fields) -> str:
+def script(shell: str, commands: Mapping[str, Words], fields: Completions) -> str:
     """The script of a shell: bash, zsh or fish.
 
     Raises:
@@ -139,7 +139,7 @@ def _valued(commands: Mapping[str, Words]) -> dict[str, Sequence[str]]:
     }
 
 
-def _bash(commands: Mapping[str, Words], fields: Fields) -> str:
+def _bash(commands: Mapping[str, Words], fields: Completions) -> str:
     cases = [
         line
         for name, words in commands.items()
@@ -191,7 +191,7 @@ def _bash(commands: Mapping[str, Words], fields: Fields) -> str:
     )
 
 
-def _zsh(commands: Mapping[str, Words], fields: Fields) -> str:
+def _zsh(commands: Mapping[str, Words], fields: Completions) -> str:
     lines = [
         "#compdef jaxmec",
         "_jaxmec() {",
@@ -240,7 +240,7 @@ def _zsh(commands: Mapping[str, Words], fields: Fields) -> str:
     return "\n".join(lines)
 
 
-def _fish(commands: Mapping[str, Words], fields: Fields) -> str:
+def _fish(commands: Mapping[str, Words], fields: Completions) -> str:
     lines = ["function __jaxmec_fields", "  switch (commandline -opc)[3]"]
     for names, methods in _joined_words(fields.of).items():
         plain = [name.partition(".")[2] for name in names]

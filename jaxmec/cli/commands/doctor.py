@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """What was found."""
 
     required: tuple[Finding, ...]  # Python and what jaxmec cannot do without
@@ -74,7 +74,7 @@ class Report:
         return "\n".join(lines)
 
 
-def examine(kept: Path | None) -> Report:
+def examine(kept: Path | None) -> Diagnosis:
     """Look at everything; raises nothing.
 
     Args:
@@ -88,12 +88,12 @@ def examine(kept: Path | None) -> Report:
             extras.setdefault(extra[1], []).append(text)
         else:
             required.append(text)
-    return Report(
+    return Diagnosis(
         required=(_python(), own, *map(_required, required)),
         devices=Finding("devices", "not looked for: jaxmec-edge does without JAX")
         if own.name == EDGE
-        else _devices(),
-        programs=_programs(kept),
+        else _jax_devices(),
+        programs=_installed_programs(kept),
         extras=tuple(
             Finding(name, "installed" if not (missing := _missing(name, extras, set()))
                     else f"pip install '{own.name}[{name}]'  (not here: {', '.join(missing)})")
@@ -163,7 +163,7 @@ def _required(requirement: str) -> Finding:
     return Finding(name, version)
 
 
-def _devices() -> Finding:
+def _jax_devices() -> Finding:
     try:
         import jax
 
@@ -185,7 +185,7 @@ def _devices() -> Finding:
     return Finding("devices", f"{count}; jaxlib {jaxlib}")
 
 
-def _programs(place: Path | None) -> Finding:
+def _installed_programs(place: Path | None) -> Finding:
     if place is None:
         return Finding("programs", "not kept: there is no home directory")
     try:

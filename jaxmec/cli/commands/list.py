@@ -13,11 +13,11 @@ from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
 from jaxmec.core.terminal import Screen
 
-KINDS = (
+LISTS = (
     *("environments", "presets", "fleets", "agents", "methods", "schedulers", "rules", "studies"),
     "all",
 )
-PROBLEMS = {"multi": ("multi-server", "a set"), "single": ("single-server", "one server")}
+PROBLEM_WORDS = {"multi": ("multi-server", "a set"), "single": ("single-server", "one server")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class List:
 
 def run(words: Sequence[str]) -> int:
     kind = tyro.cli(List, args=list(words), prog="jaxmec list").kind
-    look_up("kind", kind, dict.fromkeys(KINDS))
+    look_up("kind", kind, dict.fromkeys(LISTS))
     tables = {
         "environments": _environments,
         "presets": _presets,
@@ -55,7 +55,7 @@ def _table(title: str, *columns: str, caption: str | None = None) -> Table:
 
 def _environments() -> Table:
     table = _table("Environments", "environment", "what it is")
-    for name, row in index.load()["environments"].items():
+    for name, row in index.load_index()["environments"].items():
         table.add_row(name, row["about"])
     return table
 
@@ -66,9 +66,9 @@ def _presets() -> Table:
         caption="amcoedge-20 is amcoedge with 20 servers at the same load; so any preset, with "
         "any number",
     )  # fmt: skip
-    for name, row in index.load()["presets"].items():
+    for name, row in index.load_index()["presets"].items():
         arrivals = f"{row['arrivals']}, up to {row['positions']} a station and slot"
-        problem, _ = PROBLEMS[row["problem"]]
+        problem, _ = PROBLEM_WORDS[row["problem"]]
         table.add_row(name, problem, str(row["servers"]), arrivals, str(row["slots"]))
     return table
 
@@ -78,14 +78,14 @@ def _fleets() -> Table:
         "Fleets", "fleet", "what it is", "servers", "load 1",
         caption="presets of GenerativeServing-v0; a file of your own is named by its path",
     )  # fmt: skip
-    for name, row in index.load()["fleets"].items():
+    for name, row in index.load_index()["fleets"].items():
         table.add_row(name, row["about"], str(row["servers"]), f"{row['capacity']:g} requests/s")
     return table
 
 
 def _methods() -> Table:
     table = _table("Agents and methods", "name", "what it does", "environment", "source")
-    for name, row in index.load()["methods"].items():
+    for name, row in index.load_index()["methods"].items():
         where = row["env"] if row["preset"] is None else f"{row['env']}, {row['preset']}"
         table.add_row(name, row["about"], where, row["source"])
     return table
@@ -95,8 +95,8 @@ def _schedulers() -> Table:
     table = _table(
         "Schedulers that do not learn", "scheduler", "what it does", "selects", "needs to see"
     )
-    for name, row in index.load()["schedulers"].items():
-        _, selects = PROBLEMS[row["problem"]]
+    for name, row in index.load_index()["schedulers"].items():
+        _, selects = PROBLEM_WORDS[row["problem"]]
         table.add_row(name, row["about"], selects, row["information"])
     return table
 
@@ -106,7 +106,7 @@ def _rules() -> Table:
         "Rules of serving, which do not learn", "rule", "what it does", "needs to see",
         caption="jaxmec evaluate RULE --env GenerativeServing-v0",
     )  # fmt: skip
-    for name, row in index.load()["rules"].items():
+    for name, row in index.load_index()["rules"].items():
         table.add_row(name, row["about"], row["information"])
     return table
 
@@ -115,6 +115,6 @@ def _studies() -> Table:
     table = _table(
         "Studies (jaxmec compare)", "study", "what it compares", "settings, short and full"
     )
-    for name, row in index.load()["studies"].items():
+    for name, row in index.load_index()["studies"].items():
         table.add_row(name, row["about"], f"{row['short']} and {row['full']}")
     return table

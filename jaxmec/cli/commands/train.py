@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jaxmec.experiment import TrainResult
 
 METHOD = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="METHOD")]
-FIELDS = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
+Assigned = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Train:
     """Train a method; what is trained can be changed field by field with --set."""
 
     method: METHOD
-    set: FIELDS = ()  # a field of what is trained; once for each
+    set: Assigned = ()  # a field of what is trained; once for each
     steps: int | None = None  # environment steps of each seed; as --set steps=N
     seeds: int = 1  # how many, side by side in one program
     out: Path | None = None  # directory for checkpoints, metrics, policy
@@ -137,7 +139,7 @@ def _help(words: Sequence[str]) -> int:
     flags = help.flags(Train, skip=() if whole else RARE)
     if not words or words[0].startswith("-"):
         print("usage: jaxmec train METHOD [flags]\n\nmethods:")
-        methods = index.load()["methods"]
+        methods = index.load_index()["methods"]
         width = max(map(len, methods))
         print("\n".join(f"  {name:<{width}} {row['about']}" for name, row in methods.items()))
         print("\njaxmec train METHOD --help shows the flags and the fields of --set.")
@@ -145,7 +147,7 @@ def _help(words: Sequence[str]) -> int:
     method, rest = words[0], [word for word in words[1:] if word not in asked]
     command = tyro.cli(Train, args=_modern([method, *rest]), prog="jaxmec train", add_help=False)
     known = index.fields_of(method, command.published, command.scale, command.env, command.preset)
-    row = index.load()["methods"][method]
+    row = index.load_index()["methods"][method]
     about = textwrap.fill(f"{row['about']}. Source: {row['source']}.", help.WIDTH)
     print(f"usage: jaxmec train {method} [flags]\n\n{about}\n\n" + "\n".join(flags))
     if whole:
@@ -165,7 +167,7 @@ def _modern(words: Sequence[str]) -> list[str]:
     They go with the next version.
     """
     own = {field.name for field in dataclasses.fields(Train)}
-    known = {name for kind in index.load()["classes"].values() for name in kind}
+    known = {name for kind in index.load_index()["classes"].values() for name in kind}
     modern: list[str] = []
     told: list[str] = []
     rest = list(words)

@@ -142,7 +142,7 @@ class Standing:
         for name, shown in SCORES:
             if name in self.evaluation:
                 values = self.evaluation[name]
-                lines.append(f"{shown:<10} {spread(values[-1])}")
+                lines.append(f"{shown:<10} {least_to_most(values[-1])}")
                 lines.append(f"{'':<10} {sparkline(values.mean(axis=1), width)}")
         losses = [f"{name} {np.mean(values):.4g}" for name, values in self.training.items()]
         if losses:
@@ -209,7 +209,7 @@ def _shape(point: Document) -> dict[str, int]:
     return {name: len(values) for name, values in point["evaluation"].items()}
 
 
-def spread(values: np.ndarray) -> str:
+def least_to_most(values: np.ndarray) -> str:
     """A mean of seeds [S], and its interval where there are several."""
     text = f"{values.mean():.4g}"
     if values.size > 1 and np.all(np.isfinite(values)):
@@ -269,7 +269,7 @@ def _standings(command: Command) -> Iterator[Standing]:
     nothing of its own; one in parts has nothing of its own until all have ended.
     """
     while True:
-        shown, running = _shown(command.run)
+        shown, running = _where_points_are(command.run)
         standing = Standing.of(shown)
         # Between two parts nobody works on either of them.
         standing = dataclasses.replace(standing, running=standing.running or running)
@@ -279,7 +279,7 @@ def _standings(command: Command) -> Iterator[Standing]:
         time.sleep(command.every)
 
 
-def _shown(home: Path) -> tuple[Path, bool]:
+def _where_points_are(home: Path) -> tuple[Path, bool]:
     """The directory that tells how a run stands now, and whether the run goes on."""
     running = is_running(home)
     own = (home / METRICS_FILE).exists()
@@ -291,7 +291,7 @@ def _shown(home: Path) -> tuple[Path, bool]:
     first = home / START
     if own or running or not first.is_dir():
         return home, running
-    return _shown(first)
+    return _where_points_are(first)
 
 
 def _text(standing: Standing, command: Command) -> Text:
