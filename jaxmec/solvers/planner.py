@@ -59,6 +59,9 @@ class Plan(NamedTuple):
     shift: jax.Array  # [K, B] s added to each wait before water-filling
 
 
+_Valued = tuple[Plan, jax.Array]  # plans, and the total of each
+
+
 class Planned(NamedTuple):
     """The best plan found, and how the search went."""
 
@@ -110,7 +113,7 @@ def plan(
     totals = jax.vmap(lambda plan: _total(network, queues, rows, plan))(plans)
     unit = jnp.maximum(totals[0] / tasks, 1e-9)  # s, of a task of the greedy plan
 
-    def improve(plan: Plan) -> tuple[Plan, jax.Array]:
+    def improve(plan: Plan) -> _Valued:
         plan = jax.lax.fori_loop(
             0, config.sweeps, lambda _, plan: _polish(network, queues, rows, plan, problem), plan
         )
@@ -118,9 +121,7 @@ def plan(
             plan = _descend(network, queues, rows, plan, unit, config)
         return plan, _total(network, queues, rows, plan)
 
-    def round_(
-        carry: tuple[Plan, jax.Array], key: jax.Array
-    ) -> tuple[tuple[Plan, jax.Array], jax.Array]:
+    def round_(carry: _Valued, key: jax.Array) -> tuple[_Valued, jax.Array]:
         plans, totals = carry
         # Every plan goes on from one of the better half; the best also as it is.
         parent = jnp.argsort(totals)[jnp.arange(config.restarts) // 2]
