@@ -18,6 +18,7 @@ import numpy as np
 SIDE = 32  # pixels, of an image
 KINDS = ("Body", "Face", "Accessory", "Eyes", "Mouth")  # in the order in which they are laid on
 CHOICES = 10  # of each kind, and of colours
+EXAMPLES = Path(__file__).parent / "weights" / "examples.npz"
 HELD_OUT = 20  # one robot in so many is for validation
 
 # Behind a robot: two of these, one running into the other from top to bottom.
@@ -71,6 +72,12 @@ class Robots:
         empty = ~masks.any(axis=(1, 2))  # a part that there is none of
         masks[empty] = rectangles(rng, int(empty.sum()))
         return images, masks
+
+
+def examples(file: Path = EXAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """Robots that no network was trained on, to try the painter with: what `Robots.draw` gives."""
+    with np.load(file) as arrays:
+        return arrays["images"], arrays["masks"]
 
 
 def load(folder: Path | None = None) -> Robots:

@@ -32,6 +32,7 @@ OPTIONAL = {
     **dict.fromkeys(
         ("curves.py", "decisions.py", "policies.py", "films.py", "style.py"), ("plot",)
     ),
+    "diffusers_painter.py": ("peers",),  # who brings a pipeline, brings PyTorch
     "graph.py": ("onnx",),
     "gymnasium.py": ("plot",),
     "results.py": ("plot",),
@@ -75,6 +76,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     data = {"jaxmec/py.typed", "jaxmec/cli/index.json"}
     data |= {path.relative_to(ROOT).as_posix() for path in fleets}
     assert sources | data == {name for name in names if name.startswith("jaxmec/")}
+    weights = (ROOT / "jaxmec_testbed" / "weights").iterdir()
+    assert {path.relative_to(ROOT).as_posix() for path in weights} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import sys
 import time
@@ -30,6 +31,7 @@ from jaxmec.training.progress import Display, PlanDisplay
 from jaxmec_testbed import export, network, robots
 
 EVERY = 100  # updates between checkpoints
+EXAMPLES = 128  # held-out images that are shipped beside the weights
 DECAY = 0.998  # of the average of the weights, which is what is kept
 
 
@@ -146,10 +148,20 @@ def command(options: Options) -> str:
     )
 
 
+def write_examples(options: Options, images: robots.Robots) -> None:
+    """Images that are never trained on, and masks, for benchmarks and whoever tries the painter."""
+    rng = np.random.default_rng([options.seed, len(network.SIZES)])
+    held_out, masks = images.draw(rng, EXAMPLES, held_out=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, images=held_out, masks=masks)
+    files.write_whole(options.weights / robots.EXAMPLES.name, content.getvalue())
+
+
 def main(options: Options) -> None:
     """Train, write, say what came of it."""
     console = Screen(soft_wrap=False)
     images = robots.load()
+    write_examples(options, images)
     work = [
         updates * size.blocks
         for updates, size in zip(options.updates, network.SIZES.values(), strict=True)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmec_testbed import export, network
-from jaxmec_testbed.onnx_painter import OnnxPainter
+from jaxmec_testbed import export, network, robots
+from jaxmec_testbed.onnx_painter import INDEX, WEIGHTS, OnnxPainter
 from jaxmec_testbed.painter import Painter
 
 RNG = np.random.default_rng(0)
@@ -92,3 +92,25 @@ def test_one_pass_fills_a_hole_smoothly(folder):
     nothing_masked = loaded.paint(IMAGE, np.zeros_like(MASK), 1, 1, 0)
     np.testing.assert_array_equal(nothing_masked, IMAGE[None])
     assert (loaded.paint(IMAGE, np.ones_like(MASK), 1, 1, 0) == 128).all()
+
+
+SHIPPED = list(json.loads((WEIGHTS / INDEX).read_text()))
+
+
+def test_what_is_shipped_is_small_and_attributed():
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.onnx")) < 5e6
+    notice = (WEIGHTS / "NOTICE").read_text()
+    assert "Zikri Kader" in notice and "CC-BY" in notice
+
+
+@pytest.mark.parametrize("variant", SHIPPED)
+def test_shipped_weights_paint_robots_they_never_saw(variant):
+    """In ten steps far nearer to the original than the mean colour of what is known is."""
+    images, masks = (array[:48] for array in robots.examples())
+    loaded = OnnxPainter().load(variant)
+    errors, of_mean = [], []
+    for image, mask in zip(images, masks, strict=True):
+        (painted,) = loaded.paint(image, mask, 1, 10, 0)
+        errors.append(np.mean((painted[mask] - image[mask].astype(float)) ** 2))
+        of_mean.append(np.mean((image[~mask].mean(axis=0) - image[mask]) ** 2))
+    assert np.mean(errors) < 0.45 * np.mean(of_mean)

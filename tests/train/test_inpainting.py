@@ -56,7 +56,10 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(script, tmp_path,
         "python train/inpainting.py --updates 5 0 3 --batch 2 --learning-rate 0.003 --seed 0"
     )
 
-    written, left = script.files.write_whole, [2]
+    images, masks = robots.examples(tmp_path / "whole" / "weights" / "examples.npz")
+    assert images.shape == (script.EXAMPLES, 32, 32, 3) and masks.shape == images.shape[:3]
+
+    written, left = script.files.write_whole, [3]
 
     def until_killed(path, data):
         written(path, data)
