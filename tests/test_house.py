@@ -13,7 +13,7 @@ MOST = {
     "doors": 17,
     "long": 6,
     "wide": 3,
-    "any_words": 700,
+    "any_words": 480,
     "ignores": 11,
     "attributes": 98,
     "twice": 60,

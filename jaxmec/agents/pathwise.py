@@ -9,7 +9,7 @@ The trainer, :mod:`jaxmec.training.pathwise`, takes the gradient; here is what t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -298,7 +298,7 @@ class Pathwise(DiffusionPolicy):
             tried = due & (learner.starts == self.trials)
             fallen &= learner.starts > self.trials  # while trials last, none goes back
 
-        def chosen(this: jax.Array, one: Any, other: Any) -> Any:
+        def chosen(this: jax.Array, one: PyTree, other: PyTree) -> PyTree:
             return jax.tree.map(lambda a, b: jnp.where(this, a, b), one, other)
 
         actor = chosen(better, learner.candidate, learner.actor)

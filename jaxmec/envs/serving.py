@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment
 from gymnax.environments import spaces as gymnax_spaces
+from jax.typing import DTypeLike
 
 from jaxmec.agents.base import MASK
 from jaxmec.core import checks
-from jaxmec.core.types import Info
+from jaxmec.core.types import Info, Memory
 from jaxmec.envs import spaces
 from jaxmec.envs.rarely import rarely
 from jaxmec.serving import draws
@@ -42,7 +43,7 @@ from jaxmec.serving.decision import (
 from jaxmec.serving.rules import TUNED, index_worth
 from jaxmec.serving.scenario import ServingParams
 from jaxmec.serving.view import INFORMATION, Outlook, View, expect, view_of
-from jaxmec.struct import replace
+from jaxmec.struct import Scalar, replace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ class Lost(NamedTuple):
     # access, and most decisions lose nothing
 
 
-def _pack(request: Request, attempt: Any, whole: Any) -> jax.Array:
+def _pack(request: Request, attempt: Scalar, whole: Scalar) -> jax.Array:
     """[..., 10]: a request [...], how often it was lost, and of what it is a part."""
     numbers = (*request, attempt, whole)
     shape, dtype = jnp.shape(request.images), jnp.result_type(request.size)
@@ -140,7 +141,7 @@ class ServingState(NamedTuple):
     attempt: jax.Array  # [] int32, how often it was lost
     whole: jax.Array  # [] int32, what it is a part of; −1: of nothing else
     upcoming: Request  # the next to arrive
-    law: Any  # what the law of arrivals remembers
+    law: Memory  # what the law of arrivals remembers
     number: jax.Array  # [] int32, requests drawn, ``upcoming`` included
     key: jax.Array  # of the episode's requests
     lost: Lost
@@ -174,7 +175,7 @@ class Feature:
 
     name: str
     about: str
-    value: Callable[[View, Outlook, ServingParams], Any]
+    value: Callable[[View, Outlook, ServingParams], Scalar]
     axes: str = ""  # of what it is one number: B servers, M variants, O options
     sets: tuple[str, ...] = FEATURE_SETS  # which of them it is in
 
@@ -368,7 +369,7 @@ class GenerativeServing(environment.Environment):
         )
 
     def _begin_where(
-        self, over: Any, key: jax.Array, state: ServingState, params: ServingParams
+        self, over: jax.Array, key: jax.Array, state: ServingState, params: ServingParams
     ) -> ServingState:
         """The first state of a new episode where the last one is over.
 
@@ -386,11 +387,11 @@ class GenerativeServing(environment.Environment):
             lost=begun.lost._replace(entry=state.lost.entry),
         )
 
-    def _nothing_lost(self, dtype: Any) -> Lost:
+    def _nothing_lost(self, dtype: DTypeLike) -> Lost:
         entry = jnp.zeros((self.places, len(Request._fields) + 2), dtype)
         return Lost(jnp.full(self.places, jnp.inf, dtype), entry)
 
-    def _nothing_whole(self, dtype: Any) -> Wholes:
+    def _nothing_whole(self, dtype: DTypeLike) -> Wholes:
         zero = jnp.zeros(self.places, dtype)
         return Wholes(jnp.zeros(self.places, jnp.int32), zero, zero)
 
@@ -398,7 +399,7 @@ class GenerativeServing(environment.Environment):
         self,
         key: jax.Array,
         state: ServingState,
-        action: Any,
+        action: jax.Array,
         params: ServingParams | None = None,
     ) -> tuple[jax.Array, ServingState, jax.Array, jax.Array, jax.Array, Info]:
         """Decide the current request and go to the next decision.
@@ -423,7 +424,7 @@ class GenerativeServing(environment.Environment):
         observation = self.observe_state(next_state, params)
         return observation, next_state, reward, jnp.zeros_like(over), over, info
 
-    def place(self, action: Any, state: ServingState, params: ServingParams) -> Placed:
+    def place(self, action: jax.Array, state: ServingState, params: ServingParams) -> Placed:
         """Send the current request where an action says."""
         queues, fleet, now = state.queues, params.fleet, state.now
         if self.splits:
@@ -448,7 +449,7 @@ class GenerativeServing(environment.Environment):
             cloud = fleet.elastic[server] & (server >= 0)
         return Placed(fate, images, params.quality[option], cloud, queues)
 
-    def choice(self, action: Any, params: ServingParams) -> tuple[jax.Array, jax.Array]:
+    def choice(self, action: jax.Array, params: ServingParams) -> tuple[jax.Array, jax.Array]:
         """[] int the server, −1 where the request is refused, and [] int the option of an index."""
         mask = self.action_mask(params)
         index = jnp.clip(jnp.asarray(action), 0, self.num_actions - 1)
@@ -457,7 +458,7 @@ class GenerativeServing(environment.Environment):
         server, option = jnp.divmod(index, self.num_options)
         return jnp.where(refused, -1, server), option
 
-    def action_of(self, server: Any, option: Any) -> jax.Array:
+    def action_of(self, server: jax.Array, option: jax.Array) -> jax.Array:
         """[] int, the index of a server, −1 to refuse, and an option.
 
         Where nobody can be refused, that is the last server's last option.
@@ -466,7 +467,7 @@ class GenerativeServing(environment.Environment):
         return jnp.where(server < 0, self.num_actions - 1, index)
 
     def divide(
-        self, scores: Any, request: Request, params: ServingParams
+        self, scores: jax.Array, request: Request, params: ServingParams
     ) -> tuple[jax.Array, jax.Array]:
         """[B] int32 images of a request for each server, and [] int the option, of scores."""
         scores = jnp.nan_to_num(
@@ -681,7 +682,7 @@ def _without_tables(state: ServingState) -> ServingState:
     )
 
 
-def _numbers(request: Request, dtype: Any) -> Request:
+def _numbers(request: Request, dtype: DTypeLike) -> Request:
     """A request whose entries are arrays of one kind each, whatever a law returned."""
     whole = ("origin", "images")
     return Request(

@@ -71,7 +71,7 @@ class Demonstrator:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_env, jnp.arange(length))
         nothing = jnp.zeros(env.num_actions)
 
-        def arrive(carry: PyTree, key: jax.Array) -> tuple[Any, Any]:
+        def arrive(carry: PyTree, key: jax.Array) -> tuple[PyTree, PyTree]:
             state, over = carry
             counts = ~over & (state.cursor.slot == start.cursor.slot)
             _, following, _, _, truncated, _ = env.step(key, state, nothing, params)
@@ -84,7 +84,7 @@ class Demonstrator:
         problem = "multi" if env.splits else "single"
         planned = plan(network, window, key_plan, problem, self.planner)
 
-        def follow(carry: PyTree, inputs: Any) -> tuple[Any, Demonstrations]:
+        def follow(carry: PyTree, inputs: PyTree) -> tuple[PyTree, Demonstrations]:
             observation, state = carry
             key, fraction, counts = inputs
             action = self._encoded(fraction, state, params)

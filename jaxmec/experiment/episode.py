@@ -205,7 +205,7 @@ def record(
     player = player_of(
         policy, env=env, preset=preset, preset_seed=preset_seed, trace=trace, **options
     )
-    kept: Any = _play(player, evaluation_key(seed), episode)
+    kept: PyTree = _play(player, evaluation_key(seed), episode)
     if not find_environment(player.setting.env).schedules:
         return _plain_episode(player, kept)
     network, params = player.params.network, player.params
@@ -246,7 +246,7 @@ def _plain_episode(player: Player, kept: _Kept) -> PlainEpisode:
     )
 
 
-def _play(player: Player, key: jax.Array, episode: int) -> Any:
+def _play(player: Player, key: jax.Array, episode: int) -> PyTree:
     """The kept of every decision, [n] of each leaf, by the keys that `evaluate` uses."""
     environment = player.environment
     schedules = find_environment(player.setting.env).schedules
@@ -256,7 +256,7 @@ def _play(player: Player, key: jax.Array, episode: int) -> Any:
     steps = min(CHUNK, int(player.params.max_steps_in_episode))
 
     @jax.jit
-    def begin(params: EnvParams) -> Any:
+    def begin(params: EnvParams) -> PyTree:
         observation, state = environment.reset(key_reset, params)
         return strong(observation), strong(state), strong(player.memory)
 

@@ -129,7 +129,7 @@ class Player:
     setting: Setting
     environment: Any
     params: EnvParams
-    decides: Callable[[Learner, Any], Decides]  # from the learner of one seed, and the parameters
+    decides: Callable[[Learner, EnvParams], Decides]  # from one seed's learner, and the parameters
     learner: Learner  # of a trained policy; () of a scheduler
     memory: Memory  # before the first decision of an episode
 
@@ -286,8 +286,8 @@ def _serving(
 
     def decides(learner: tuple[()], params: EnvParams) -> Decides:
         def decide(
-            key: jax.Array, observation: Any, state: EnvState, memory: Memory
-        ) -> tuple[Any, Any]:
+            key: jax.Array, observation: jax.Array, state: EnvState, memory: Memory
+        ) -> tuple[jax.Array, Memory]:
             del observation
             view = environment.view(state, params)
             choice, memory = rule.decide(params, view, memory, key)
@@ -333,8 +333,8 @@ def _scheduling(
 
     def decides(learner: tuple[()], params: EnvParams) -> Decides:
         def rule(
-            key: jax.Array, observation: Any, state: EnvState, memory: Memory
-        ) -> tuple[Any, Any]:
+            key: jax.Array, observation: jax.Array, state: EnvState, memory: Memory
+        ) -> tuple[jax.Array, Memory]:
             del observation
             view = environment.view(state, params)
             selected, memory = scheduler.decide(params, view, memory, key)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmec import agents, envs
 from jaxmec.agents.base import Agent, DenoisingAgent, Learner, Spec
@@ -65,14 +66,14 @@ class Policy:
         self.name = name
 
     @functools.cached_property
-    def _decide(self) -> Any:
+    def _decide(self) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
         def decide(learner: Learner, observation: jax.Array) -> jax.Array:
             memory = self.agent.init_memory(self.spec)
             return self.agent.act(learner, memory, observation, jax.random.key(0), False)[0]
 
         return jax.jit(decide), jax.jit(jax.vmap(decide, in_axes=(None, 0)))
 
-    def __call__(self, observation: Any) -> Any:
+    def __call__(self, observation: ArrayLike) -> Any:
         """The action for one observation [observation_size], or [n] for [n, observation_size].
 
         Raises:
@@ -99,15 +100,15 @@ class Policy:
         return isinstance(agent, DenoisingAgent) and agent.denoising_steps > 0
 
     @functools.cached_property
-    def _draw(self) -> Any:
+    def _draw(self) -> Callable[..., jax.Array]:
         agent: Any = self.agent
         return jax.jit(agent.chains, static_argnums=3)
 
     @functools.cached_property
-    def _prefer(self) -> Any:
+    def _prefer(self) -> Callable[..., jax.Array]:
         return jax.jit(self.agent.preferences)
 
-    def chains(self, observation: Any, number: int = 8, seed: int = 0) -> np.ndarray:
+    def chains(self, observation: ArrayLike, number: int = 8, seed: int = 0) -> np.ndarray:
         """[number, K + 1, A] how noise becomes a choice: chains x_K, ..., x_0 at one observation.
 
         ``seed`` is of the noise. x_0 are the logits of the actions, or the scores of the servers.
@@ -131,7 +132,7 @@ class Policy:
             )
         return np.asarray(self._draw(self.learner, observation, jax.random.key(seed), number))
 
-    def preferences(self, observation: Any) -> np.ndarray:
+    def preferences(self, observation: ArrayLike) -> np.ndarray:
         """[A] what the greedy decision at one observation is made of: logits, values or scores."""
         return np.asarray(self._prefer(self.learner, jnp.asarray(observation)))
 
@@ -289,7 +290,7 @@ def _agent_of(about: Document, path: Path) -> Agent:
             f"import its class and add it first: jaxmec.agents.AGENTS[{name!r}] = {name}"
         )
 
-    def whole(value: Any) -> Any:
+    def whole(value: object) -> object:
         if isinstance(value, dict):
             return _agent_of(value, path)
         return tuple(value) if isinstance(value, list) else value

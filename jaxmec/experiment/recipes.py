@@ -16,7 +16,7 @@ from jaxmec.agents.base import Agent
 from jaxmec.agents.chain import OF_NETWORK
 from jaxmec.agents.per_station import of_station, with_fields
 from jaxmec.core.naming import ambiguous, by_layer, look_up
-from jaxmec.core.types import Document, Keywords
+from jaxmec.core.types import Document, EnvParams, Keywords
 from jaxmec.envs.table import FOR_AGENTS
 from jaxmec.experiment.demonstrations import DEMONSTRATING, Demonstrator
 from jaxmec.experiment.policy import Policy, load_policy
@@ -152,7 +152,7 @@ class Recipe:
             start=self.start.scaled(share) if isinstance(self.start, Recipe) else self.start,
         )
 
-    def make(self) -> tuple[Any, Any]:
+    def make(self) -> tuple[Any, EnvParams]:
         """The environment that it is trained in, and its parameters.
 
         Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxmec import envs, traces
 from jaxmec.core import checks
 from jaxmec.core.files import PathLike
-from jaxmec.core.types import Document, Keywords
+from jaxmec.core.types import Document, EnvParams, Keywords, PyTree
 from jaxmec.envs.presets import Preset, override
 from jaxmec.mec.workload import TraceWorkload
 from jaxmec.serving import FleetError, find_serving_preset
@@ -95,7 +95,7 @@ class Setting:
             fields["fleet"] = tuple(fields["fleet"])
         return fields
 
-    def make(self) -> tuple[Any, Any]:
+    def make(self) -> tuple[Any, EnvParams]:
         """The environment and its parameters.
 
         Raises:
@@ -206,7 +206,7 @@ def _check_content(path: str, content: str) -> None:
         )
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A dataclass as JSON holds it, its class by its name; arrays as lists."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: plain(vars(value)[field.name]) for field in dataclasses.fields(value)}
@@ -216,7 +216,7 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
 
 
-def strict(value: Any) -> Any:
+def strict(value: object) -> Any:
     """JSON data in which what is not finite is text, as any reader of JSON has it."""
     if isinstance(value, dict):
         return {name: strict(entry) for name, entry in value.items()}
@@ -225,7 +225,7 @@ def strict(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _digest_of_tasks(workload: Any) -> str:
+def _digest_of_tasks(workload: PyTree) -> str:
     """What tasks are listed, wherever: in memory, or in a file."""
     if not isinstance(workload, TraceWorkload):
         return identity.digest(workload)

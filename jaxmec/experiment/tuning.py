@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +80,12 @@ def _score(
     keys = jnp.tile(jax.random.split(key, episodes), numbers.shape[0])
     each = jnp.repeat(numbers, episodes, axis=0)  # [P · episodes, 8]
 
-    def one(numbers: jax.Array, state: PyTree, key: jax.Array) -> tuple[Any, jax.Array]:
+    def one(numbers: jax.Array, state: PyTree, key: jax.Array) -> tuple[PyTree, jax.Array]:
         choice, _ = index_rule(numbers)(params, env.view(state, params), (), key)
         _, state, reward, _, over, info = env.step(key, state, env.action_of(*choice), params)
         return state, jnp.stack([reward, info["requests"], over.astype(reward.dtype)])
 
-    def step(carry: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+    def step(carry: tuple[PyTree, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array, jax.Array]:
         state, totals, done = carry
         state, gained = jax.vmap(one)(each, state, keys)
         totals = totals + jnp.where(done[:, None], 0, gained[:, :2])

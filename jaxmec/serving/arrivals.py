@@ -17,7 +17,7 @@ from jaxmec.core.types import Keywords, Memory
 from jaxmec.mec import checks
 from jaxmec.serving import draws
 from jaxmec.serving.decision import Request
-from jaxmec.struct import Leaf, is_concrete, leaf, pytree, static
+from jaxmec.struct import Leaf, Scalar, is_concrete, leaf, pytree, static
 
 _ROUNDS = 10  # of Newton's method, halving where it would leave the interval
 
@@ -49,12 +49,12 @@ class Bursts:
         object.__setattr__(self, "burst", checks.real("burst", self.burst, ndim=0, at_least=1))
 
     @property
-    def busy_share(self) -> Any:
+    def busy_share(self) -> jax.Array:
         """Of the time that is busy."""
         return self.busy / (self.busy + self.quiet)
 
     @property
-    def rates(self) -> tuple[Any, Any]:
+    def rates(self) -> tuple[jax.Array, jax.Array]:
         """Requests a s while quiet and while busy."""
         quiet = self.rate / (1 + self.busy_share * (self.burst - 1))
         return quiet, self.burst * quiet
@@ -73,7 +73,7 @@ class Bursts:
         """[] bool, whether it begins busy."""
         return jax.random.bernoulli(key, self.busy_share)
 
-    def next(self, key: jax.Array, time: Any, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def next(self, key: jax.Array, time: Scalar, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[] s, when the next request arrives, and whether it is busy then."""
         quiet, busy = self.rates
 
@@ -135,7 +135,7 @@ class Diurnal:
         """[] rad, φ."""
         return jax.random.uniform(key, (), self.rate.dtype, 0, 2 * np.pi)
 
-    def next(self, key: jax.Array, time: Any, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def next(self, key: jax.Array, time: Scalar, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[] s, when the next request arrives, and φ.
 
         After x s there have been λ(x + A P/π sin(θ + πx/P) sin(πx/P)) requests in the mean,
@@ -145,7 +145,7 @@ class Diurnal:
         swing = self.amplitude * self.period / np.pi
         angle = 2 * np.pi * time / self.period + memory
 
-        def passed(gap: Any) -> Any:
+        def passed(gap: jax.Array) -> jax.Array:
             turn = np.pi * gap / self.period
             return gap + swing * jnp.sin(angle + turn) * jnp.sin(turn)
 
@@ -153,7 +153,7 @@ class Diurnal:
         calm = jnp.where(self.amplitude < 1, 1 - self.amplitude, 1)
         longest = jnp.where(self.amplitude < 1, mean / calm, jnp.inf)
 
-        def closer(_: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        def closer(_: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             low, high, gap = carry
             beyond = passed(gap) - mean
             low, high = jnp.where(beyond < 0, gap, low), jnp.where(beyond < 0, high, gap)
@@ -261,7 +261,7 @@ class Recorded:
         start = jax.random.uniform(key, (), self.arrival.dtype) * last
         return jnp.sum(self.arrival < start, dtype=jnp.int32), start
 
-    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]:
+    def next(self, key: jax.Array, time: Scalar, memory: Memory) -> tuple[Request, Memory]:
         """The next request; at infinity where there are no more."""
         del key
         index, start = memory

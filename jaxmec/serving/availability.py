@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.mec import checks
-from jaxmec.struct import Leaf, is_concrete, pytree, static
+from jaxmec.struct import Leaf, Scalar, is_concrete, pytree, static
 
 
 @pytree
@@ -66,7 +66,7 @@ class Availability:
         """B."""
         return self.breaks.shape[-2]
 
-    def draw(self, key: Any, steady: Any) -> Availability:
+    def draw(self, key: jax.Array, steady: jax.Array) -> Availability:
         """Itself: the law of what is known beforehand (:mod:`jaxmec.serving.scenario`)."""
         del key, steady
         return self
@@ -87,7 +87,7 @@ class Troubles:
     beat: Any = None  # k of the last heartbeat heard before it, where `hearing` has added that
 
     @classmethod
-    def of(cls, begin: Any, end: Any, speed: Any) -> Troubles:
+    def of(cls, begin: Scalar, end: Scalar, speed: Scalar) -> Troubles:
         """From what is known of each, [K, B], those of one server in their order."""
         # Servers last: sums over the first axis are done for many servers at once.
         there = jnp.isfinite(begin)
@@ -105,12 +105,12 @@ class Troubles:
         """[K, B] s, when each outage begins; infinite of a slowed phase."""
         return jnp.where(self.speed == 0, self.begin, jnp.inf)
 
-    def work_by(self, time: Any) -> jax.Array:
+    def work_by(self, time: Scalar) -> jax.Array:
         """[B] s at nominal speed that is done by ``time``, F(t) = ∫₀ᵗ s."""
         spent = jnp.minimum(time, self.end) - jnp.minimum(time, self.begin)
         return time - jnp.sum((1 - self.speed) * spent, axis=0)
 
-    def time_of(self, work: Any) -> jax.Array:
+    def time_of(self, work: Scalar) -> jax.Array:
         """[B] s, the smallest t with F(t) ≥ ``work``, which is positive."""
         into = work - self.work  # negative infinity of what never begins
         slowed = (self.end - self.begin) * self.speed
@@ -118,17 +118,17 @@ class Troubles:
         late = jnp.where(self.speed > 0, slow, self.end - self.begin)
         return work + jnp.sum(jnp.where(into > 0, late, 0), axis=0)
 
-    def up_from(self, time: Any) -> jax.Array:
+    def up_from(self, time: Scalar) -> jax.Array:
         """[B] s: ``time`` where the server is up then, else the end of that outage."""
         inside = (self.falls <= time) & (time < self.end)
         return jnp.maximum(time, jnp.max(jnp.where(inside, self.end, -jnp.inf), axis=0))
 
-    def next_outage(self, time: Any) -> jax.Array:
+    def next_outage(self, time: Scalar) -> jax.Array:
         """[B] s, when the first outage after ``time`` begins; infinite where there is none."""
         falls = self.falls
         return jnp.min(jnp.where(falls > time, falls, jnp.inf), axis=0)
 
-    def last_outage(self, time: Any) -> jax.Array:
+    def last_outage(self, time: Scalar) -> jax.Array:
         """[B] s, when the last outage up to ``time`` began; negative infinity if none has."""
         falls = self.falls
         return jnp.max(jnp.where(falls <= time, falls, -jnp.inf), axis=0)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmec.serving.availability import Availability, Troubles
 from jaxmec.serving.fleet import Fleet
-from jaxmec.struct import Leaf, is_concrete, pytree, replace
+from jaxmec.struct import Leaf, Scalar, is_concrete, pytree, replace
 
 LONG = 1e9  # s: what is later never comes
 
@@ -23,20 +23,20 @@ LONG = 1e9  # s: what is later never comes
 class Request(NamedTuple):
     """What one station is asked for."""
 
-    arrival: Any  # [] s
-    origin: Any  # [] int, the station; station i stands at server i
-    size: Any  # [] Mbit, d: the way in
-    result: Any  # [] Mbit, e: the way back
-    images: Any  # [] int, n
-    quality: Any = 0.0  # [] in [0, 1], the least that will do
-    limit: Any = float("inf")  # [] s, τ, from the arrival
-    factor: Any = 1.0  # [] times an option's quality is that of this answer (a share painted, say)
+    arrival: jax.Array  # [] s
+    origin: jax.Array  # [] int, the station; station i stands at server i
+    size: jax.Array  # [] Mbit, d: the way in
+    result: jax.Array  # [] Mbit, e: the way back
+    images: jax.Array  # [] int, n
+    quality: Scalar = 0.0  # [] in [0, 1], the least that will do
+    limit: Scalar = float("inf")  # [] s, τ, from the arrival
+    factor: Scalar = 1.0  # [] times an option's quality is this answer's (a share painted, say)
 
 
 class Fate(NamedTuple):
     """What becomes of one request at one server; known here, and to nobody in the network."""
 
-    at: jax.Array  # [] s, when it is at the server
+    at: Scalar  # [] s, when it is at the server
     ready: jax.Array  # [] s, when it is its turn
     cold: jax.Array  # [] s of ``ask`` that bring its variant into memory
     ask: jax.Array  # [] s of service at nominal speed
@@ -121,7 +121,7 @@ class Queues:
         """[B, M] bool, what was resident when a server last told."""
         return _variants(self.told_holds, self.recency.shape[-1])
 
-    def sent_by(self, station: Any) -> tuple[jax.Array, jax.Array]:
+    def sent_by(self, station: Scalar) -> tuple[jax.Array, jax.Array]:
         """What a station has sent to each server since that last told.
 
         Returns:
@@ -185,11 +185,11 @@ def _servers(fleet: Fleet, availability: Availability | Troubles, queues: Queues
 class _Part(NamedTuple):
     """Images on their way to one server."""
 
-    at: jax.Array  # [] s, when they are there
-    back: jax.Array  # [] s that the answer takes home
-    images: jax.Array  # [] int32
-    variant: jax.Array  # [] int32
-    steps: jax.Array  # [] int32
+    at: Scalar  # [] s, when they are there
+    back: Scalar  # [] s that the answer takes home
+    images: Scalar  # [] int32
+    variant: Scalar  # [] int32
+    steps: Scalar  # [] int32
 
 
 def _serve(
@@ -252,11 +252,11 @@ def dispatch(
     availability: Availability | Troubles,
     queues: Queues,
     request: Request,
-    now: Any,
+    now: Scalar,
     *,
-    server: Any,
-    variant: Any,
-    steps: Any,
+    server: Scalar,
+    variant: Scalar,
+    steps: Scalar,
 ) -> tuple[Fate, Queues]:
     """Send a request to one server.
 
@@ -318,11 +318,11 @@ def dispatch_parts(
     availability: Availability | Troubles,
     queues: Queues,
     request: Request,
-    now: Any,
+    now: Scalar,
     *,
-    images: Any,
-    variant: Any,
-    steps: Any,
+    images: jax.Array,
+    variant: Scalar,
+    steps: Scalar,
 ) -> tuple[Fate, Queues]:
     """Split a request over servers: each part is a decision, in the order of the servers.
 
@@ -376,7 +376,7 @@ def dispatch_parts(
     return fate, _remember(queues, request.origin, everywhere, fate.ask - fate.cold, variant)
 
 
-def whole_images(fraction: Any, images: Any) -> jax.Array:
+def whole_images(fraction: Scalar, images: Scalar) -> jax.Array:
     """[B] int32: fractions [B] that sum to 1 as numbers of images, by largest remainder.
 
     The lower of two equal remainders' servers comes first.
@@ -388,7 +388,9 @@ def whole_images(fraction: Any, images: Any) -> jax.Array:
     return (whole + (rank < missing)).astype(jnp.int32)
 
 
-def _remember(queues: Queues, station: Any, server: Any, work: jax.Array, variant: Any) -> Queues:
+def _remember(
+    queues: Queues, station: Scalar, server: Scalar, work: jax.Array, variant: Scalar
+) -> Queues:
     """The queues with what a station knows that it has sent: [...] whom, −1 nobody; how much."""
     after = queues.beat[server] + queues.epoch
     counts = queues.sent_after[station, server] == after
@@ -404,7 +406,9 @@ def _remember(queues: Queues, station: Any, server: Any, work: jax.Array, varian
     )
 
 
-def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any) -> Queues:
+def listen(
+    fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Scalar
+) -> Queues:
     """The queues with all heartbeats up to ``now`` [] s heard.
 
     To be called before each decision, at its time: a server tells of what was dispatched to it
@@ -428,7 +432,7 @@ def listen(fleet: Fleet, availability: Availability | Troubles, queues: Queues, 
 
 
 def _tell(
-    fleet: Fleet, speed: Troubles, queues: Queues, at: Any
+    fleet: Fleet, speed: Troubles, queues: Queues, at: Scalar
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What servers tell at ``at`` [B]: queued, backlog and bits of what is resident [B]."""
     fell = speed.last_outage(at)
@@ -441,7 +445,7 @@ def _tell(
 
 
 def ask_all(
-    fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Any
+    fleet: Fleet, availability: Availability | Troubles, queues: Queues, now: Scalar
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What every server would tell ``now`` [] s, were it asked and could it answer.
 
@@ -458,10 +462,10 @@ def foresee(
     availability: Availability | Troubles,
     queues: Queues,
     request: Request,
-    now: Any,
+    now: Scalar,
     *,
-    variant: Any,
-    steps: Any,
+    variant: Scalar,
+    steps: Scalar,
 ) -> Fate:
     """What would become of a request [B, O] at each server with each of O options.
 
@@ -474,7 +478,7 @@ def foresee(
     at = jnp.where(remote, link + request.size / fleet.rate, now)
     back = jnp.where(remote, request.result / fleet.rate, 0)
 
-    def one(server: _Server, at: Any, back: Any, variant: Any, steps: Any) -> Fate:
+    def one(server: _Server, at: Scalar, back: Scalar, variant: Scalar, steps: Scalar) -> Fate:
         part = _Part(at, back, request.images, variant, steps)
         return _serve(server, part, fleet.size, fleet.detect, queues.dispatched + 1)[0]
 
@@ -484,7 +488,7 @@ def foresee(
     )
 
 
-def missed_beats(fleet: Fleet, queues: Queues, now: Any) -> jax.Array:
+def missed_beats(fleet: Fleet, queues: Queues, now: Scalar) -> jax.Array:
     """[B] int32: the heartbeats that were due by ``now`` [] s since the last that was heard."""
     due = jnp.floor((now - fleet.phase) / fleet.heartbeat).astype(jnp.int32)
     return jnp.maximum(due - queues.beat, 0)
@@ -507,7 +511,7 @@ def hearing(fleet: Fleet, availability: Availability | Troubles) -> Troubles:
     return replace(troubles, beat=jnp.where(told, before, -1))
 
 
-def _beat_by(until: Any, phase: Any, heartbeat: Any, before: bool = False) -> jax.Array:
+def _beat_by(until: Scalar, phase: Scalar, heartbeat: Scalar, before: bool = False) -> jax.Array:
     """The largest whole k with φ + kH ≤ until, or < until where ``before``."""
     k = jnp.floor((until - phase) / heartbeat)
     # A quotient is rounded; what counts is where the heartbeats themselves are.
@@ -516,7 +520,7 @@ def _beat_by(until: Any, phase: Any, heartbeat: Any, before: bool = False) -> ja
     return k - (phase + k * heartbeat == until) if before else k
 
 
-def _last_beat(speed: Troubles, phase: Any, heartbeat: Any, now: Any) -> jax.Array:
+def _last_beat(speed: Troubles, phase: Scalar, heartbeat: Scalar, now: Scalar) -> jax.Array:
     """[B] int32: k of the last heartbeat, at φ + kH, up to ``now`` at which a server was up; or −1.
 
     It is the last of all, or the last before the outage that this falls into.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,6 +106,6 @@ class Fleet:
         return self.step_time.shape[-1]
 
     @property
-    def fits(self) -> Any:
+    def fits(self) -> jax.Array:
         """[B, M] bool: whether a server can hold a variant."""
         return (self.size[None, :] <= self.memory[:, None]) | self.elastic[:, None]

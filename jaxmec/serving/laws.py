@@ -6,7 +6,6 @@ What a law draws is drawn when an episode begins, and seen by no policy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +149,9 @@ class Spot:
         last = entries - jnp.ceil(self.window / gap).astype(jnp.int32)
         entry = jax.random.randint(key_entry, (servers,), 0, last)
 
-        def of_server(begins: Any, up: Any, entry: Any, within: Any, gap: Any) -> tuple[Any, Any]:
+        def of_server(
+            begins: jax.Array, up: jax.Array, entry: jax.Array, within: jax.Array, gap: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             first = jnp.sum(begins <= entry) - 1
             run = first + jnp.arange(self.pieces)
             there = run < begins.shape[0]

@@ -7,7 +7,6 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -367,7 +366,7 @@ def _in_common(row: Keys, servers: int) -> Wanted:
                  tuple(origins))  # fmt: skip
 
 
-def _require_length(name: str, values: Sequence[Any], length: int, what: str) -> None:
+def _require_length(name: str, values: Sequence[object], length: int, what: str) -> None:
     if len(values) != length:
         raise ValueError(f"{name} must have {length} numbers, {what}, got {len(values)}")
 

@@ -23,7 +23,7 @@ from jaxmec.serving.errors import FleetError
 from jaxmec.serving.fleet import Fleet
 from jaxmec.serving.laws import Alternating, always_up, given
 from jaxmec.serving.outage_files import read_outages, read_spot
-from jaxmec.serving.scenario import Arrivals, Mix, Poisson, Requests, ServingParams
+from jaxmec.serving.scenario import Arrivals, Mix, Outages, Poisson, Requests, ServingParams, Times
 
 FLEETS = ("genai-5", "genai-20", "genai-64", "prototype")
 FOLDER = Path(__file__).with_name("fleets")
@@ -258,7 +258,7 @@ class ServingPreset:
             FleetError: a file of outages is none.
             OSError: a file of outages cannot be read.
         """
-        outages: Any = None
+        outages: Outages | None = None
         if dataclasses.is_dataclass(changes.get("outages")):
             outages = changes.pop("outages")
         setting = changed(self.setting, **changes)
@@ -287,7 +287,7 @@ class ServingPreset:
         )
         factors = cold_stream.uniform(*setting.cold_spread, len(self.servers))
         loads = np.array([variant.load_time for variant in self.variants])
-        rows: list[tuple[Any, ...]] = [
+        rows: list[tuple[object, ...]] = [
             (server.step_time, server.task_time,
              factor * loads if server.load_time is None else server.load_time,
              server.memory, server.rate, server.latency, False)
@@ -321,7 +321,7 @@ class ServingPreset:
                             for m, steps, _ in self.options]]  # fmt: skip
         return np.array(rows)
 
-    def _outages(self, setting: ServingSetting, servers: int) -> Any:
+    def _outages(self, setting: ServingSetting, servers: int) -> Outages:
         law, often = self.outages, setting.outages
         if law.law == "none" or often == 0:
             return always_up(servers)
@@ -356,14 +356,14 @@ class ServingPreset:
             speed[i, : len(server.speed)] = server.speed
         return Availability(breaks, speed)
 
-    def _arrivals(self, setting: ServingSetting) -> Any:
+    def _arrivals(self, setting: ServingSetting) -> Arrivals:
         wanted = self.wanted
         if setting.images_tail > 0:
             images, share = heavy_tailed(setting.images_tail, setting.most_images)
             wanted = dataclasses.replace(wanted, images=tuple(images), images_share=tuple(share))
         # The load stays what it is, whatever the number of images.
         rate = setting.load * self.capacity * self.wanted.mean_images / wanted.mean_images
-        times: Any = Poisson(rate)
+        times: Times = Poisson(rate)
         if setting.arrivals == "bursts":
             times = Bursts(rate, setting.burst, setting.busy, setting.quiet)
         elif setting.arrivals == "diurnal":

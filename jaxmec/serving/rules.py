@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from jaxmec.core import checks
 from jaxmec.core.naming import look_up
@@ -234,7 +234,7 @@ NUMBERS: dict[str, tuple[float, float]] = {  # of the tuned rule: where it begin
 }
 
 
-def index_worth(numbers: Any, params: ServingParams, view: View) -> jax.Array:
+def index_worth(numbers: ArrayLike, params: ServingParams, view: View) -> jax.Array:
     """[B, O] hope · quality − delay's price − price on a server's seconds.
 
     Args:
@@ -266,7 +266,7 @@ def index_worth(numbers: Any, params: ServingParams, view: View) -> jax.Array:
     return worth - jnp.where(fleet.elastic[:, None], 0, each * asked)
 
 
-def index_rule(numbers: Any) -> Decide:
+def index_rule(numbers: ArrayLike) -> Decide:
     """The best by :func:`index_worth` of what is good enough."""
 
     def decide(
@@ -278,7 +278,7 @@ def index_rule(numbers: Any) -> Decide:
     return decide
 
 
-def tuned(numbers: Any, name: str = "tuned") -> ServingRule:
+def tuned(numbers: ArrayLike, name: str = "tuned") -> ServingRule:
     """The index rule with numbers of one's own, as ``jaxmec.experiment.tune_rule`` finds them."""
     about = "the best of hope, delay and a price on a server's seconds, by numbers found"
     return ServingRule(name, about, "local", index_rule(numbers))

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxmec.core import checks as single
 from jaxmec.core.types import Keywords, Memory
@@ -29,7 +30,7 @@ from jaxmec.serving import draws
 from jaxmec.serving.availability import Availability
 from jaxmec.serving.decision import Request
 from jaxmec.serving.fleet import Fleet
-from jaxmec.struct import Leaf, is_concrete, leaf, pytree, static
+from jaxmec.struct import Leaf, Scalar, is_concrete, leaf, pytree, static
 
 
 class Arrivals(Protocol):
@@ -40,9 +41,9 @@ class Arrivals(Protocol):
 
     def most(self, horizon: float) -> int: ...
 
-    def begin(self, key: jax.Array) -> Any: ...
+    def begin(self, key: jax.Array) -> Memory: ...
 
-    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]: ...
+    def next(self, key: jax.Array, time: Scalar, memory: Memory) -> tuple[Request, Memory]: ...
 
 
 class Times(Protocol):
@@ -50,9 +51,9 @@ class Times(Protocol):
 
     def most(self, horizon: float) -> int: ...
 
-    def begin(self, key: jax.Array) -> Any: ...
+    def begin(self, key: jax.Array) -> Memory: ...
 
-    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Any, Any]: ...
+    def next(self, key: jax.Array, time: Scalar, memory: Memory) -> tuple[jax.Array, Memory]: ...
 
 
 class Outages(Protocol):
@@ -116,7 +117,7 @@ class Mix:
         """S."""
         return self.origin_share.shape[-1]
 
-    def draw(self, key: jax.Array, arrival: Any) -> Request:
+    def draw(self, key: jax.Array, arrival: jax.Array) -> Request:
         """A request that arrives at ``arrival`` [] s."""
         kind, number, place, size, result = draws.uniform(key, 5, self.share.dtype)
         of_class = _pick(self.share, kind)
@@ -161,7 +162,7 @@ class Poisson:
         del key
         return ()
 
-    def next(self, key: jax.Array, time: Any, memory: tuple[()]) -> tuple[jax.Array, tuple[()]]:
+    def next(self, key: jax.Array, time: Scalar, memory: tuple[()]) -> tuple[jax.Array, tuple[()]]:
         """[] s, when the next request arrives."""
         return time + draws.exponential(key, self.rate.dtype) / self.rate, memory
 
@@ -170,7 +171,7 @@ class Poisson:
 class Requests:
     """Arrivals whose times follow one law, and what they ask for another, apart from them."""
 
-    times: Any  # a law of times, :class:`Poisson` say
+    times: Times  # a law of times, :class:`Poisson` say
     mix: Mix
 
     @property
@@ -182,11 +183,11 @@ class Requests:
         """A bound on the requests of an episode."""
         return self.times.most(horizon)
 
-    def begin(self, key: jax.Array) -> Any:
+    def begin(self, key: jax.Array) -> Memory:
         """What the law of times remembers."""
         return self.times.begin(key)
 
-    def next(self, key: jax.Array, time: Any, memory: Memory) -> tuple[Request, Memory]:
+    def next(self, key: jax.Array, time: Scalar, memory: Memory) -> tuple[Request, Memory]:
         """The next request."""
         key_time, key_mix = draws.split(key)
         arrival, memory = self.times.next(key_time, time, memory)
@@ -207,8 +208,8 @@ class ServingParams:
     """
 
     fleet: Fleet
-    outages: Any  # a law of availability: Alternating, or one Availability for every episode
-    arrivals: Any  # a law of arrivals
+    outages: Outages  # a law of availability: Alternating, or one Availability for every episode
+    arrivals: Arrivals  # a law of arrivals
     variant: Leaf  # [O] int, of each option
     steps: Leaf  # [O] int, z
     quality: Leaf  # [O] in [0, 1]
@@ -290,7 +291,9 @@ class ServingParams:
         return self.max_requests * self.attempts
 
 
-def _whole(name: str, value: Any, ndim: int, least: int, most: int | None = None) -> jax.Array:
+def _whole(
+    name: str, value: ArrayLike, ndim: int, least: int, most: int | None = None
+) -> jax.Array:
     """``value`` as an int32 array, checked against the bounds given."""
     if not is_concrete(value):
         return jnp.asarray(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxmec.serving.availability import Troubles
 from jaxmec.serving.decision import Queues, Request, ask_all, missed_beats
 from jaxmec.serving.scenario import ServingParams
+from jaxmec.struct import Scalar
 
 INFORMATION = ("stale", "local", "full", "clairvoyant")
 
@@ -24,21 +25,21 @@ class View(NamedTuple):
     ``up``.
     """
 
-    now: Any  # [] s
+    now: Scalar  # [] s
     request: Request
-    attempt: Any  # [] int, how often it was lost already
-    told: Any  # [B] s at nominal speed, the backlog
-    age: Any  # [B] s, how old that is; since the beginning where nothing was told
-    missed: Any  # [B] int32, heartbeats that were due since and not heard
-    resident: Any  # [B, M] bool, as told
-    sent: Any  # [B] s at nominal speed that this station has sent since
-    sent_variants: Any  # [B, M] bool
-    link: Any  # [] s until the station's uplink is free
-    up: Any  # [B] bool
+    attempt: Scalar  # [] int, how often it was lost already
+    told: jax.Array  # [B] s at nominal speed, the backlog
+    age: jax.Array  # [B] s, how old that is; since the beginning where nothing was told
+    missed: jax.Array  # [B] int32, heartbeats that were due since and not heard
+    resident: jax.Array  # [B, M] bool, as told
+    sent: jax.Array  # [B] s at nominal speed that this station has sent since
+    sent_variants: jax.Array  # [B, M] bool
+    link: jax.Array  # [] s until the station's uplink is free
+    up: jax.Array  # [B] bool
     truth: tuple[Troubles, Queues] | None = None  # only under "clairvoyant"
 
     @property
-    def left(self) -> Any:
+    def left(self) -> jax.Array:
         """[] s until the request is late; negative where it is."""
         return self.request.limit - (self.now - self.request.arrival)
 
@@ -48,8 +49,8 @@ def view_of(
     availability: Troubles,
     queues: Queues,
     request: Request,
-    attempt: Any,
-    now: Any,
+    attempt: Scalar,
+    now: Scalar,
     information: str,
 ) -> View:
     """The view of a decision at ``now`` [] s, whose heartbeats were heard (``listen``)."""

@@ -631,7 +631,7 @@ def _arrays_of(path: Path, manifest: Manifest) -> dict[tuple[str, ...], np.ndarr
 def _check_leaves(
     path: Path,
     stored: Mapping[tuple[str, ...], Leaf],
-    wanted: Sequence[tuple[tuple[str, ...], Any]],
+    wanted: Sequence[tuple[tuple[str, ...], PyTree]],
 ) -> None:
     problems = []
     unexpected = dict(stored)
@@ -701,7 +701,7 @@ def _is_key(dtype: Any) -> bool:
     return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _names(path: Iterable[Any]) -> tuple[str, ...]:
+def _names(path: Iterable[object]) -> tuple[str, ...]:
     """A JAX key path as plain names: field, dictionary key, or position."""
     names = []
     for entry in path:

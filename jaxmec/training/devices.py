@@ -126,7 +126,7 @@ class Placement:
         return None if self.mesh is None else NamedSharding(self.mesh, spec)
 
 
-def place(devices: int | str, seeds: int, config: Any) -> Placement:
+def place(devices: int | str, seeds: int, config: object) -> Placement:
     """The rule of this module.
 
     Args:

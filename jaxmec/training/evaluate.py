@@ -8,10 +8,11 @@ one key meet the same arrivals (common random numbers). The policy's keys are de
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxmec.agents.base import Actor, Learner, Memory, SamplingAgent
 from jaxmec.core import checks
@@ -20,7 +21,7 @@ from jaxmec.training import devices
 from jaxmec.training.rollout import Environment, strong
 
 # (key, observation, env_state, memory) -> (action, memory), for one environment
-Policy = Callable[[jax.Array, jax.Array, Any, Memory], tuple[jax.Array, Memory]]
+Policy = Callable[[jax.Array, jax.Array, EnvState, Memory], tuple[jax.Array, Memory]]
 QUANTILES = (50, 95, 99)  # percent
 
 
@@ -73,7 +74,7 @@ def evaluate(
     params: EnvParams,
     episodes: int,
     key: jax.Array,
-    max_steps: Any = None,
+    max_steps: ArrayLike | None = None,
 ) -> dict[str, jax.Array]:
     """Play whole episodes side by side.
 
@@ -160,7 +161,7 @@ def _after_one_more(
         observation: jax.Array,
         state: EnvState,
         memory: Memory,
-    ) -> tuple[jax.Array, Any, Memory, jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, EnvState, Memory, jax.Array, dict[str, jax.Array]]:
         key_policy = jax.random.fold_in(key_policy, carry.decision)
         action, memory = policy(key_policy, observation, state, memory)
         observation, state, reward, terminated, truncated, info = env.step(

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -40,8 +39,8 @@ def describe(
     return described
 
 
-def _describe(name: str, value: Any, described: Document) -> None:
-    parts: list[tuple[str, Any]] = []
+def _describe(name: str, value: object, described: Document) -> None:
+    parts: list[tuple[str, object]] = []
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         described[name] = _type_name(value)
         parts = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
@@ -76,11 +75,11 @@ def digest(tree: PyTree) -> str:
     return digest.hexdigest()
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str | None)
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 

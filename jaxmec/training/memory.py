@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -75,7 +74,7 @@ def bytes_in_words(count: float) -> str:
 def _keys_as_data(tree: PyTree) -> PyTree:
     """Keys as their data, which has a size in bytes."""
 
-    def leaf(x: Any) -> Any:
+    def leaf(x: jax.Array) -> jax.Array:
         is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
         return jax.random.key_data(x) if is_key else x
 

@@ -8,10 +8,9 @@ actor-critic's entropy counts at the last step alone.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxmec.agents.base import Transition
 from jaxmec.training.replay import ReplayBuffer, ReplayState
@@ -31,7 +30,7 @@ def sample(
     key: jax.Array,
     shape: tuple[int, ...],
     n: int,
-    discount: Any,
+    discount: ArrayLike,
 ) -> Transition:
     """Uniformly drawn transitions of up to n steps each, whose leaves lead with ``shape``.
 

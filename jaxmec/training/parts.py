@@ -146,7 +146,7 @@ def _in_turn(
     return runner.RunResult(learned, history, numbers, home)
 
 
-def _agents(agent: Any, numbers: tuple[int, ...], rows: np.ndarray) -> Any:
+def _agents(agent: Agent, numbers: tuple[int, ...], rows: np.ndarray) -> PyTree:
     """The agents of these rows, or the one of all."""
     if runner.agents_of(agent, len(numbers)) == ():
         return agent

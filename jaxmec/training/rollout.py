@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxmec.agents.base import Memory, Spec, Transition
 from jaxmec.core.types import EnvParams, EnvState, Info, PyTree
@@ -177,7 +178,7 @@ def step(
 def strong(tree: PyTree) -> PyTree:
     """The tree without weak types, which would retrace what it is next given to."""
 
-    def leaf(x: Any) -> jax.Array:
+    def leaf(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):  # keys have no weak types
             return x

@@ -120,7 +120,7 @@ class RunSettings:
     checkpoint_seconds: float = 60.0  # save when so much time has passed, whatever the chunks
     keep: int = 3  # checkpoints kept, beside the one of the best mean evaluation return
     deterministic: bool = False  # ask a GPU for the same bits every time; slower
-    start: Any = None  # [S] parameters of the actor to begin with; None: fresh ones
+    start: PyTree = None  # [S] parameters of the actor to begin with; None: fresh ones
     trackers: Sequence[Tracker] = ()  # are told every point's metrics, as metrics.jsonl is
     devices: int | str = 1  # how many to use, or "all" (of all processes): `training.devices`
 
@@ -179,7 +179,7 @@ def run(
 class Job(NamedTuple):
     """What is trained, and how."""
 
-    agent: Any  # or S of them as one
+    agent: Agent  # or S of them as one
     env: Environment
     params: EnvParams  # of the environment
     config: AnyTrainer
@@ -336,7 +336,7 @@ def _display(progress: bool | Display, total: int, runs: int) -> Display:
     return progress
 
 
-def agents_of(agent: Any, seeds: int) -> Any:
+def agents_of(agent: Agent, seeds: int) -> PyTree:
     """The agents of S runs, [S] in every number; () where they all have this one.
 
     Raises:
@@ -369,19 +369,19 @@ class _Programs:
         options = compilation.deterministic() if deterministic else compilation.options()
         compiled = functools.partial(placement.compile, options=options)
 
-        def mine(agents: Any) -> Any:
+        def mine(agents: PyTree) -> Any:
             return agent if isinstance(agents, tuple) and not agents else agents
 
-        def begin(params: EnvParams, agents: Any, key: jax.Array, start: Any = None) -> Any:
+        def begin(params: EnvParams, agents: PyTree, key: jax.Array, start: PyTree = None) -> Any:
             state = config.init(mine(agents), env, params, key)
             if start is not None:
                 state = state._replace(learner=mine(agents).started(state.learner, start))
             return config.prepare(mine(agents), env, params, state)
 
-        def chunk(params: EnvParams, agents: Any, state: PyTree) -> tuple[Any, Metrics]:
+        def chunk(params: EnvParams, agents: PyTree, state: PyTree) -> tuple[PyTree, Metrics]:
             return config.chunk(mine(agents), env, params, state)
 
-        def evaluate(params: EnvParams, agents: Any, state: PyTree) -> Metrics:
+        def evaluate(params: EnvParams, agents: PyTree, state: PyTree) -> Metrics:
             return config.point(mine(agents), env, params, state)
 
         self.places = placement.of_state(config.state_type)
@@ -608,8 +608,8 @@ def check_home(home: Path | None, resume: bool) -> None:
 
 
 def _restore(
-    home: Path, template: PyTree, now: Document, places: PyTree, others: Any
-) -> tuple[Any, History, float]:
+    home: Path, template: PyTree, now: Document, places: PyTree, others: PyTree
+) -> tuple[PyTree, History, float]:
     """The state on its devices, the history, and the seconds that it took."""
     path = checkpoint.find(home / CHECKPOINTS)
     about = read_saved(path)  # first: it says more than unequal shapes

@@ -20,12 +20,13 @@ import dataclasses
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxmec.agents.base import Actor, Learner, Metrics
 from jaxmec.core import checks
@@ -218,7 +219,7 @@ def train(
     )
 
 
-def known(metrics: dict[str, Any]) -> dict[str, Any]:
+def known(metrics: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
     """A chunk's metrics on the host, where a mean over episodes of which none ended is NaN.
 
     Not before: a program that computes a NaN on purpose stops under ``jax_debug_nans``.
@@ -229,7 +230,7 @@ def known(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def failures(metrics: dict[str, Any]) -> tuple[str, ...]:
+def failures(metrics: Mapping[str, ArrayLike]) -> tuple[str, ...]:
     """The agent's metrics of a chunk that are not finite, on the host; () when all is well.
 
     ``metrics`` are concrete; with a leading axis of runs, one bad run is enough.
@@ -241,7 +242,7 @@ def failures(metrics: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def denoising_steps(agent: Any) -> int:
+def denoising_steps(agent: object) -> int:
     """K of a diffusion actor; 1 of any other, and of a chain of no steps."""
     return max(1, getattr(agent, "denoising_steps", 1))
 
