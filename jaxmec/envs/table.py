@@ -32,6 +32,7 @@ class Environment:
     about: str  # one line for `jaxmec list`
     kind: str  # "module:class"
     metric: str = "return"  # what methods are compared by
+    beside: tuple[str, ...] = ()  # the figures that say nothing without one another
     default_preset: str | None = None  # None: an environment without presets
     presets: str = "jaxmec.envs.presets:find_preset"  # "module:function" that finds one by name
     preset_fields: str = "jaxmec.envs.presets:Preset"  # "module:dataclass" of what can be changed
@@ -138,6 +139,10 @@ ENVIRONMENTS = {
             "serve pictures on servers that are unequal, fail and tell late",
             "jaxmec.envs.serving:GenerativeServing",
             metric="served",
+            beside=(
+                *("quality", "delay_p95", "lost", "cloud"),  # a terminal shows four
+                *("delay_p50", "delay_p99", "retried", "cold_starts"),
+            ),
             default_preset="genai-5",
             presets="jaxmec.serving.presets:find_serving_preset",
             preset_fields="jaxmec.serving.presets:ServingSetting",

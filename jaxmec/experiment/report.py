@@ -41,6 +41,7 @@ METRICS = {
         Metric("makespan", "mean make-span (s)", 4, True),
         Metric("failed", "failed tasks (share)", 4, True),
         Metric("return", "mean return", 1, False),
+        Metric("served", "served (share)", 4, False),
     )
 }
 

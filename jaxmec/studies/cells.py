@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 import os
+import pkgutil
 import platform
 import shutil
 import time
@@ -35,7 +36,6 @@ from jaxmec.core import checks, compilation, files
 from jaxmec.core.naming import by_layer
 from jaxmec.core.types import Document, Keywords
 from jaxmec.envs import find_environment
-from jaxmec.envs.presets import find_preset
 from jaxmec.experiment import (
     Recipe,
     Report,
@@ -120,7 +120,8 @@ class Place:
         same setting, reached by different sweeps, is the same."""
         fields: Fields = ()
         if self.point is not None:
-            own = None if self.preset is None else find_preset(self.preset)
+            row = find_environment(self.env)
+            own = None if row.default_preset is None else row.preset(self.preset)
             changed = [(k, v) for k, v in self.point.fields if getattr(own, k, None) != v]
             fields = tuple(sorted(changed))
         return Setting(self.env, self.preset, self.preset_seed, fields, self.trace)
@@ -263,13 +264,14 @@ def recipe_of(entry: Entry, place: Place, scale: float) -> Recipe:
 
 
 def check_scheduler(entry: Entry, place: Place) -> None:
-    """See that there is such a scheduler, and that its options are known.
+    """See that there is such a scheduler or rule, and that its options are known.
 
     Raises:
         ValueError, TypeError: there is not, or they are not; the message suggests the right one.
     """
-    find_scheduler(entry.name)
-    known = find_environment(place.env).option_names
+    row = find_environment(place.env)
+    (pkgutil.resolve_name(row.rules) if row.rules else find_scheduler)(entry.name)
+    known = row.option_names
     by_layer(dict(entry.options), {"env": known}, shared={}, owner=entry.label)
 
 

@@ -98,6 +98,8 @@ def csv_record(row: Any) -> Document:
     for name, value in dataclasses.asdict(row).items():
         if isinstance(value, tuple):
             record[f"{name}_low"], record[f"{name}_high"] = value
+        elif isinstance(value, dict):
+            record |= value
         else:
             record[name] = value
     return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jaxmec.core.statistics import (
     t_interval,
 )
 from jaxmec.core.types import Document
-from jaxmec.envs import find_environment
+from jaxmec.envs.table import find_environment
 from jaxmec.experiment import Report
 from jaxmec.experiment.report import METRICS, Metric
 from jaxmec.studies.columns import (
@@ -31,6 +32,8 @@ from jaxmec.studies.columns import (
     number,
     terminal_table,
 )
+
+NARROW = 4  # figures beside the metric that a terminal has room for; a document has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Row:
     failed_interval: Interval  # bootstrap
     gap: float  # share over the best plan known, on the episodes planned; NaN where none are
     gap_interval: Interval  # Student's t
+    beside: dict[str, float]  # means of the environment's other figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,12 @@ class Comparison:
             else (float("nan"), float("nan")),
             gap=float(gap.mean()),
             gap_interval=t_interval(gap),
+            beside={name: report.mean(name) for name in self._beside if name in report.values},
         )
+
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        return find_environment(self.reference.setting.env).beside
 
     def _gap(self, report: Report) -> np.ndarray:
         """[n] how much longer a report's make-spans are than the best plan's, as shares.
@@ -173,6 +182,8 @@ class Comparison:
             ),
             Column(f"/ {reference}", lambda row: number(row.ratio, 3)),
             *(of_plans if self.best_known is not None else ()),
+            *map(_beside_column, self._beside[:NARROW]),
+            *(_beside_column(name, terminal=False) for name in self._beside[NARROW:]),
             Column("failed", lambda row: number(row.failed, 2, percent=True, unit=" %")),
             Column(
                 "95 %", lambda row: interval(row.failed_interval, 2, percent=True), terminal=False
@@ -183,7 +194,9 @@ class Comparison:
         """For a terminal."""
         rows = self.rows
         allocated = any(row.waits != ABSENT for row in rows)  # not where a task has one server
-        columns = [column for column in self.columns if allocated or column.header != "waits"]
+        fails = any(not math.isnan(row.failed) for row in rows)
+        idle = {"waits": allocated, "failed": fails}
+        columns = [column for column in self.columns if idle.get(column.header, True)]
         return terminal_table(title, columns, rows)
 
     def markdown(self) -> str:
@@ -220,6 +233,15 @@ def value_records(report: Report) -> list[Document]:
         for seed in range(report.num_seeds)
         for episode in range(report.values[metrics[0]].shape[1])
     ]
+
+
+def _beside_column(name: str, terminal: bool = True) -> Column[Row]:
+    """One of the environment's other figures."""
+    return Column(
+        name.replace("_", " "),
+        lambda row: number(row.beside.get(name, math.nan), 3),
+        terminal=terminal,
+    )
 
 
 def _mean_columns(metric: Metric) -> list[Column[Row]]:

@@ -21,7 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmec.core import checks, compilation
 from jaxmec.core.naming import suggestion
-from jaxmec.envs.presets import Preset, scaled
+from jaxmec.envs.presets import scaled
 from jaxmec.envs.table import FOR_SCHEDULERS, find_environment
 from jaxmec.experiment import PathLike, check_same_tasks
 from jaxmec.studies.cells import (
@@ -52,7 +52,9 @@ SWEPT_UNITS = {
 }
 
 
-def sweep_over(name: str, values: tuple[Any, ...], preset: str | None = None) -> Sweep:
+def sweep_over(
+    name: str, values: tuple[Any, ...], preset: str | None = None, env: str = FOR_SCHEDULERS
+) -> Sweep:
     """A sweep over a field of the presets, or over the number of servers.
 
     Args:
@@ -61,21 +63,24 @@ def sweep_over(name: str, values: tuple[Any, ...], preset: str | None = None) ->
         values: of the field. A list, a capacity for each server say, stands on the axis at
             its sum.
         preset: for "servers" only.
+        env: whose presets they are.
 
     Raises:
         ValueError: a name that is no field, with the nearest one.
     """
-    if name == "servers":
-        base = find_environment(FOR_SCHEDULERS).preset(preset)
+    row = find_environment(env)
+    swept_servers = row.schedules  # whose networks can be repeated
+    if name == "servers" and swept_servers:
+        base = row.preset(preset)
         networks = [(count, scaled(base, count)) for count in values]
         points = [
             Point(count, (("capacity", network.capacity), ("rate", network.rate)))
             for count, network in networks
         ]
         return Sweep("servers", "servers", tuple(points))
-    names = [field.name for field in dataclasses.fields(Preset)]
+    names = [field.name for field in dataclasses.fields(row.kinds[-1])]
     if name not in names:
-        known = ["servers", *names]
+        known = ["servers", *names] if swept_servers else names
         raise ValueError(
             f"sweep {name!r} is not one of {', '.join(known)}{suggestion(name, known)}"
         )
@@ -123,7 +128,7 @@ class Study:
                 f"reference {self.reference!r} is not one of {', '.join(labels)}"
                 f"{suggestion(self.reference, labels)}"
             )
-        if not find_environment(self.env).schedules and (
+        if find_environment(self.env).default_preset is None and (
             self.presets or self.sweep or self.schedulers or self.trace
         ):
             raise ValueError(

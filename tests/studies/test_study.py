@@ -12,8 +12,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmec.envs.presets import PRESETS
+from jaxmec.envs.table import find_environment
 from jaxmec.methods import METHODS, find_method
-from jaxmec.studies import cells, study
+from jaxmec.studies import cells, results, study
 from jaxmec.studies.study import Entry, Point, Study, Sweep, sweep_over
 from jaxmec.training.progress import PlanDisplay
 from jaxmec.training.runner import Diverged, Interrupted
@@ -379,3 +380,29 @@ def test_sweeps_of_lists_and_of_servers():
     assert dict(servers.points[1].fields)["capacity"] == (10, 20, 30, 40, 50, 10, 20)
     with pytest.raises(ValueError, match="must grow"):
         Sweep("x", "x", ())
+
+
+def test_rules_of_serving_are_compared_with_all_their_figures(tmp_path):
+    """Over a field of their presets, on the same requests."""
+    sweep = sweep_over("load", (0.9,), env="GenerativeServing-v0")
+    short = (("horizon", 30.0),)
+    plan = Study(
+        "serving", "Rules", "GenerativeServing-v0", presets=("genai-5",), sweep=sweep, episodes=2,
+        schedulers=(Entry("triage", short), Entry("power-of-two", short)),
+    )  # fmt: skip
+    outcome = study.run(plan, tmp_path, progress=False)
+    assert not outcome.missing and len(outcome.results) == 2
+    for place, table in results.comparisons(outcome).items():
+        assert table.metric == "served"
+        rows = {row.name: row for row in table.rows}
+        report = outcome.find("triage", place).report
+        assert rows["triage"].beside["cold_starts"] == report.mean("cold_starts")
+        assert set(rows["triage"].beside) == set(find_environment(plan.env).beside)
+        assert "| cold starts |" in table.markdown()
+    assert results.write(outcome, tmp_path / "written")
+    header = (tmp_path / "written" / "results.csv").read_text().splitlines()[0]
+    assert {"quality", "delay_p99", "cloud"} <= set(header.split(","))
+    with pytest.raises(ValueError, match="did you mean 'triage'"):
+        dataclasses.replace(plan, schedulers=(Entry("triagge"),), reference="").cells  # noqa: B018
+    with pytest.raises(ValueError, match="sweep 'servers' is not one of load"):
+        sweep_over("servers", (5, 10), env="GenerativeServing-v0")
