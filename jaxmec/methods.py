@@ -404,8 +404,8 @@ EVOLUTION = EvolutionConfig(
     pairs=32,
     episodes=16,
     episode_steps=200,
-    spread=0.1,
-    learning_rate=0.02,
+    spread=0.05,
+    learning_rate=0.01,
     eval_every=4_096_000,
     eval_episodes=32,
 )
@@ -637,18 +637,12 @@ METHODS = {
         ),
         _of_serving(
             name="serving-es",
-            about="evolution strategies likewise, on a small network without a critic",
+            about="the tuned rule and a small network beside it, by evolution strategies",
             source="Salimans et al. 2017",
-            agent=lambda: DSAC(denoising_steps=0, **{**SERVING_SOFT, "hidden": (16, 16)}),
+            agent=lambda: DSAC(
+                denoising_steps=0, prior=20.0, **{**SERVING_SOFT, "hidden": (16, 16)}
+            ),
             config=EVOLUTION,
-        ),
-        _of_serving(
-            name="serving-refined",
-            about="serving-sac, then evolution strategies: whole episodes have the last word",
-            source="Salimans et al. 2017",
-            agent=lambda: DSAC(denoising_steps=0, **SERVING_SOFT),
-            config=dataclasses.replace(EVOLUTION, spread=0.02, learning_rate=0.003),
-            start="serving-sac",
         ),
     )
 }

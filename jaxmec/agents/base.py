@@ -31,6 +31,7 @@ class Spec(NamedTuple):
 
 
 MASK = "allowed"  # the part of an observation that is 1 for the actions that there are, else 0
+WORTH = "worth"  # the part that says what a rule would give for each action
 ABSENT = -1e9  # the logit or value of an action that there is not
 
 
@@ -39,12 +40,18 @@ def masked(values: jax.Array, observation: jax.Array, layout: Layout) -> jax.Arr
 
     Where the layout has no part ``MASK`` there are all.
     """
+    there = part_of(observation, layout, MASK)
+    return values if there is None else jnp.where(there > 0, values, ABSENT)
+
+
+def part_of(observation: jax.Array, layout: Layout, wanted: str) -> jax.Array | None:
+    """[..., n] the part of observations [..., S] of that name; None where there is none."""
     start = 0
     for name, length in layout:
-        if name == MASK:
-            return jnp.where(observation[..., start : start + length] > 0, values, ABSENT)
+        if name == wanted:
+            return observation[..., start : start + length]
         start += length
-    return values
+    return None
 
 
 class Transition(NamedTuple):

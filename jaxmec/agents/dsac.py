@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmec.agents.base import Spec, masked
+from jaxmec.agents.base import WORTH, Spec, masked, part_of
 from jaxmec.agents.chain import DiffusionPolicy, ordered_repr
 from jaxmec.agents.latent import Latent, fresh_answers
 from jaxmec.agents.soft import SoftActorCritic, SoftLearner
@@ -16,7 +16,7 @@ from jaxmec.core import checks
 from jaxmec.core.types import Keywords
 from jaxmec.networks.chain import ReverseChainActor
 from jaxmec.networks.mlp import Params
-from jaxmec.networks.servers import StackedServerValues, shared_layout
+from jaxmec.networks.servers import StackedServerValues, shared_layout, without_output
 from jaxmec.struct import pytree, static
 
 STARTS = ("noise", "last")
@@ -47,6 +47,10 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
     is to know of an action in its own part (the environment's ``features`` "times" or "options").
     Actions that it says there are not are never taken.
 
+    With ``prior`` above 0 the logits are the chain's and so many times what a rule gives for each
+    action, where observations of a shared network say that (the part "worth" of serving). A fresh
+    network says nothing, so that training begins at the rule.
+
     The defaults bound x̂_0 softly and predict it directly; :meth:`published` is the actor of
     D2SAC as published. See the traps in docs/model.md.
 
@@ -57,6 +61,7 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
     judged_chains: int = static(default=8)  # averaged over when judged; 0: one without noise
     start: str = static(default="noise")  # what x_K is: noise, or the last probabilities ("last")
     places: int = static(default=0)  # of "last": answers kept, slots x stations x positions
+    prior: float = static(default=0.0)  # times what a rule gives for each action, in the logits
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,13 +71,14 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
             judged_chains=checks.whole(0),
             start=checks.one_of(STARTS),
             places=checks.whole(1 if self.start == "last" else 0),
+            prior=checks.number(0),
         )
 
     def __repr__(self) -> str:
         return ordered_repr(
             self,
             ("denoising_steps", "schedule", "predict", "clip", "judged_chains", "embedding_size",
-             "start", "places", "network", "bound"),
+             "start", "places", "network", "bound", "prior"),
         )  # fmt: skip
 
     @classmethod
@@ -97,8 +103,15 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
 
     def init_actor(self, key: jax.Array, spec: Spec) -> Params:
         """Fresh parameters of the noise network."""
+        latent = self.init_latent(spec)
         size = self.inputs(jnp.zeros(spec.observation_size)).shape[-1]
-        return self._actor(self.init_latent(spec)).init(key, size)
+        actor = self._actor(latent).init(key, size)
+        if self.prior and part_of(jnp.zeros(size), latent.layout, WORTH) is None:
+            raise ValueError(
+                f"prior is {self.prior}; expected 0 where observations have no part {WORTH!r}, "
+                f"got {latent.layout!r}"
+            )
+        return without_output(actor, len(self.hidden)) if self.prior else actor
 
     def draw(
         self, latent: Latent, observation: jax.Array, num_actions: int, key: jax.Array
@@ -123,7 +136,10 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
         ``ABSENT`` for actions that an observation says there are not.
         """
         seen = self.inputs(observation)
-        return masked(self._actor(latent).logits(actor, seen, noise), seen, latent.layout)
+        said = self._actor(latent).logits(actor, seen, noise)
+        if self.prior:
+            said = said + self.prior * part_of(seen, latent.layout, WORTH)
+        return masked(said, seen, latent.layout)
 
     def greedy_logits(
         self, actor: Params, latent: Latent, observation: jax.Array, num_actions: int

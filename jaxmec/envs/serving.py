@@ -40,7 +40,7 @@ from jaxmec.serving.decision import (
     listen,
     whole_images,
 )
-from jaxmec.serving.rules import TUNED, index_worth
+from jaxmec.serving.rules import TUNED, good_enough, index_worth
 from jaxmec.serving.scenario import ServingParams
 from jaxmec.serving.view import INFORMATION, Outlook, View, expect, view_of
 from jaxmec.struct import Scalar, replace
@@ -238,8 +238,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("elastic", "1 for a cloud", lambda v, o, p: p.fleet.elastic, "B", FEATURE_SETS[2:]),
     Feature(
         "worth",
-        "1 more than the tuned rule would pay for it",
-        lambda v, o, p: 1 + index_worth(TUNED, p, v),
+        "what the tuned rule would pay for it and 4, halved; 2 less for what is not good enough",
+        lambda v, o, p: (4 + index_worth(TUNED, p, v) - 2 * ~good_enough(p, v)) / 2,
         "BO",
         FEATURE_SETS[2:],
     ),

@@ -67,6 +67,16 @@ class ServerMLP(nn.Module):
         return x
 
 
+def without_output(params: Params, layers: int) -> Params:
+    """Parameters of a :class:`ServerMLP` of so many hidden layers, the last one's all 0."""
+
+    def of_last(path: tuple[jax.tree_util.KeyEntry, ...], leaf: jax.Array) -> jax.Array:
+        last = f"_{layers - 1}']" in jax.tree_util.keystr(path)
+        return jnp.zeros_like(leaf) if last else leaf
+
+    return jax.tree_util.tree_map_with_path(of_last, params)
+
+
 def split_layout(
     observation: jax.Array, layout: Sequence[tuple[str, int]], num_servers: int
 ) -> tuple[jax.Array, jax.Array]:
