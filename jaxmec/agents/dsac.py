@@ -137,8 +137,9 @@ class DSAC(DiffusionPolicy, SoftActorCritic):
         """
         seen = self.inputs(observation)
         said = self._actor(latent).logits(actor, seen, noise)
-        if self.prior:
-            said = said + self.prior * part_of(seen, latent.layout, WORTH)
+        worth = part_of(seen, latent.layout, WORTH)
+        if self.prior and worth is not None:
+            said = said + self.prior * worth
         return masked(said, seen, latent.layout)
 
     def greedy_logits(

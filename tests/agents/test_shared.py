@@ -87,3 +87,22 @@ def test_an_update_ignores_what_there_is_not(name):
 def test_observations_without_a_number_for_each_action_are_refused():
     with pytest.raises(ValueError, match="a part of length 4, one number a server"):
         AGENTS["dqn"].init(jax.random.key(0), Spec(3, 4, (("load", 3),)))
+
+
+def test_a_fresh_policy_with_a_prior_is_the_rule():
+    """And one that has learned is the rule and what the network says."""
+    layout = (("load", 1), ("worth", 4), ("allowed", 4))
+    spec = Spec(9, 4, layout)
+    agent = DSAC(network="servers", hidden=(8, 8), denoising_steps=0, prior=20.0)
+    learner = agent.init(jax.random.key(1), spec)
+    seen = observed(3, [1, 1, 0, 1])
+    expected = np.where(seen[5:] > 0, 20 * seen[1:5], ABSENT)
+    np.testing.assert_allclose(agent.preferences(learner, seen), expected, rtol=1e-6)
+    plain = DSAC(network="servers", hidden=(8, 8), denoising_steps=0)
+    trained = plain.init(jax.random.key(2), spec)
+    said = plain.preferences(trained, seen)
+    both = agent.preferences(learner._replace(judged_actor=trained.judged_actor), seen)
+    there = np.array([0, 1, 3])
+    np.testing.assert_allclose(both[there], (said + 20 * seen[1:5])[there], rtol=1e-5)
+    with pytest.raises(ValueError, match="prior is 20.0; expected 0 where observations have no"):
+        agent.init(jax.random.key(0), SPEC)
