@@ -104,5 +104,5 @@ def test_a_fresh_policy_with_a_prior_is_the_rule():
     both = agent.preferences(learner._replace(judged_actor=trained.judged_actor), seen)
     there = np.array([0, 1, 3])
     np.testing.assert_allclose(both[there], (said + 20 * seen[1:5])[there], rtol=1e-5)
-    with pytest.raises(ValueError, match="prior is 20.0; expected 0 where observations have no"):
+    with pytest.raises(ValueError, match=r"prior is 20\.0; expected 0 where observations have no"):
         agent.init(jax.random.key(0), SPEC)
