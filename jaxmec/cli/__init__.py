@@ -34,6 +34,8 @@ def _run(words: Sequence[str]) -> int:
 
 def _overview() -> str:
     lines = ["usage: jaxmec COMMAND ...", ""]
-    lines += [f"  {name:<10} {commands.about(name)}" for name in commands.names()]
+    lines += [
+        f"  {name:<10} {commands.about(name)}" for name in [*commands.names(), *commands.plugins()]
+    ]
     lines += ["", "jaxmec COMMAND --help says more; jaxmec train METHOD --help shows every field."]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_the_overview_names_every_command_and_imports_none():
     *overview, imported = done.stdout.splitlines()
     assert imported == "[]"
     shown = {line.split()[0]: line.split(None, 1)[1] for line in overview if line[:2] == "  "}
-    assert list(shown) == commands.names()
+    assert list(shown) == [*commands.names(), *commands.plugins()]
     assert all(shown.values())
 
 
@@ -42,3 +43,19 @@ def test_the_overview_names_every_command_and_imports_none():
 def test_every_command_has_help(name, capsys):
     assert cli.main([name, "--help"]) == 0
     assert f"jaxmec {name}" in capsys.readouterr().out
+
+
+def test_another_package_brings_a_command_but_none_of_ours(monkeypatch):
+    brought = [
+        EntryPoint("more", "jaxmec.cli.commands.doctor:about", commands.GROUP),
+        EntryPoint("more", "jaxmec.cli.commands.doctor:run", commands.GROUP),
+        EntryPoint("train", "jaxmec.cli.commands.doctor:run", commands.GROUP),
+    ]
+    monkeypatch.setattr(commands, "entry_points", lambda group: brought)
+    assert list(commands.plugins()) == ["more"]
+    assert commands.about("more") == commands.about("doctor")
+    assert "more" not in commands.names()
+    with pytest.raises(SystemExit):
+        commands.run("more", ["--help"])
+    with pytest.raises(ValueError, match="did you mean 'more'"):
+        commands.run("mor", [])
