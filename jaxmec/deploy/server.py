@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -284,7 +284,114 @@ class Metrics:
         )
 
 
-class Service:
+class Application:
+    """What our services have in common: bounds, a token, answers counted and logged.
+
+    A service sets ``app`` once its routes are known.
+    """
+
+    app: Starlette
+
+    def __init__(self, config: ServeConfig, answers: prometheus_client.Counter) -> None:
+        """Args:
+            config: the limits.
+            answers: counts what is answered by its ``status``.
+
+        Raises:
+            ValueError: an empty token.
+        """
+        self.config, self.answers = config, answers
+        self._token = _read_token(config.token_file)
+
+    def routed(self, routes: list[Route], lifespan: Any) -> Starlette:
+        """The application of these routes."""
+        app = Starlette(
+            routes=routes,
+            lifespan=lifespan,
+            exception_handlers={HTTPException: self._refused, Exception: self._broken},
+        )
+        app.router.redirect_slashes = False  # a path with one too many is not found
+        return app
+
+    async def _receive(
+        self, request: Request, taken: Callable[[int], Awaitable[None]] | None = None
+    ) -> bytes:
+        """The body of a request; ``taken`` is told of each part's bytes, and may wait."""
+        kind = request.headers.get("content-type", "application/json")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "the content type must be application/json")
+        limit = self.config.max_body_bytes
+        too_large = HTTPException(413, f"a request has at most {limit} bytes", CLOSE)
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced[:20]) > limit:
+            raise too_large
+        body = bytearray()
+        async for chunk in request.stream():  # which ends in time: _Protocol sees to it
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+            if taken is not None:
+                await taken(len(chunk))
+        return bytes(body)
+
+    def _check_token(self, request: Request) -> None:
+        if self._token is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # Compared in constant time: how long it takes tells nothing of how much was right.
+        right = hmac.compare_digest(given.strip().encode(), self._token)
+        if scheme.lower() != "bearer" or not right:
+            raise HTTPException(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
+
+    # Answers.
+
+    def _respond(
+        self, request: Request, status: int, content: Any, headers: Any = None
+    ) -> Response:
+        error = content["error"] if status >= 400 else None
+        self._note(status, error, request.client and request.client.host, request)
+        if not isinstance(content, bytes):
+            content = JSON.dump_json(content)
+        return Response(content, status, headers, "application/json")
+
+    def _note(
+        self, status: int, error: str | None, client: str | None, request: Request | None = None
+    ) -> None:
+        """Count an answer, and log it where it is a refusal."""
+        self.answers.labels(str(status)).inc()
+        if not (self.config.log_requests or error):
+            return
+        fields: Document = {"status": status, "client": client}
+        if request is not None:
+            fields |= {"method": request.method[:20], "path": request.url.path[:200]}
+        if error:
+            fields["error"] = error
+        log.info("request", extra={"fields": fields})
+
+    def refusal(self, status: int, error: str, client: tuple[str, int] | None) -> bytes:
+        """The content of an answer to what is no request yet, for the protocol to send."""
+        self._note(status, error, client and client[0])
+        return JSON.dump_json({"error": error, "details": []})
+
+    async def crowded(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application for connections beyond those that there may be."""
+        content = {"error": "too many connections", "details": []}
+        answer = self._respond(Request(scope), 503, content, {**CLOSE, "retry-after": "1"})
+        await answer(scope, receive, send)
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        details = getattr(error, "details", [])
+        content = {"error": error.detail, "details": details}
+        return self._respond(request, error.status_code, content, error.headers)
+
+    async def _broken(self, request: Request, error: Exception) -> Response:
+        """A mistake of ours: told to the log, not to the client."""
+        log.error("failure", exc_info=error)
+        return self._respond(request, 500, {"error": "internal error", "details": []})
+
+
+class Service(Application):
     """The application: a scheduler, and what may be asked of it."""
 
     def __init__(
@@ -302,9 +409,9 @@ class Service:
             jaxmec.core.bundle.BundleError: the bundle cannot be opened.
             ValueError: an empty token.
         """
-        self.path, self.config, self._load = Path(path), config or ServeConfig(), load
-        self._token = _read_token(self.config.token_file)
         self.metrics = Metrics()
+        super().__init__(config or ServeConfig(), self.metrics.requests)
+        self.path, self._load = Path(path), load
         self._open_requests = 0
         self._aside = ThreadPoolExecutor(1, "large-requests")
         self._seen = _signature(self.path)
@@ -318,12 +425,7 @@ class Service:
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
         ]
-        self.app = Starlette(
-            routes=routes,
-            lifespan=self._lifespan,
-            exception_handlers={HTTPException: self._refused, Exception: self._broken},
-        )
-        self.app.router.redirect_slashes = False  # a path with one too many is not found
+        self.app = self.routed(routes, self._lifespan)
 
     def _use(self, scheduler: Scheduler) -> None:
         about = {"digest": scheduler.bundle.digest, "method": scheduler.method}
@@ -356,22 +458,6 @@ class Service:
             self._open_requests -= 1
             self.metrics.open.dec()
 
-    async def _receive(self, request: Request) -> bytes:
-        kind = request.headers.get("content-type", "application/json")
-        if kind.partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, "the content type must be application/json")
-        limit = self.config.max_body_bytes
-        too_large = HTTPException(413, f"a request has at most {limit} bytes", CLOSE)
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced[:20]) > limit:
-            raise too_large
-        body = bytearray()
-        async for chunk in request.stream():  # which ends in time: _Protocol sees to it
-            body += chunk
-            if len(body) > limit:
-                raise too_large
-        return bytes(body)
-
     def _answer_to(self, body: bytes) -> bytes:
         return JSON.dump_json(self._answer(self._parse(body)))
 
@@ -383,21 +469,21 @@ class Service:
         most = self.config.max_batch
         for name, (sign, each) in SIGNS.items():
             if (found := body.count(sign)) > (limit := each * (most + BESIDE)):
-                raise _misfit([f"body: at most {limit} {name}, got {found}"])
+                raise misfit([f"body: at most {limit} {name}, got {found}"])
         try:
             value = JSON.validate_json(body)
         except pydantic.ValidationError as error:
             why = error.errors(include_url=False, include_input=False)[0]["msg"]
-            raise _Refused(400, "the body is not JSON", [why[:200]]) from None
+            raise Refused(400, "the body is not JSON", [why[:200]]) from None
         entries = value.get("batch") if isinstance(value, dict) else None
         if isinstance(entries, list) and len(entries) > most:
-            raise _misfit([f"batch: at most {most} tasks, got {len(entries)}"])
+            raise misfit([f"batch: at most {most} tasks, got {len(entries)}"])
         try:
             return ASKED.validate_python(value)
         except pydantic.ValidationError as error:
             if (found := error.error_count()) > MAX_ERRORS:
-                raise _misfit([f"body: {found} fields are wrong"]) from None
-            raise _misfit(
+                raise misfit([f"body: {found} fields are wrong"]) from None
+            raise misfit(
                 [
                     f"{'.'.join(str(part) for part in problem['loc'][1:])[:200] or 'body'}: "
                     f"{problem['msg'][:200]}"
@@ -414,7 +500,7 @@ class Service:
         try:
             decisions = self._decided(scheduler, asked.network, queues, tasks)
         except ValueError as error:  # a quantity does not fit the policy: the message names it
-            raise _Refused(422, "the request does not fit the policy", [str(error)[:500]]) from None
+            raise Refused(422, "the request does not fit the policy", [str(error)[:500]]) from None
         shown = [_shown(decision) for decision in decisions]
         if isinstance(asked, BatchRequest):
             return {"decisions": shown, "bundle": scheduler.bundle.digest}
@@ -458,62 +544,6 @@ class Service:
     async def _openapi(self, request: Request) -> Response:
         self._check_token(request)
         return Response(self._schema, media_type="application/json")
-
-    def _check_token(self, request: Request) -> None:
-        if self._token is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        # Compared in constant time: how long it takes tells nothing of how much was right.
-        right = hmac.compare_digest(given.strip().encode(), self._token)
-        if scheme.lower() != "bearer" or not right:
-            raise HTTPException(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
-
-    # Answers.
-
-    def _respond(
-        self, request: Request, status: int, content: Any, headers: Any = None
-    ) -> Response:
-        error = content["error"] if status >= 400 else None
-        self._note(status, error, request.client and request.client.host, request)
-        if not isinstance(content, bytes):
-            content = JSON.dump_json(content)
-        return Response(content, status, headers, "application/json")
-
-    def _note(
-        self, status: int, error: str | None, client: str | None, request: Request | None = None
-    ) -> None:
-        """Count an answer, and log it where it is a refusal."""
-        self.metrics.requests.labels(str(status)).inc()
-        if not (self.config.log_requests or error):
-            return
-        fields: Document = {"status": status, "client": client}
-        if request is not None:
-            fields |= {"method": request.method[:20], "path": request.url.path[:200]}
-        if error:
-            fields["error"] = error
-        log.info("request", extra={"fields": fields})
-
-    def refusal(self, status: int, error: str, client: tuple[str, int] | None) -> bytes:
-        """The content of an answer to what is no request yet, for the protocol to send."""
-        self._note(status, error, client and client[0])
-        return JSON.dump_json({"error": error, "details": []})
-
-    async def crowded(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application for connections beyond those that there may be."""
-        content = {"error": "too many connections", "details": []}
-        answer = self._respond(Request(scope), 503, content, {**CLOSE, "retry-after": "1"})
-        await answer(scope, receive, send)
-
-    async def _refused(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        details = getattr(error, "details", [])
-        content = {"error": error.detail, "details": details}
-        return self._respond(request, error.status_code, content, error.headers)
-
-    async def _broken(self, request: Request, error: Exception) -> Response:
-        """A mistake of ours: told to the log, not to the client."""
-        log.error("failure", exc_info=error)
-        return self._respond(request, 500, {"error": "internal error", "details": []})
 
     # Reloading.
 
@@ -583,7 +613,7 @@ CLOSE = {"connection": "close"}
 HEADER_TOO_LARGE = (431, f"the header of a request has at most {MAX_HEADER_BYTES} bytes")
 
 
-class _Refused(HTTPException):
+class Refused(HTTPException):
     """A refusal with details."""
 
     def __init__(self, status: int, error: str, details: list[str]) -> None:
@@ -591,8 +621,8 @@ class _Refused(HTTPException):
         self.details = details
 
 
-def _misfit(details: list[str]) -> _Refused:
-    return _Refused(422, "the request does not fit the schema", details)
+def misfit(details: list[str]) -> Refused:
+    return Refused(422, "the request does not fit the schema", details)
 
 
 def _shown(decision: Decision) -> Document:
@@ -738,7 +768,7 @@ class _Protocol(HttpToolsProtocol):
     refused here is told as elsewhere: a `Problem`, counted and logged.
     """
 
-    service: Service
+    service: Application
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -912,15 +942,27 @@ def serve(path: PathLike, config: ServeConfig | None = None) -> None:
         jaxmec.core.bundle.BundleError: the bundle cannot be opened.
         OSError: the address is taken, unknown, or not this machine's; the message names it.
     """
-    config = config or ServeConfig()
+    log_in_json()
+    run(Service(path, config))
+
+
+def log_in_json() -> None:
+    """What services and uvicorn log goes to standard error, an object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JSONLines())
     for name in ("jaxmec.serve", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if name == "jaxmec.serve" else logging.ERROR)
-    service = Service(path, config)
-    listener = _listen(config)
+
+
+def run(service: Application) -> None:
+    """Serve an application until SIGTERM or SIGINT.
+
+    Raises:
+        OSError: the address is taken, unknown, or not this machine's; the message names it.
+    """
+    listener = _listen(service.config)
     host, port = listener.getsockname()[:2]
     log.info("listening", extra={"fields": {"host": host, "port": port, "pid": os.getpid()}})
     if not ipaddress.ip_address(host).is_loopback and service._token is None:
@@ -964,7 +1006,7 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def make_server(service: Service) -> uvicorn.Server:
+def make_server(service: Application) -> uvicorn.Server:
     """The HTTP server around a service; it stops when its ``should_exit`` is set."""
     config = service.config
     protocol = type("Protocol", (_Protocol,), {"service": service})

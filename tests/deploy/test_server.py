@@ -910,7 +910,7 @@ def test_stopping_waits_no_longer_than_it_may(path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"port": 70_000}, "port must be 0 to 65535, got 70000"),
+        ({"port": 70_000}, "port must be a whole number of 0 to 65535, got 70000"),
         ({"max_batch": 0}, "max_batch must be a whole number of at least 1, got 0"),
         ({"request_seconds": 0}, "request_seconds must be a finite number above 0"),
         ({"reload_seconds": -1}, "reload_seconds must be a finite number of at least 0"),
