@@ -61,7 +61,10 @@ class Loaded(Protocol):
 class Painter(Protocol):
     """An application: its variants, from the quickest to the best."""
 
-    variants: tuple[str, ...]
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """From the quickest to the best."""
+        ...
 
     def size(self, variant: str) -> float:
         """The memory that a loaded variant takes, in GB."""

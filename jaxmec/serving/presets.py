@@ -25,7 +25,7 @@ from jaxmec.serving.laws import Alternating, always_up, given
 from jaxmec.serving.outage_files import read_outages, read_spot
 from jaxmec.serving.scenario import Arrivals, Mix, Outages, Poisson, Requests, ServingParams, Times
 
-FLEETS = ("genai-5", "genai-20", "genai-64", "prototype")
+FLEETS = ("genai-5", "genai-20", "genai-64", "prototype", "edge-inpainting")
 FOLDER = Path(__file__).with_name("fleets")
 SMALLEST, LARGEST = 1e-9, 1e9  # of whatever unit
 ARRIVALS = ("poisson", "bursts", "diurnal")

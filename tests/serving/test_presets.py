@@ -56,7 +56,7 @@ def test_presets_make_parameters(name, cloud):
     assert preset.name == name and preset.about
     params = preset.params(cloud=cloud)
     assert isinstance(params, ServingParams)
-    servers = {"genai-5": 5, "genai-20": 20, "genai-64": 64, "prototype": 5}[name]
+    servers = {"genai-20": 20, "genai-64": 64}.get(name, 5)
     assert params.fleet.num_servers == servers + cloud and params.num_stations == servers
     assert len(preset.variants) >= 3 and len(preset.classes) == 3
     elastic = np.asarray(params.fleet.elastic)
