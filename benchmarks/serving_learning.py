@@ -26,6 +26,10 @@ from jaxmec.experiment.tuning import tune_rule
 
 ENV = "GenerativeServing-v0"
 RESULT = RESULTS / "serving_learning"
+# A request that is not served costs as much as the best picture is worth: what is compared is how
+# many are served, at what quality. The rule's numbers are found for that, and for the reward alone.
+COST = 1.0
+TUNED = {"tuned": COST, "tuned for the reward": 0.0}
 SIZES = {  # episodes judged; share of a training; candidates, rounds and episodes of the tuned rule
     "tiny": (2, 0.005, (8, 1, 2)),
     "full": (1024, 1.0, (64, 12, 64)),
@@ -51,7 +55,7 @@ def figures(report: Any) -> dict[str, float]:
 def learned(method: str, seed: int, where: dict[str, Any], options: Options) -> dict[str, Any]:
     """One training and how it is judged, both ways."""
     episodes, share, _ = SIZES[options.size]
-    recipe = jaxmec.recipe(method, **where)
+    recipe = jaxmec.recipe(method, **where, failure_cost=COST)
     started = time.perf_counter(), time.process_time()
     result = jaxmec.train(recipe.scaled(share), seeds=[seed], progress=False)
     seconds = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -64,10 +68,10 @@ def learned(method: str, seed: int, where: dict[str, Any], options: Options) -> 
             **judged}  # fmt: skip
 
 
-def ruled(where: dict[str, Any], options: Options) -> dict[str, Any]:
+def ruled(where: dict[str, Any], cost: float, options: Options) -> dict[str, Any]:
     """The rule whose numbers are found for the setting, in the same episodes."""
     episodes, _, (candidates, rounds, played) = SIZES[options.size]
-    _, params = jaxmec.make(ENV, **where)
+    _, params = jaxmec.make(ENV, **where, failure_cost=cost)
     found = tune_rule(params, candidates=candidates, rounds=rounds, episodes=played)
     report = jaxmec.evaluate(found.rule, env=ENV, episodes=episodes, **where)
     return {"numbers": found.numbers, "greedy": figures(report)}
@@ -79,14 +83,16 @@ def main(options: Options) -> dict[str, dict[str, list[dict[str, Any]]]]:
     for setting in options.settings:
         where = {"preset": options.preset, **SETTINGS[setting]}
         rows = table.setdefault(setting, {})
-        for method in ("tuned", *options.methods):
-            for seed in range(1 if method == "tuned" else options.seeds):
+        for method in (*TUNED, *options.methods):
+            for seed in range(1 if method in TUNED else options.seeds):
                 name = f"{options.preset}-{where['load']}-{where['heartbeat']:g}-{method}-{seed}"
-                file = options.out / f"{name}.json"
+                file = options.out / f"{name.replace(' ', '-')}.json"
                 if not file.exists():
                     cell = begin(options.size, {"setting": where, "method": method, "seed": seed})
-                    one = ruled(where, options) if method == "tuned" else None
-                    cell |= one or learned(method, seed, where, options)
+                    if method in TUNED:
+                        cell |= ruled(where, TUNED[method], options)
+                    else:
+                        cell |= learned(method, seed, where, options)
                     file.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(file, json.dumps(cell, indent=1) + "\n")
                 rows.setdefault(method, []).append(json.loads(file.read_text()))
