@@ -10,7 +10,10 @@ import pytest
 import jaxmec
 from jaxmec import methods
 from jaxmec.agents import PerStation
+from jaxmec.envs import find_environment
 from jaxmec.methods import METHODS, find_method
+from jaxmec.serving.decision import hearing
+from jaxmec.struct import replace
 from jaxmec.training import rollout
 from jaxmec.training.off_policy import TrainConfig
 from jaxmec.training.rollout import make_spec
@@ -78,7 +81,7 @@ def test_it_decides_and_learns_on_its_environment(method, published):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, m in METHODS.items() if m.preset and not m.env.startswith("Cart")]
+    "name", [name for name, m in METHODS.items() if find_environment(m.env).schedules]
 )
 def test_our_settings_know_no_more_than_a_station_can(name):
     """States that differ only in what no station sees give the same decision and split."""
@@ -109,6 +112,40 @@ def test_our_settings_know_no_more_than_a_station_can(name):
         memory = agent.init_memory(make_spec(env, params))
         action = agent.act(learner, memory, observation, jax.random.key(2), False)[0]
         return action, env.place(action, state, params)[0].fraction
+
+    for a, b in zip(decide(state), decide(hidden), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.preset == "genai-5"])
+def test_what_learns_to_serve_knows_no_more_than_a_station_can(name):
+    """True queues, what is resident, what others sent and outages change no decision."""
+    method = METHODS[name]
+    env, params = made(method, method.tuned)
+    agent = method.tuned.agent()
+    spec = make_spec(env, params)
+    learner = jax.jit(lambda key: agent.acting(agent.init(key, spec)))(jax.random.key(0))
+    _, state = env.reset(jax.random.key(1), params)
+    queues, outages = state.queues, params.outages
+    others = jnp.arange(params.num_stations)[:, None] != state.request.origin
+    hidden = state._replace(
+        queues=replace(
+            queues,
+            free=queues.free + 30.0,
+            queued=queues.queued + 20.0,
+            holds=queues.holds + 1,
+            cleared=queues.cleared + 3.0,
+            sent_work=jnp.where(others, 9.0, queues.sent_work),
+            sent_after=jnp.where(others, queues.beat, queues.sent_after),
+        ),
+        availability=hearing(params.fleet, outages.draw(jax.random.key(7), params.fleet.elastic)),
+        key=jax.random.key(8),
+    )
+
+    @jax.jit
+    def decide(state):
+        observation = env.observe_state(state, params)
+        return observation, agent.act(learner, (), observation, jax.random.key(2), False)[0]
 
     for a, b in zip(decide(state), decide(hidden), strict=True):
         np.testing.assert_array_equal(a, b)
