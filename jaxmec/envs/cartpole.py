@@ -45,14 +45,9 @@ class CartPoleParams:
     max_steps_in_episode: int = 500  # [] the episode is truncated after so many steps
 
     def __post_init__(self) -> None:
-        gravity = checks.real("gravity", self.gravity, ndim=0, at_least=0)
-        object.__setattr__(self, "gravity", gravity)
-        for name in (
-            *("cart_mass", "pole_mass", "half_length", "force"),
-            *("time_step", "angle_limit", "position_limit"),
-        ):
-            value = checks.real(name, getattr(self, name), ndim=0, above=0)
-            object.__setattr__(self, name, value)
+        checks.reals(self, "gravity", ndim=0, at_least=0)
+        positive = ("cart_mass", "pole_mass", "half_length", "force", "time_step")
+        checks.reals(self, *positive, "angle_limit", "position_limit", ndim=0, above=0)
         steps = self.max_steps_in_episode
         checks.real("max_steps_in_episode", steps, ndim=0, at_least=1)
         if is_concrete(steps) and int(steps) != steps:

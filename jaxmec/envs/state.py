@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmec.core import checks
-from jaxmec.mec.checks import real
+from jaxmec.mec.checks import reals
 from jaxmec.mec.network import EdgeNetwork, QueueState
 from jaxmec.mec.offload import is_origin
 from jaxmec.mec.pricing import expected_flow, price
@@ -32,9 +32,8 @@ class ObservationScales:
     slot: Leaf  # s of work or transmission within a slot
 
     def __post_init__(self) -> None:
-        for name in ("size", "work", "result", "backlog", "slot"):
-            value = real(f"scales.{name}", getattr(self, name), ndim=0, above=0)
-            object.__setattr__(self, name, value)
+        units = ("size", "work", "result", "backlog", "slot")
+        reals(self, *units, part_of="scales.", ndim=0, above=0)
 
 
 @pytree
@@ -53,10 +52,8 @@ class OffloadingParams:
     scales: ObservationScales
 
     def __post_init__(self) -> None:
-        deadline = real("deadline", self.deadline, ndim=0, above=0, finite=False)
-        object.__setattr__(self, "deadline", deadline)
-        penalty = real("penalty", self.penalty, ndim=0, at_least=0)
-        object.__setattr__(self, "penalty", penalty)
+        reals(self, "deadline", ndim=0, above=0, finite=False)
+        reals(self, "penalty", ndim=0, at_least=0)
         servers = self.network.num_servers
         if isinstance(self.workload, TraceWorkload):
             if is_concrete(self.workload.origin) and jnp.max(self.workload.origin) >= servers:

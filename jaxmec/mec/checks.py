@@ -8,6 +8,8 @@ is said by :mod:`jaxmec.core.checks`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,16 @@ def real(
             f"{float(held.max):.3g}, got {numbers[tuple(where)]:g}"
         )
     return jnp.asarray(value, dtype)
+
+
+def reals(owner: object, *names: str, part_of: str = "", **bounds: Any) -> None:
+    """Make each field named what :func:`real` makes of it, as an object is built.
+
+    ``part_of`` stands before the names in errors.
+    """
+    for name in names:
+        value = real(part_of + name, getattr(owner, name), **bounds)
+        object.__setattr__(owner, name, value)
 
 
 def same_length(**vectors: ArrayLike) -> None:

@@ -31,17 +31,9 @@ class EdgeNetwork:
     max_wait: Leaf = leaf(default=float("inf"))  # s
 
     def __post_init__(self) -> None:
-        convert = {
-            "capacity": checks.real("capacity", self.capacity, ndim=1, above=0),
-            "rate": checks.real("rate", self.rate, ndim=1, above=0),
-            "slot_length": checks.real("slot_length", self.slot_length, ndim=0, above=0),
-            "uplink_cap": checks.real(
-                "uplink_cap", self.uplink_cap, ndim=0, at_least=0, finite=False
-            ),
-            "max_wait": checks.real("max_wait", self.max_wait, ndim=0, at_least=0, finite=False),
-        }
-        for name, value in convert.items():
-            object.__setattr__(self, name, value)
+        checks.reals(self, "capacity", "rate", ndim=1, above=0)
+        checks.reals(self, "slot_length", ndim=0, above=0)
+        checks.reals(self, "uplink_cap", "max_wait", ndim=0, at_least=0, finite=False)
         checks.same_length(capacity=self.capacity, rate=self.rate)
         if self.num_servers == 0:
             raise ValueError("capacity must name at least one server, got none")
@@ -62,9 +54,7 @@ class QueueState:
     uplink: Leaf  # [B] s for which each station's uplink is committed in this slot, u
 
     def __post_init__(self) -> None:
-        for name in ("backlog", "inflight", "uplink"):
-            value = checks.real(name, getattr(self, name), ndim=1, at_least=0)
-            object.__setattr__(self, name, value)
+        checks.reals(self, "backlog", "inflight", "uplink", ndim=1, at_least=0)
         checks.same_length(backlog=self.backlog, inflight=self.inflight, uplink=self.uplink)
 
     @classmethod

@@ -141,17 +141,13 @@ class TaskSizes:
     result: Leaf  # [N] Mbit, e_n
 
     def __post_init__(self) -> None:
-        for name in ("size_low", "size_high"):
-            value = checks.real(name, getattr(self, name), ndim=0, above=0)
-            object.__setattr__(self, name, value)
+        checks.reals(self, "size_low", "size_high", ndim=0, above=0)
         if is_concrete(self.size_low, self.size_high) and self.size_high < self.size_low:
             raise ValueError(
                 f"size_high must be at least size_low, {float(self.size_low):g}, "
                 f"got {float(self.size_high):g}"
             )
-        for name in ("density", "fixed_work", "result"):
-            value = checks.real(name, getattr(self, name), ndim=1, at_least=0)
-            object.__setattr__(self, name, value)
+        checks.reals(self, "density", "fixed_work", "result", ndim=1, at_least=0)
         checks.same_length(density=self.density, fixed_work=self.fixed_work, result=self.result)
         if self.positions == 0:
             raise ValueError("density must have at least one position, got none")

@@ -43,10 +43,8 @@ class Bursts:
     quiet: Leaf = leaf(default=80.0)  # s, mean length of the quiet state
 
     def __post_init__(self) -> None:
-        for name in ("rate", "busy", "quiet"):
-            value = checks.real(name, getattr(self, name), ndim=0, above=0)
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "burst", checks.real("burst", self.burst, ndim=0, at_least=1))
+        checks.reals(self, "rate", "busy", "quiet", ndim=0, above=0)
+        checks.reals(self, "burst", ndim=0, at_least=1)
 
     @property
     def busy_share(self) -> jax.Array:
@@ -118,11 +116,8 @@ class Diurnal:
     period: Leaf = leaf(default=600.0)  # s, P
 
     def __post_init__(self) -> None:
-        for name in ("rate", "period"):
-            value = checks.real(name, getattr(self, name), ndim=0, above=0)
-            object.__setattr__(self, name, value)
-        amplitude = checks.real("amplitude", self.amplitude, ndim=0, at_least=0, at_most=1)
-        object.__setattr__(self, "amplitude", amplitude)
+        checks.reals(self, "rate", "period", ndim=0, above=0)
+        checks.reals(self, "amplitude", ndim=0, at_least=0, at_most=1)
 
     def most(self, horizon: float) -> int:
         """Mean at the busiest time of the period, and eight standard deviations."""

@@ -40,21 +40,14 @@ class Fleet:
     def __post_init__(self) -> None:
         if self.phase is None:
             object.__setattr__(self, "phase", jnp.zeros_like(jnp.asarray(self.latency)))
-        convert = {
-            "step_time": checks.real("step_time", self.step_time, ndim=2, above=0),
-            "task_time": checks.real("task_time", self.task_time, ndim=2, at_least=0),
-            "load_time": checks.real("load_time", self.load_time, ndim=2, at_least=0),
-            "size": checks.real("size", self.size, ndim=1, above=0),
-            "memory": checks.real("memory", self.memory, ndim=1, at_least=0),
-            "rate": checks.real("rate", self.rate, ndim=1, above=0, finite=False),
-            "latency": checks.real("latency", self.latency, ndim=1, at_least=0),
-            "elastic": jnp.asarray(self.elastic, bool),
-            "heartbeat": checks.real("heartbeat", self.heartbeat, ndim=0, above=0),
-            "phase": checks.real("phase", self.phase, ndim=1, at_least=0),
-            "detect": checks.real("detect", self.detect, ndim=0, at_least=0),
-        }
-        for name, value in convert.items():
-            object.__setattr__(self, name, value)
+        checks.reals(self, "step_time", ndim=2, above=0)
+        checks.reals(self, "task_time", "load_time", ndim=2, at_least=0)
+        checks.reals(self, "size", ndim=1, above=0)
+        checks.reals(self, "memory", "latency", "phase", ndim=1, at_least=0)
+        checks.reals(self, "rate", ndim=1, above=0, finite=False)
+        checks.reals(self, "heartbeat", ndim=0, above=0)
+        checks.reals(self, "detect", ndim=0, at_least=0)
+        object.__setattr__(self, "elastic", jnp.asarray(self.elastic, bool))
         checks.same_length(
             step_time=self.step_time, task_time=self.task_time, load_time=self.load_time
         )
@@ -69,10 +62,10 @@ class Fleet:
                 f"step_time must be of at most {MOST_VARIANTS} variants, got {variants}"
             )
         for name in ("memory", "rate", "latency", "elastic", "phase"):
-            if jnp.shape(getattr(self, name)) != (servers,):
+            if (shape := jnp.shape(getattr(self, name))) != (servers,):
                 raise ValueError(
                     f"{name} must have shape ({servers},), one a server as step_time has, "
-                    f"got {jnp.shape(getattr(self, name))}"
+                    f"got {shape}"
                 )
         if self.size.shape != (variants,):
             raise ValueError(

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmec.core.checks import fields, whole
-from jaxmec.core.types import Keywords
 from jaxmec.mec import checks
 from jaxmec.serving.availability import Availability
 from jaxmec.struct import Leaf, leaf, pytree, static
@@ -43,17 +42,10 @@ class Alternating:
     troubles: int = static(default=8)
 
     def __post_init__(self) -> None:
-        bounds: dict[str, Keywords] = {
-            "up_median": {"above": 0},
-            "up_spread": {"at_least": 0},
-            "down_median": {"above": 0},
-            "down_spread": {"at_least": 0},
-            "slow_share": {"at_least": 0, "at_most": 1},
-            "slow_speed": {"above": 0, "at_most": 1},
-        }
-        for name, bound in bounds.items():
-            value = checks.real(name, getattr(self, name), ndim=0, **bound)
-            object.__setattr__(self, name, value)
+        checks.reals(self, "up_median", "down_median", ndim=0, above=0)
+        checks.reals(self, "up_spread", "down_spread", ndim=0, at_least=0)
+        checks.reals(self, "slow_share", ndim=0, at_least=0, at_most=1)
+        checks.reals(self, "slow_speed", ndim=0, above=0, at_most=1)
         fields(self, troubles=whole(1))
 
     def draw(self, key: jax.Array, steady: jax.Array) -> Availability:

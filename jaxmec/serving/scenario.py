@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxmec.core import checks as single
-from jaxmec.core.types import Keywords, Memory
+from jaxmec.core.types import Memory
 from jaxmec.mec import checks
 from jaxmec.serving import draws
 from jaxmec.serving.availability import Availability
@@ -82,25 +82,17 @@ class Mix:
     origin_share: Leaf  # [S] of the requests
 
     def __post_init__(self) -> None:
-        bounds: dict[str, Keywords] = {
-            "share": {"at_least": 0},
-            "quality": {"at_least": 0, "at_most": 1},
-            "limit": {"above": 0, "finite": False},
-            "images": {"at_least": 1},
-            "images_share": {"at_least": 0},
-            "size": {"at_least": 0},
-            "result": {"at_least": 0},
-            "origin_share": {"at_least": 0},
-        }
-        for name, bound in bounds.items():
-            value = checks.real(name, getattr(self, name), ndim=1, **bound)
-            object.__setattr__(self, name, value)
+        shares = ("share", "images_share", "origin_share")
+        checks.reals(self, *shares, "size", "result", ndim=1, at_least=0)
+        checks.reals(self, "quality", ndim=1, at_least=0, at_most=1)
+        checks.reals(self, "limit", ndim=1, above=0, finite=False)
+        checks.reals(self, "images", ndim=1, at_least=1)
         if is_concrete(self.images) and np.any(np.asarray(self.images) % 1):
             raise ValueError(f"images must be whole numbers, got {np.asarray(self.images)}")
         object.__setattr__(self, "images", self.images.astype(jnp.int32))
         checks.same_length(share=self.share, quality=self.quality, limit=self.limit)
         checks.same_length(images=self.images, images_share=self.images_share)
-        for name in ("share", "images_share", "origin_share"):
+        for name in shares:
             value = getattr(self, name)
             if is_concrete(value) and not np.sum(value) > 0:
                 raise ValueError(f"{name} must have a share above 0, got {np.asarray(value)}")
