@@ -128,7 +128,9 @@ def main(options: Options) -> None:
     plans = [find_study(name, options.size) for name in options.studies]
     for plan in plans:
         if not options.worker:  # what is wrong anywhere is an error before hours of work
-            study.check(plan, [c for c in plan.cells if not study.is_finished(options.out, c)])
+            study.check_cells(
+                plan, [c for c in plan.cells if not study.is_finished(options.out, c)]
+            )
     if options.worker:
         work(options, plans)
         return

@@ -185,7 +185,7 @@ def describe_network(params: OffloadingParams) -> Document:
 def describe_observation(env: OffloadingEnvironment, params: OffloadingParams) -> Document:
     """The features in their order; an entry is its quantity in its unit, over its scale."""
     features: list[Document] = []
-    chosen = observation.chosen(env.options, params)
+    chosen = observation.shown_features(env.options, params)
     for feature, (name, length) in zip(chosen, env.feature_layout(params), strict=True):
         scale = 1.0 if feature.scale is None else float(feature.scale(params))
         unit, about = feature.unit, feature.about

@@ -33,7 +33,7 @@ from jaxmec.deploy.runtime import Scheduler, refuse_old
 from jaxmec.experiment import Policy, read_policy
 from jaxmec.traces import TraceError
 
-FORMS = ("jax", "stablehlo")
+XLA_FORMS = ("jax", "stablehlo")
 
 # What a program may consist of: arithmetic on arrays, loops and branches of it. All else, such as
 # a call of native code (a host callback, LAPACK) or a file or network, is refused.
@@ -73,7 +73,7 @@ def load(path: PathLike, *, form: str = "jax", digest: str | None = None) -> Sch
         jaxmec.core.bundle.BundleError: nothing there, damaged, or of a newer version.
         ValueError: an unknown form.
     """
-    look_up("form", form, dict.fromkeys(FORMS))
+    look_up("form", form, dict.fromkeys(XLA_FORMS))
 
     def read(place: Path) -> tuple[Bundle, Any]:
         bundle = open_bundle(place, digest=digest)

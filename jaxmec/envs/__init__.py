@@ -38,7 +38,7 @@ __all__ = [
     "to_gymnasium",
 ]
 
-_HOMES = {
+_LAZY = {
     "CartPole": "cartpole",
     "CartPoleParams": "cartpole",
     "MultiServerOffloading": "multi",
@@ -48,12 +48,12 @@ _HOMES = {
     "View": "state",
     "to_gymnasium": "gymnasium",
 }
-_FILES = {*_HOMES.values(), "observation", "offloading", "spaces"}
+_FILES = {*_LAZY.values(), "observation", "offloading", "spaces"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"jaxmec.envs.{_HOMES[name]}"), name)
+    if name in _LAZY:
+        value = getattr(importlib.import_module(f"jaxmec.envs.{_LAZY[name]}"), name)
         globals()[name] = value
         return value
     if name in _FILES:

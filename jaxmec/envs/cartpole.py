@@ -99,7 +99,7 @@ class CartPole(environment.Environment):
         del params  # an episode starts the same way whatever the pole weighs
         x, x_dot, theta, theta_dot = RESET_BOUND * _four_uniforms(key)
         state = CartPoleState(x, x_dot, theta, theta_dot, jnp.zeros((), jnp.int32))
-        return observe(state), state
+        return observation_of(state), state
 
     def step(  # type: ignore[override]
         self,
@@ -124,13 +124,13 @@ class CartPole(environment.Environment):
         _, start = self.reset(key, params)
         next_state = jax.tree.map(lambda a, b: jnp.where(done, a, b), start, reached)
         info = {
-            "final_observation": observe(reached),
+            "final_observation": observation_of(reached),
             "terminated": terminated,
             "truncated": truncated,
             "discount": 1 - terminated.astype(reached.x.dtype),
         }
         reward = jnp.ones_like(reached.x)
-        return observe(next_state), next_state, reward, terminated, truncated, info
+        return observation_of(next_state), next_state, reward, terminated, truncated, info
 
     @property
     def name(self) -> str:
@@ -177,7 +177,7 @@ class CartPole(environment.Environment):
         return spaces.Box(-high, high, (4,), dtype)
 
 
-def observe(state: CartPoleState) -> jax.Array:
+def observation_of(state: CartPoleState) -> jax.Array:
     """[4] the state as the agent sees it."""
     return jnp.stack([state.x, state.x_dot, state.theta, state.theta_dot])
 

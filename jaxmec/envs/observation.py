@@ -233,7 +233,7 @@ FEATURES: tuple[Feature, ...] = (
 )
 
 
-def chosen(options: OffloadingOptions, params: OffloadingParams) -> tuple[Feature, ...]:
+def shown_features(options: OffloadingOptions, params: OffloadingParams) -> tuple[Feature, ...]:
     """The features of an observation, in their order."""
     return tuple(feature for feature in FEATURES if feature.shown(options, params))
 
@@ -249,7 +249,7 @@ def features(
     seen = Seen(view, params, options)
     dtype = jnp.result_type(view.queues.backlog)
     found = {}
-    for feature in chosen(options, params):
+    for feature in shown_features(options, params):
         value = feature.value(seen)
         if feature.scale is not None and options.features != "raw":
             value = value / feature.scale(params)
@@ -271,7 +271,8 @@ def layout(options: OffloadingOptions, params: OffloadingParams) -> tuple[tuple[
     """The features in their order, (name, length): 1, or B, or m of neighbours."""
     servers = options.neighbours or params.network.num_servers
     return tuple(
-        (feature.name, servers if feature.per_server else 1) for feature in chosen(options, params)
+        (feature.name, servers if feature.per_server else 1)
+        for feature in shown_features(options, params)
     )
 
 
@@ -279,7 +280,7 @@ def entry_names(options: OffloadingOptions, params: OffloadingParams) -> tuple[s
     """[observation_size] what each entry of an observation is."""
     names: list[str] = []
     servers = options.neighbours or params.network.num_servers
-    for feature in chosen(options, params):
+    for feature in shown_features(options, params):
         name = feature.name
         names += [f"{name}[{i}]" for i in range(servers)] if feature.per_server else [name]
     return tuple(names)

@@ -7,14 +7,13 @@ wanted and costs much, as drawing an episode is, this computes it for those that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxmec.core.types import PyTree
+from jaxmec.struct import Tree
 
-Tree = TypeVar("Tree")
 PART = 32  # of the environments, those that are served at once; more take another turn
 
 

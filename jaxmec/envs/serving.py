@@ -27,6 +27,7 @@ from jaxmec.core import checks
 from jaxmec.core.types import Info, Memory
 from jaxmec.envs import spaces
 from jaxmec.envs.rarely import rarely
+from jaxmec.envs.spaces import LARGEST_SCORE
 from jaxmec.serving import draws
 from jaxmec.serving.availability import Troubles
 from jaxmec.serving.decision import (
@@ -52,7 +53,6 @@ ACTIONS = ("option", "shares")
 FEATURE_SETS = ("told", "expected", "options")
 LATE = 2.0  # times the limit, what a delay counts as at most in the reward
 TABLES = ("sent_after", "sent_work", "sent_holds")  # O(S B) of the queues
-LARGEST_SCORE = 1e30  # what an infinite score counts as
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxmec.core import checks
 from jaxmec.envs import spaces
 from jaxmec.envs import state as states
 from jaxmec.envs.offloading import OffloadingEnvironment
+from jaxmec.envs.spaces import LARGEST_SCORE
 from jaxmec.envs.state import OffloadingOptions, OffloadingParams, OffloadingState, View
 from jaxmec.mec.network import QueueState
 from jaxmec.mec.offload import Outcome, apply_split, fallback
@@ -21,7 +22,6 @@ from jaxmec.mec.selection import one_server
 from jaxmec.mec.workload import Task
 
 ACTIONS = ("index", "score")
-LARGEST_SCORE = 1e30  # what an infinite score of one server counts as
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
+LARGEST_SCORE = 1e30  # what an infinite score counts as
+
 
 class BinaryVector(spaces.Box):
     """[B] zeros and ones."""

@@ -21,7 +21,7 @@ from jaxmec.envs.table import FOR_RULES, FOR_SCHEDULERS
 from jaxmec.experiment.policy import Policy, load_policy
 from jaxmec.experiment.report import Report
 from jaxmec.experiment.result import TrainResult
-from jaxmec.experiment.setting import PathLike, Setting, trace_file
+from jaxmec.experiment.setting import PathLike, Setting, as_trace_file
 from jaxmec.schedulers import SCHEDULERS, Scheduler, find_scheduler
 from jaxmec.serving.rules import RULES, ServingRule
 from jaxmec.traces import TraceFile
@@ -211,9 +211,9 @@ def player_of(
         kind = "scheduler" if isinstance(policy, Scheduler) else "rule"
         raise ValueError(f"sampled must be False for {kind} {policy.name!r}, which does not learn")
     if isinstance(policy, ServingRule):
-        return _serving(policy, env, preset, preset_seed or 0, trace_file(trace), options)
+        return _serving(policy, env, preset, preset_seed or 0, as_trace_file(trace), options)
     if isinstance(policy, Scheduler):
-        return _scheduling(policy, env, preset, preset_seed or 0, trace_file(trace), options)
+        return _scheduling(policy, env, preset, preset_seed or 0, as_trace_file(trace), options)
     return _deciding(policy, drawn if sampled else greedy, env, preset, preset_seed, trace, options)
 
 
@@ -241,7 +241,7 @@ def _deciding(
         fleet=setting.fleet if preset is None else None,
         seed=setting.seed if preset_seed is None else preset_seed,
         options=tuple(sorted((own | options).items())),
-        trace=trace_file(trace),
+        trace=as_trace_file(trace),
     )
     environment, params = setting.make()
     spec = make_spec(environment, params)

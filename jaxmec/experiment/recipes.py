@@ -21,7 +21,7 @@ from jaxmec.envs.table import FOR_AGENTS
 from jaxmec.experiment.demonstrations import DEMONSTRATING, Demonstrator
 from jaxmec.experiment.policy import Policy, load_policy
 from jaxmec.experiment.result import TrainResult
-from jaxmec.experiment.setting import PathLike, Setting, plain, strict, trace_file
+from jaxmec.experiment.setting import PathLike, Setting, as_trace_file, plain, strict
 from jaxmec.methods import METHODS, Config, find_method, trainer_of
 from jaxmec.training.identity import digest
 from jaxmec.training.progress import Display
@@ -274,7 +274,7 @@ def _with_arrivals(setting: Setting, given: Keywords, trace: Any) -> tuple[Any, 
     if "workload" in given:
         raise TypeError("trace and the workload in env_options are both arrivals; give one")
     options.pop("workload", None)
-    return tuple(sorted((options | given).items())), trace_file(trace)
+    return tuple(sorted((options | given).items())), as_trace_file(trace)
 
 
 def _agree(name: str, of_agent: Keywords, of_env: Keywords, env: str) -> None:

@@ -265,7 +265,7 @@ def check_same_tasks(
         )
 
 
-def trace_file(trace: PathLike | TraceFile | None) -> TraceFile | None:
+def as_trace_file(trace: PathLike | TraceFile | None) -> TraceFile | None:
     return trace if trace is None or isinstance(trace, TraceFile) else TraceFile.of(trace)
 
 

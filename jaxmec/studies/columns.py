@@ -24,16 +24,16 @@ from jaxmec.core.tables import results_table
 from jaxmec.core.terminal import quoted
 from jaxmec.core.types import Document
 
-Row = TypeVar("Row")
-ABSENT = "-"  # in place of a number that there is not
+Shown = TypeVar("Shown")
+BLANK = "-"  # in place of a number that there is not
 
 
 @dataclasses.dataclass(frozen=True)
-class Column(Generic[Row]):
+class Column(Generic[Shown]):
     """One column of a table."""
 
     header: str  # with the unit
-    text: Callable[[Row], str]  # of a row
+    text: Callable[[Shown], str]  # of a row
     left: bool = False  # words; numbers are set to the right
     terminal: bool = True  # whether a terminal shows it, which is narrow
     document: bool = True
@@ -44,14 +44,14 @@ def number(
 ) -> str:
     """A number of so many decimals, as a share in percent, with its sign where ``sign`` is "+"."""
     if math.isnan(value):
-        return ABSENT
+        return BLANK
     return f"{100 * value if percent else value:{sign},.{decimals}f}{unit}"
 
 
 def interval(ends: Interval, decimals: int, *, percent: bool = False, sign: str = "") -> str:
     """ "low to high"."""
     texts = [number(end, decimals, percent=percent, sign=sign) for end in ends]
-    return ABSENT if ABSENT in texts else " to ".join(texts)
+    return BLANK if BLANK in texts else " to ".join(texts)
 
 
 def half_width(ends: Interval, decimals: int, *, percent: bool = False) -> str:
@@ -59,7 +59,7 @@ def half_width(ends: Interval, decimals: int, *, percent: bool = False) -> str:
     return number((ends[1] - ends[0]) / 2, decimals, percent=percent)
 
 
-def terminal_table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
+def terminal_table(title: str, columns: Sequence[Column[Shown]], rows: Iterable[Shown]) -> Table:
     """For a terminal. Where it is narrow, names are broken and numbers are not."""
     columns = [column for column in columns if column.terminal]
     lines = [[column.text(row) for column in columns] for row in rows]
@@ -81,13 +81,13 @@ def terminal_table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Ro
     return table
 
 
-def markdown_table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> str:
+def markdown_table(columns: Sequence[Column[Shown]], rows: Iterable[Shown]) -> str:
     """For a document."""
     columns = [column for column in columns if column.document]
     lines = [
         [column.header for column in columns],
         ["---" if column.left else "---:" for column in columns],
-        *([column.text(row) or ABSENT for column in columns] for row in rows),
+        *([column.text(row) or BLANK for column in columns] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

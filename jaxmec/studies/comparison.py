@@ -24,7 +24,7 @@ from jaxmec.envs.table import find_environment
 from jaxmec.experiment import Report
 from jaxmec.experiment.report import METRICS, Metric
 from jaxmec.studies.columns import (
-    ABSENT,
+    BLANK,
     Column,
     half_width,
     interval,
@@ -108,7 +108,7 @@ class Comparison:
             name=report.name,
             information=report.information or "",
             waits=waits if splits else "-",
-            judged=report.judged or ABSENT,
+            judged=report.judged or BLANK,
             seeds=report.num_seeds,
             episodes=report.values[self.metric].shape[1],
             mean=report.mean(self.metric),
@@ -161,7 +161,7 @@ class Comparison:
         ]
         return [
             Column("method", lambda row: row.name, left=True),
-            Column("sees", lambda row: row.information or ABSENT, left=True),
+            Column("sees", lambda row: row.information or BLANK, left=True),
             Column("waits", lambda row: row.waits, left=True),
             Column("judged", lambda row: row.judged, left=True, terminal=False),
             Column("seeds", lambda row: str(row.seeds)),
@@ -193,7 +193,7 @@ class Comparison:
     def table(self, title: str) -> Table:
         """For a terminal."""
         rows = self.rows
-        allocated = any(row.waits != ABSENT for row in rows)  # not where a task has one server
+        allocated = any(row.waits != BLANK for row in rows)  # not where a task has one server
         fails = any(not math.isnan(row.failed) for row in rows)
         idle = {"waits": allocated, "failed": fails}
         columns = [column for column in self.columns if idle.get(column.header, True)]

@@ -41,16 +41,16 @@ from jaxmec.methods import METHODS, Method
 from jaxmec.schedulers import Scheduler
 from jaxmec.solvers import lower_bounds, solve_exact
 from jaxmec.studies.columns import (
-    ABSENT,
+    BLANK,
     Column,
     half_width,
     number,
     terminal_table,
 )
-from jaxmec.studies.plans import EFFORT, Effort, Planned, Say, planned, quiet
+from jaxmec.studies.plans import EFFORT, Effort, PlannedTasks, Say, planned, quiet
 from jaxmec.traces import TraceFile, mean_load
 
-Entry = str | Policy | TrainResult | Scheduler | PathLike
+Played = str | Policy | TrainResult | Scheduler | PathLike
 NAN = float("nan")
 BOUNDS = {
     "exact": "the optimum, proved, or what its proof had reached when time was up",
@@ -59,7 +59,7 @@ BOUNDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class GapRow:
     """One scheduler at one place; gaps are shares: 0.1 is 10 % above."""
 
     name: str
@@ -85,14 +85,14 @@ class Gap:
     bound_kind: str  # one of BOUNDS
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[GapRow]:
         """One for each scheduler, shortest mean make-span first."""
         rows = []
         for report in self.reports:
             over_plan = self.samples(report, self.plan)
             over_bound = self.samples(report, self.bound)
             rows.append(
-                Row(
+                GapRow(
                     name=report.name,
                     information=report.information or "",
                     makespan=report.mean("makespan"),
@@ -105,11 +105,11 @@ class Gap:
         return sorted(rows, key=lambda row: row.makespan)
 
     @property
-    def all_rows(self) -> list[Row]:
+    def all_rows(self) -> list[GapRow]:
         """The bound, the plan, then the schedulers."""
         over = self.plan / self.bound - 1
-        bound = Row(self.bound_kind, "", float(self.bound.mean()))
-        plan = Row(
+        bound = GapRow(self.bound_kind, "", float(self.bound.mean()))
+        plan = GapRow(
             "plan",
             "its slots",
             float(self.plan.mean()),
@@ -127,7 +127,7 @@ class Gap:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Question:
     """What is asked of a setting by name; in all else it is as policies were trained."""
 
     env: str | None = None
@@ -137,7 +137,7 @@ class Asked:
     options: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, **where: Any) -> Asked:
+    def of(cls, **where: Any) -> Question:
         """By the names that `jaxmec.evaluate` has, options of the environment among them."""
         own = {f.name for f in dataclasses.fields(cls)} - {"options"}
         named = {name: value for name, value in where.items() if name in own}
@@ -165,7 +165,7 @@ class Asked:
 
 
 def measure(
-    entries: Sequence[Entry],
+    entries: Sequence[Played],
     *,
     episodes: int = 10,
     seed: int = 1,
@@ -193,7 +193,7 @@ def measure(
             different tasks or networks.
         jaxmec.traces.TraceError: a trace that cannot be read.
     """
-    asked = Asked.of(**where)
+    asked = Question.of(**where)
     players = [opened(entry) for entry in entries]
     for entry in players:
         own = entry.setting.trace if isinstance(entry, Policy | TrainResult) else None
@@ -220,7 +220,7 @@ def measure(
     )
 
 
-def _playing(setting: Setting, asked: Asked) -> Keywords:
+def _playing(setting: Setting, asked: Question) -> Keywords:
     """What `evaluate` is given to play a setting."""
     return {
         "env": setting.env,
@@ -232,7 +232,7 @@ def _playing(setting: Setting, asked: Asked) -> Keywords:
     }
 
 
-def _plan_and_bound(plans: Planned, effort: Effort, say: Say) -> tuple[np.ndarray, np.ndarray]:
+def _plan_and_bound(plans: PlannedTasks, effort: Effort, say: Say) -> tuple[np.ndarray, np.ndarray]:
     """[episodes] s both: the best plan known, and the largest bound, which is not above it."""
     plan, bound, network = plans.makespan, np.empty(len(plans.arrivals)), plans.params.network
     for episode, (window, fraction) in enumerate(zip(plans.windows, plans.fractions, strict=True)):
@@ -248,7 +248,7 @@ def _plan_and_bound(plans: Planned, effort: Effort, say: Say) -> tuple[np.ndarra
     return plan, bound
 
 
-def common_setting(entries: Sequence[Any], asked: Asked) -> Setting:
+def common_setting(entries: Sequence[Any], asked: Question) -> Setting:
     """The tasks and the network that entries are measured with: the policies' own, as changed.
 
     What is asked counts, whatever the policies were trained with; about the rest they agree.
@@ -305,10 +305,10 @@ def with_servers(preset: str, servers: int) -> Keywords:
 
 def _blank(text: str) -> str:
     """Nothing at all where there is no number: the bound is not over itself."""
-    return "" if text == ABSENT else text
+    return "" if text == BLANK else text
 
 
-GAP_COLUMNS: tuple[Column[Row], ...] = (
+GAP_COLUMNS: tuple[Column[GapRow], ...] = (
     Column("method", lambda row: row.name, left=True),
     Column("sees", lambda row: row.information, left=True),
     Column("make-span", lambda row: number(row.makespan, 4)),
@@ -445,14 +445,16 @@ def run(command: Command, say: Say = quiet) -> list[Gap]:
     return gaps
 
 
-def _asked(command: Command, trained: Sequence[Policy], trace: TraceFile | None) -> Iterator[Asked]:
+def _asked(
+    command: Command, trained: Sequence[Policy], trace: TraceFile | None
+) -> Iterator[Question]:
     """Every combination of positions, servers and loads."""
     combinations = itertools.product(
         command.positions or (None,), command.servers or (None,), command.loads or (None,)
     )
     for positions, servers, target in combinations:
         options: Keywords = {"slots": command.slots}
-        asked = Asked(command.env, command.preset, command.preset_seed, trace, options)
+        asked = Question(command.env, command.preset, command.preset_seed, trace, options)
         if positions is not None:
             options["positions"] = positions
         # As the first policy has it; whether the others agree is checked later.
@@ -496,7 +498,10 @@ def _shortened(trace: TraceFile | None, command: Command) -> TraceFile | None:
 
 
 def _check_places(
-    entries: Sequence[Policy | Scheduler | Method], command: Command, asked: Asked, setting: Setting
+    entries: Sequence[Policy | Scheduler | Method],
+    command: Command,
+    asked: Question,
+    setting: Setting,
 ) -> None:
     """See that all can be played in a setting."""
     played = dataclasses.replace(asked, trace=_shortened(asked.trace, command))

@@ -16,7 +16,7 @@ from jaxmec.studies.catalogue import STUDIES, find_study
 from jaxmec.studies.claims import CLAIMS, NEAR
 from jaxmec.studies.columns import Column, interval, markdown_table, number
 from jaxmec.studies.study import Result, collect
-from jaxmec.studies.verdicts import ABSENT, NO, OPEN, YES, Verdict, check
+from jaxmec.studies.verdicts import ABSENT, NO, OPEN, YES, Verdict, judge
 
 
 def page(size: str, out: PathLike, directory: PathLike, command: str) -> str:
@@ -29,7 +29,7 @@ def page(size: str, out: PathLike, directory: PathLike, command: str) -> str:
         command: that runs the studies and writes the page, for its first lines.
     """
     outcomes = {name: collect(find_study(name, size), out) for name in STUDIES}
-    verdicts = [check(claim, outcomes[claim.study]) for claim in CLAIMS]
+    verdicts = [judge(claim, outcomes[claim.study]) for claim in CLAIMS]
     found = [result for outcome in outcomes.values() for result in outcome.results]
     parts = [
         "# The claims, measured",

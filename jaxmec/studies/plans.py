@@ -53,7 +53,7 @@ EFFORT = Effort()
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class PlannedTasks:
     """The tasks of some episodes, and the best plan known of each."""
 
     params: OffloadingParams
@@ -81,7 +81,7 @@ class Planned:
 
 def planned(
     setting: Setting, episodes: int, seed: int = 1, effort: Effort = EFFORT, say: Say = quiet
-) -> Planned:
+) -> PlannedTasks:
     """Plan the first so many episodes that `jaxmec.evaluate` plays with the same seed.
 
     Raises:
@@ -92,9 +92,9 @@ def planned(
         raise ValueError(f"plans are made where tasks are scheduled; {setting.env} has none")
     options = tuple(sorted((setting.fields | dict(row.set_options)).items()))
     environment, params = dataclasses.replace(setting, options=options).make()
-    arrivals = record(environment, params, episodes, seed)
+    arrivals = record_arrivals(environment, params, episodes, seed)
     fractions = plan_episodes(params.network, arrivals, row.problem, effort, seed, say)
-    return Planned(params, row.problem, arrivals, fractions)
+    return PlannedTasks(params, row.problem, arrivals, fractions)
 
 
 def best_known(
@@ -104,7 +104,7 @@ def best_known(
     return planned(setting, episodes, seed, effort, say).makespan
 
 
-def record(
+def record_arrivals(
     environment: OffloadingEnvironment, params: OffloadingParams, episodes: int, seed: int
 ) -> list[TraceWorkload]:
     """The tasks of the episodes that `jaxmec.evaluate` plays with the same seed.

@@ -232,7 +232,7 @@ def run(
         for cell in study.cells
         if not is_finished(out, cell) and (only is None or cell.folder in only)
     ]
-    check(study, todo)
+    check_cells(study, todo)
     work = sum(cell.work for cell in todo)
     with _programs_kept(out / "compiled"), PlanDisplay(len(todo), work, enabled=progress) as plan:
         for cell in todo:
@@ -248,7 +248,7 @@ def run(
     return collect(study, out)
 
 
-def check(study: Study, cells: Collection[Cell] | None = None) -> None:
+def check_cells(study: Study, cells: Collection[Cell] | None = None) -> None:
     """See that every cell, or those given, can be measured and compared; nothing is trained.
 
     Raises:

@@ -36,7 +36,7 @@ class Verdict:
     note: str = ""
 
 
-def check(claim: Claim, outcome: Outcome) -> Verdict:
+def judge(claim: Claim, outcome: Outcome) -> Verdict:
     """Set a claim against what its study measured."""
     ours, theirs = outcome.find(claim.ours), outcome.find(claim.theirs)
     nothing = (float("nan"), float("nan"))
@@ -64,7 +64,7 @@ def check(claim: Claim, outcome: Outcome) -> Verdict:
 def _samples(quantity: str, ours: Result, theirs: Result) -> tuple[np.ndarray, np.ndarray, str]:
     """Both [n], paired: seeds where either has several, else episodes; and a note."""
     if quantity in ("makespan", "failed", "return"):
-        # The check that both met the same episodes is the difference's.
+        # The judge that both met the same episodes is the difference's.
         ours.report.difference(theirs.report, quantity)
         mine, other = ours.report.values[quantity], theirs.report.values[quantity]
         if max(len(mine), len(other)) == 1:

@@ -24,7 +24,7 @@ from jaxmec.traces.reading import (
     Piece,
     Progress,
     TraceError,
-    opened,
+    open_table,
     pyarrow_parquet,
 )
 
@@ -171,7 +171,7 @@ def read_rows(path: PathLike, progress: Progress | None = None) -> Rows:
     Args:
         progress: is told bytes read and bytes in all, piece by piece.
     """
-    with opened(path, progress=progress) as table:
+    with open_table(path, progress=progress) as table:
         if not table.names:
             raise table.no_rows()
         columns: dict[str, Column] = {}

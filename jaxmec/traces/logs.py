@@ -22,7 +22,7 @@ from jaxmec.traces.reading import (
     Progress,
     TraceError,
     is_gap,
-    opened,
+    open_table,
 )
 from jaxmec.traces.times import Ticks, exactly, read_times
 
@@ -141,7 +141,9 @@ def convert(
     meant = (Column.parse(text) for text in (*look_up("format", format, FORMATS), *columns))
     chosen = {column.field: column for column in meant}  # what is given replaces the format's
     _check_columns(chosen, conversion)
-    with opened(path, KINDS_OF_LOGS.get(format, "csv"), header=header, progress=progress) as table:
+    with open_table(
+        path, KINDS_OF_LOGS.get(format, "csv"), header=header, progress=progress
+    ) as table:
         if not table.names:
             raise table.no_rows()
         chosen = {field: table.find(column) for field, column in chosen.items()}

@@ -248,7 +248,7 @@ def is_gap(value: Any) -> bool:
 
 
 class Table:
-    """A file that is being read; made by :func:`opened`."""
+    """A file that is being read; made by :func:`open_table`."""
 
     def __init__(self, path: str, reader: _Reader, told: Callable[[], None]) -> None:
         self.path = path
@@ -305,7 +305,7 @@ class _Reader(Protocol):
 
 
 @contextlib.contextmanager
-def opened(
+def open_table(
     path: PathLike,
     kind: str | None = None,
     *,

@@ -32,7 +32,7 @@ from jaxmec.traces.reading import (
     Progress,
     TraceError,
     is_gap,
-    opened,
+    open_table,
 )
 from jaxmec.traces.times import Ticks, read_times
 
@@ -98,7 +98,7 @@ def read_requests(path: PathLike, progress: Progress | None = None) -> RequestRo
         OSError: the file cannot be read.
         ImportError: Parquet without pyarrow.
     """
-    with opened(path, progress=progress) as table:
+    with open_table(path, progress=progress) as table:
         if not table.names:
             raise table.no_rows()
         columns: dict[str, Column] = {}
@@ -136,7 +136,7 @@ def of_requests(path: PathLike) -> bool:
         TraceError: it is no table.
         OSError: the file cannot be read.
     """
-    with opened(path) as table:
+    with open_table(path) as table:
         return "time" in {name.partition(":")[0] for name in table.names}
 
 
@@ -317,7 +317,9 @@ def convert_requests(
     if conversion.drop == "failed" and "status" not in chosen:
         raise ValueError("drop must be nothing where no column is status")
     log = _RequestLog(chosen, conversion, fleet.stations)
-    with opened(path, KINDS_OF_LOGS.get(format, "csv"), header=header, progress=progress) as table:
+    with open_table(
+        path, KINDS_OF_LOGS.get(format, "csv"), header=header, progress=progress
+    ) as table:
         if not table.names:
             raise table.no_rows()
         log.chosen = {field: table.find(column) for field, column in chosen.items()}

@@ -48,8 +48,8 @@ from jaxmec.core.sealed import MANIFEST, Listed
 from jaxmec.core.types import Document, PyTree
 from jaxmec.training import devices
 
-FORMAT = "jaxmec checkpoint"
-FORMAT_VERSION = 1
+CHECKPOINT_FORMAT = "jaxmec checkpoint"
+CHECKPOINT_VERSION = 1
 
 ARRAYS = "arrays"
 _STEP = re.compile(r"step_(\d{9,})")
@@ -89,9 +89,9 @@ class CheckpointNotSaved(CheckpointError):
 
 
 _CHECKPOINT = sealed.Format(
-    name=FORMAT,
+    name=CHECKPOINT_FORMAT,
     noun="checkpoint",
-    version=FORMAT_VERSION,
+    version=CHECKPOINT_VERSION,
     max_bytes=32 * 2**20,  # metadata too: all that a run depends on
     max_file_bytes=None,  # a replay buffer may be large
     schema=checks.record(

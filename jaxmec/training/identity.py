@@ -18,7 +18,7 @@ from jaxmec.training.rollout import Environment
 from jaxmec.training.trainer import AnyTrainer
 
 
-def describe(
+def described_run(
     agent: Agent,
     env: Environment,
     params: EnvParams,

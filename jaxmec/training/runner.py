@@ -201,7 +201,7 @@ class _Run:
         self.home = settings.home
         self.writing = self.home if first else None
         self.placement = on_devices.place(settings.devices, len(numbers), config)
-        self.about = identity.describe(agent, env, params, config, numbers)
+        self.about = identity.described_run(agent, env, params, config, numbers)
         if settings.start is not None:
             self.about["start"] = identity.digest(settings.start)
         self.program = _Programs(agent, env, config, settings.deterministic, self.placement)

@@ -78,11 +78,9 @@ def test_a_running_run_is_followed_until_it_ends(home):
         stream.write('{"env_steps": 4000, "sec')  # a line that is still being written
         stream.flush()
         assert watch.Standing.of(home).steps[-1] == 3000
-        watch.follow(watch.Command(home, once=True), screen)
+        watch.follow(watch.Watch(home, once=True), screen)
         assert "running" in screen.file.getvalue()
-        thread = threading.Thread(
-            target=watch.follow, args=(watch.Command(home, every=0.01), screen)
-        )
+        thread = threading.Thread(target=watch.follow, args=(watch.Watch(home, every=0.01), screen))
         thread.start()
         time.sleep(0.05)
         assert thread.is_alive()
@@ -104,7 +102,7 @@ def test_ctrl_c_only_stops_watching(home, monkeypatch):
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
     with (home / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        watch.follow(watch.Command(home), screen)
+        watch.follow(watch.Watch(home), screen)
     assert "30 %" in screen.file.getvalue()
 
 

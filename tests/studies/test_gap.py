@@ -109,7 +109,7 @@ def test_policies_of_different_tasks_or_networks_are_not_set_beside_one_plan():
         gap.measure([ours, other])
     # What is named goes for all.
     options = {"capacity": (10, 20, 30, 40, 55)}
-    assert dict(gap.common_setting([ours, other], gap.Asked.of(**options)).fields) == (
+    assert dict(gap.common_setting([ours, other], gap.Question.of(**options)).fields) == (
         CHANGED | options
     )
 

@@ -17,7 +17,7 @@ def test_recorded_tasks_are_those_of_the_evaluation():
     env, scheduler = "MultiServerOffloading-v0", jaxmec.SCHEDULERS["water-filling-full"]
     report = jaxmec.evaluate(scheduler, env=env, episodes=2, seed=5, **SMALL)
     environment, params = jaxmec.make(env, action="mask", **SMALL)
-    for episode, trace in enumerate(plans.record(environment, params, 2, seed=5)):
+    for episode, trace in enumerate(plans.record_arrivals(environment, params, 2, seed=5)):
         assert trace.slot.shape[0] == report.values["length"][0, episode]
         window = window_of(trace, backlog=np.zeros(5))
         makespan = solvers.play(params.network, window, greedy(params.network, window)).mean()

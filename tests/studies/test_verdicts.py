@@ -8,7 +8,7 @@ import pytest
 
 from jaxmec.studies.catalogue import find_study
 from jaxmec.studies.claims import Claim
-from jaxmec.studies.verdicts import NO, OPEN, YES, check
+from jaxmec.studies.verdicts import NO, OPEN, YES, judge
 
 METHODS = dataclasses.replace(find_study("amcoedge-methods", "short"), seeds=3)
 LEVELS = {entry.label: 0.3 for entry in METHODS.entries}
@@ -18,7 +18,7 @@ POLES = find_study("cartpole", "short")
 def verdict(ours, theirs, expected="less", margin=0.0, spread=0.01, quantity="makespan"):
     claim = Claim("c", "s", METHODS.name, "ddrl-amsa", "drlcoedge", quantity, expected, margin)
     levels = LEVELS | {"ddrl-amsa": ours, "drlcoedge": theirs}
-    return check(claim, measured.outcome(METHODS, levels, spread=spread))
+    return judge(claim, measured.outcome(METHODS, levels, spread=spread))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_failure_rates_are_compared_by_difference_and_may_be_zero():
     outcome = measured.outcome(METHODS, LEVELS)
     for result in outcome.results:
         result.report.values["failed"][:] = 0
-    assert check(claim, outcome).holds == YES
+    assert judge(claim, outcome).holds == YES
 
 
 @pytest.mark.parametrize("quantity", ["return", "area", "steps", "equal time"])
@@ -75,7 +75,7 @@ def test_cartpole_by_every_quantity(quantity):
     claim = Claim("c", "s", "cartpole", "dsac", "dqn", quantity,
                   "less" if quantity == "steps" else "more")  # fmt: skip
     outcome = measured.outcome(POLES, {"dsac": 600, "sac": 500, "dqn": 490}, spread=0.005)
-    found = check(claim, outcome)
+    found = judge(claim, outcome)
     assert found.holds == YES
     if quantity == "area":  # of a line from 0.2 to 1 times the level
         assert found.ours == pytest.approx(0.6 * 600, rel=0.02)
@@ -87,7 +87,7 @@ def test_cartpole_by_every_quantity(quantity):
 def test_steps_of_who_never_gets_there_count_as_all_and_are_said():
     claim = Claim("c", "s", "cartpole", "dsac", "dqn", "steps", "less")
     outcome = measured.outcome(POLES, {"dsac": 600, "sac": 500, "dqn": 300}, spread=0.001)
-    found = check(claim, outcome)
+    found = judge(claim, outcome)
     assert found.theirs == 11_000 and found.note == "reached by 3 of 3 and 0 of 3 seeds"
 
 
@@ -98,7 +98,7 @@ def test_equal_time_is_the_time_of_the_faster():
         dataclasses.replace(r, seconds=r.seconds * 2) if r.cell.entry.label == "dsac" else r
         for r in outcome.results
     ]
-    found = check(claim, dataclasses.replace(outcome, results=tuple(results)))
+    found = judge(claim, dataclasses.replace(outcome, results=tuple(results)))
     # dqn takes 100 s from its first point to its last; dsac is then half way.
     assert found.note == "at 100 s"
     assert found.theirs == pytest.approx(500) and found.ours == pytest.approx(300)

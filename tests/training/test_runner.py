@@ -349,7 +349,7 @@ def switched(walk: Any, *, on: bool) -> Any:
 def test_large_parameters_are_compared(run: Any, tmp_path: Path, walk_params: Any) -> None:
     table = np.arange(100.0)
     described = [
-        identity.describe(None, object.__new__(ProgressDisplay), params, CONFIG, (0,))
+        identity.described_run(None, object.__new__(ProgressDisplay), params, CONFIG, (0,))
         for params in ({"table": table}, {"table": table.copy()}, {"table": table + 1e-9})
     ]
     assert described[0] == described[1] != described[2]

@@ -61,7 +61,7 @@ def run(words: Sequence[str]) -> int:
     if command.gap_episodes:
         results.planned_settings(plan)
     if command.plan:
-        study.check(plan)
+        study.check_cells(plan)
         finished = {result.cell.folder for result in study.collect(plan, command.out).results}
         for cell in cells:
             steps = f"{cell.config.total_steps:,} steps" if cell.config else "does not learn"

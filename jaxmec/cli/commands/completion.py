@@ -14,7 +14,7 @@ from jaxmec.cli.errors import EXIT_OK
 from jaxmec.core.naming import look_up
 
 # Where a flag's values are the names of tables.
-TABLES = {
+INDEX_TABLES = {
     "--env": ("environments",),
     "--preset": ("presets", "fleets"),
     "--presets": ("presets", "fleets"),
@@ -80,8 +80,8 @@ def _commands() -> dict[str, Words]:
             commands.about(name),
             names.get(name, ()),
             {
-                flag: [name for table in TABLES[flag] for name in tables[table]]
-                if flag in TABLES
+                flag: [name for table in INDEX_TABLES[flag] for name in tables[table]]
+                if flag in INDEX_TABLES
                 else values
                 for flag, values in tables["flags"].get(name, {}).items()
             },

@@ -31,7 +31,7 @@ RECENT = 16  # points that the rate is taken from
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Watch:
     """Follow a run until it ends; Ctrl-C leaves it alone and only stops watching."""
 
     run: tyro.conf.Positional[Path]  # the directory that --out named
@@ -44,7 +44,7 @@ class Command:
 
 
 def run(words: Sequence[str]) -> int:
-    command = tyro.cli(Command, args=list(words), prog="jaxmec watch")
+    command = tyro.cli(Watch, args=list(words), prog="jaxmec watch")
     if not command.run.is_dir():
         raise UsageError(f"there is no run at {command.run}")
     follow(command)
@@ -237,7 +237,7 @@ def sparkline(values: Sequence[float] | np.ndarray, width: int) -> str:
     return f"{curve}  {low:.4g} to {high:.4g}"
 
 
-def follow(command: Command, console: Console | None = None) -> None:
+def follow(command: Watch, console: Console | None = None) -> None:
     """Show a run, and follow it while it goes on.
 
     Raises:
@@ -262,7 +262,7 @@ def follow(command: Command, console: Console | None = None) -> None:
         return
 
 
-def _standings(command: Command) -> Iterator[Standing]:
+def _standings(command: Watch) -> Iterator[Standing]:
     """How the run stands, time and again, until it goes on no longer.
 
     A run that starts from another method has that one's in ``start``, and until that has ended
@@ -294,5 +294,5 @@ def _where_points_are(home: Path) -> tuple[Path, bool]:
     return _where_points_are(first)
 
 
-def _text(standing: Standing, command: Command) -> Text:
+def _text(standing: Standing, command: Watch) -> Text:
     return Text("\n".join(standing.lines(command.width)))
