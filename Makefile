@@ -4,6 +4,7 @@
 # make quick  the tests in which a change, another Python or another JAX shows first
 # make test   everything that must pass before a change lands
 # make test-wheel  the same tests on the built wheel, outside the repository
+# make testbed   five real nodes beside the simulator, within six minutes
 # make docs   the documentation site, into build/site
 #
 # All make .venv first and install the pinned versions into it. Choose an interpreter with
@@ -24,10 +25,11 @@ interpreter := $(VENV)/.python-$(version)
 # One stamp for each set of extras, so that nothing is installed twice.
 run_ready := $(VENV)/.installed-$(EXTRAS)
 test_ready := $(VENV)/.installed-$(EXTRAS),test
+testbed_ready := $(VENV)/.installed-$(EXTRAS),testbed
 docs_ready := $(VENV)/.installed-docs
 slow_ready := $(VENV)/.installed-$(EXTRAS),test,peers,cluster
 
-.PHONY: run reproduce check test quick test-slow test-wheel lint format docs bench constraints clean
+.PHONY: run reproduce check test quick test-slow test-wheel testbed lint format docs bench constraints clean
 .DELETE_ON_ERROR:
 
 run: $(run_ready)
@@ -90,6 +92,11 @@ format: $(test_ready)
 docs: export JAX_PLATFORMS ?= cpu
 docs: $(docs_ready)
 	$(PY) -m mkdocs build --strict
+
+# ARGS="--kill-every 15" kills a node now and then.
+testbed: export JAX_PLATFORMS ?= cpu
+testbed: $(testbed_ready)
+	$(PY) -m jaxmec_testbed run --horizon 30 $(ARGS)
 
 # ARGS="--size full" for every size; EXTRAS=plot,peers for the comparison with PyTorch.
 bench: $(run_ready)

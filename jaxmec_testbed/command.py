@@ -70,6 +70,7 @@ class NodeCommand:
     spool: Path | None = None  # folder that keeps what waits, should the process die
     max_queue: int = 64  # requests that wait, beyond them: 503
     faults: bool = False  # may be told to go slower
+    not_before: float = 0.0  # s of this machine's monotonic clock, from when on it listens
 
 
 def _node(words: Sequence[str]) -> int:
@@ -96,7 +97,9 @@ def _node(words: Sequence[str]) -> int:
         WEB, host=command.host, port=command.port, token_file=command.token_file
     )
     server.log_in_json()
-    server.run(Node(device, command.index, painter_of(command.painter), config, web))
+    node = Node(device, command.index, painter_of(command.painter), config, web)
+    time.sleep(max(command.not_before - time.monotonic(), 0))
+    server.run(node)
     return EXIT_OK
 
 
@@ -139,7 +142,7 @@ def measure(command: RunCommand) -> dict[str, Any]:
     faults = _faults(command, len(preset.servers))
     requests = arrivals(policies[0].params, command.seed)
     devices = [Device.of(preset, index, command.seed) for index in range(len(preset.servers))]
-    shown, runs = play.pictures(16, command.seed), []
+    shown, runs = play.pictures(16), []
     screen = Screen()
     with tempfile.TemporaryDirectory(prefix="jaxmec-testbed-") as folder:
         nodes = Nodes(devices, Path(folder), command.painter, command.pace)

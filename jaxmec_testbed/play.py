@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 
-import numpy as np
-
-from jaxmec_testbed import wire
+from jaxmec_testbed import robots, wire
 from jaxmec_testbed.faults import Fault
 from jaxmec_testbed.foretold import Arrival
 from jaxmec_testbed.policy import Policy
@@ -18,7 +17,6 @@ from jaxmec_testbed.processes import Nodes
 from jaxmec_testbed.station import Asked, Outcome, Station, Watch, clock_from
 
 LEAD = 1.0  # s before the start, for what is to be ready then
-SIDE = 32  # pixels of an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +27,12 @@ class Picture:
     mask: str
 
 
-def pictures(count: int, seed: int) -> list[Picture]:
-    """Images of smooth colours with a rectangle missing."""
-    rng, found = np.random.default_rng(seed), []
-    for _ in range(count):
-        coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
-        image = np.kron(coarse, np.ones((SIDE // 4, SIDE // 4, 1), np.uint8))
-        mask = np.zeros((SIDE, SIDE), bool)
-        top, left = rng.integers(2, SIDE // 2, 2)
-        mask[top : top + SIDE // 3, left : left + SIDE // 3] = True
-        found.append(Picture(wire.to_png(image), wire.to_png(mask)))
-    return found
+def pictures(count: int) -> list[Picture]:
+    """Robots that no network was trained on, with something missing."""
+    return [
+        Picture(wire.to_png(image), wire.to_png(mask))
+        for image, mask in itertools.islice(zip(*robots.examples(), strict=True), count)
+    ]
 
 
 @contextlib.asynccontextmanager
@@ -115,18 +108,11 @@ async def measured(
     faults: Sequence[Fault] = (),
 ) -> list[Outcome]:
     """One run with fresh nodes of this machine."""
+    policy.warm_up()
     await nodes.start()
     try:
         start = time.monotonic() + LEAD
         async with stations(policy, nodes.peers, start) as served:
-            warm_up(policy, served[0])
-            policy.anew()
             return await play(served, requests, shown, start, nodes, faults)
     finally:
         await nodes.stop()
-
-
-def warm_up(policy: Policy, station: Station) -> None:
-    """Compile the rule before it has to be quick."""
-    picture = Asked("warm", "", "", 1, 0.0, 1.0, size=1.0)
-    policy.choose(station.seen(picture, 0.0, 0, 0.0))

@@ -81,6 +81,15 @@ class Policy:
         m = self.variant[option]
         return float(self._task[server, m] + images * self.steps[option] * self._step[server, m])
 
+    def warm_up(self) -> None:
+        """Compile, before it has to be quick, and forget."""
+        servers, variants = len(self.rate), len(self.variants)
+        none, nowhere = np.zeros(servers), np.zeros((servers, variants), bool)
+        seen = Seen(0.0, 0.0, 0, 1.0, 0.0, 1, 0.0, 1.0, 0, 0, none, none, none, nowhere, none,
+                    nowhere, 0.0)  # fmt: skip
+        self.choose(seen)
+        self.anew()
+
     def anew(self) -> None:
         """Forget what the rule remembers."""
         self._memory = self.rule.init_memory(self.params)

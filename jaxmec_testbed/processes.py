@@ -37,7 +37,6 @@ class Nodes:
         folder.mkdir(parents=True, exist_ok=True)
         self._ports = _free_ports(len(devices))
         self.peers = [wire.Peer(f"http://127.0.0.1:{port}") for port in self._ports]
-        self.boot = 0.0  # s that a start takes, the longest seen
         for index, device in enumerate(devices):
             file = folder / f"device-{index}.json"
             file.write_text(json.dumps(dataclasses.asdict(device)))
@@ -49,16 +48,18 @@ class Nodes:
                 file.unlink()
         await asyncio.gather(*(self._start(index) for index in range(len(self.peers))))
 
-    async def _start(self, index: int) -> None:
-        """Raises:
-        RuntimeError: it did not start; the message says where its log is.
+    async def _start(self, index: int, not_before: float = 0.0) -> None:
+        """Start one, which is there from a moment of the monotonic clock on.
+
+        Raises:
+            RuntimeError: it did not start; the message says where its log is.
         """
         words = [
             *(sys.executable, "-m", "jaxmec_testbed", "node", "--index", str(index)),
             *("--device", str(self._folder / f"device-{index}.json")),
             *("--port", str(self._ports[index]), "--painter", self._painter),
             *("--pace", self._pace, "--spool", str(self._folder / f"spool-{index}")),
-            "--faults",
+            *("--faults", "--not-before", str(not_before)),
         ]
         begun, log = time.monotonic(), self._folder / f"node-{index}.log"
         with log.open("ab") as stream:
@@ -67,10 +68,9 @@ class Nodes:
                 env={**os.environ, **ONE_THREAD},
             )  # fmt: skip
         self._processes[index] = process
-        while time.monotonic() < begun + START and process.poll() is None:
+        while time.monotonic() < max(begun, not_before) + START and process.poll() is None:
             with contextlib.suppress(wire.Lost):
                 await self.peers[index].ask("GET", "/healthz", timeout=2.0)
-                self.boot = max(self.boot, time.monotonic() - begun)
                 return
             await asyncio.sleep(0.05)
         if self._processes[index] is process:
@@ -99,8 +99,7 @@ class Nodes:
         else:
             process.kill()
             await asyncio.to_thread(process.wait)
-            await _until(end - self.boot)
-            await self._start(server)
+            await self._start(server, end)
 
     async def _speed(self, server: int, speed: float) -> None:
         with contextlib.suppress(wire.Lost):

@@ -11,7 +11,7 @@ from jaxmec_testbed.node import Device
 from jaxmec_testbed.policy import Policy
 from jaxmec_testbed.station import Asked
 
-PICTURE = play.pictures(1, 0)[0]
+PICTURE = play.pictures(1)[0]
 FLEET = """
 like = "edge-inpainting"
 [setting]
