@@ -21,9 +21,9 @@ from jaxmec_testbed.painter import AfterStep, Image, Loaded, Mask
 WEIGHTS = Path(__file__).parent / "weights"
 INDEX = "index.json"
 PORTS = ("seen", "velocity")
-# GB that a process grows by when it loads a variant and paints four images
-# (benchmarks/inpainting.py).
-SIZES = {"XS": 0.05, "S": 0.05, "M": 0.05, "L": 0.05}
+# GB, about what a process grows by when it loads a variant and paints four images: weights in
+# single precision, and activations.
+SIZES = {"XS": 0.002, "S": 0.003, "M": 0.005, "L": 0.010}
 
 
 class OnnxPainter:

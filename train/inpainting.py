@@ -41,7 +41,7 @@ class Options:
 
     out: Path = Path("runs/inpainting")  # checkpoints
     weights: Path = Path("jaxmec_testbed/weights")  # where the graphs go
-    updates: tuple[int, int, int] = (4000, 1800, 900)  # of S, M and L
+    updates: tuple[int, int, int] = (4000, 900, 300)  # of S, M and L
     batch: int = 32  # images of an update
     learning_rate: float = 3e-3  # of S at its highest; falls with the root of the blocks
     seed: int = 0
@@ -70,13 +70,16 @@ def updating(variant: str, transformation: optax.GradientTransformation) -> Call
     """One update, compiled: weights, their average, the optimiser's state, and the loss."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
-    def update(params: Any, average: Any, state: Any, images: Any, masks: Any, key: Any) -> Any:
+    def update(
+        params: Any, average: Any, state: Any, images: Any, masks: Any, key: Any, step: Any
+    ) -> Any:
         loss, gradient = jax.value_and_grad(functools.partial(network.loss, variant))(
             params, images / 127.5 - 1, masks, key
         )
         changes, state = transformation.update(gradient, state, params)
         params = optax.apply_updates(params, changes)
-        average = jax.tree.map(lambda a, p: DECAY * a + (1 - DECAY) * p, average, params)
+        decay = jnp.minimum(DECAY, step / (step + 9))  # at first over what there is
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
         return params, average, state, loss
 
     return update
@@ -128,7 +131,7 @@ def trained(
         started, losses = time.perf_counter(), []
         for step in range(done + 1, min(done + EVERY, updates) + 1):
             drawn = images.draw(np.random.default_rng([options.seed, place, step]), options.batch)
-            *rest, loss = update(*rest, *drawn, jax.random.fold_in(key, step))
+            *rest, loss = update(*rest, *drawn, jax.random.fold_in(key, step), jnp.asarray(step))
             losses.append(loss)
         done += len(losses)
         display.update(done, {"loss": np.asarray(jnp.stack(losses))})
