@@ -410,6 +410,22 @@ class GenerativeServing(environment.Environment):
         of ``metric_names``, each [], of what this decision settled, and action_mask [A] bool.
         """
         params = self.default_params if params is None else params
+        going_on, reward, over, info = self.decide(action, state, params)
+        next_state = self._begin_where(over, key, going_on, params)
+        info["final_observation"] = self.observe_state(going_on, params)
+        info["action_mask"] = self.action_mask(params)
+        observation = self.observe_state(next_state, params)
+        return observation, next_state, reward, jnp.zeros_like(over), over, info
+
+    def decide(
+        self, action: Any, state: ServingState, params: ServingParams
+    ) -> tuple[ServingState, jax.Array, jax.Array, Info]:
+        """A step without what is seen, and without a new episode after the last decision of one.
+
+        Returns:
+            The state at the next decision, the reward [], whether the episode is over [] bool,
+            and the entries of ``metric_names``.
+        """
         placed = self.place(action, state, params)
         settled = self._settle(placed, state, params)
         info = _figures(placed, settled, state)
@@ -417,12 +433,7 @@ class GenerativeServing(environment.Environment):
         cost = params.impatience * late + params.failure_cost * (1 - info["served"])
         reward = info["quality"] - jnp.where(settled.resolved, cost, 0)
         going_on, over = self._advance(placed.queues, settled, state, params)
-
-        next_state = self._begin_where(over, key, going_on, params)
-        info["final_observation"] = self.observe_state(going_on, params)
-        info["action_mask"] = self.action_mask(params)
-        observation = self.observe_state(next_state, params)
-        return observation, next_state, reward, jnp.zeros_like(over), over, info
+        return going_on, reward, over, info
 
     def place(self, action: jax.Array, state: ServingState, params: ServingParams) -> Placed:
         """Send the current request where an action says."""

@@ -182,6 +182,16 @@ def _servers(fleet: Fleet, availability: Availability | Troubles, queues: Queues
     )
 
 
+def _one(servers: _Server, server: Any) -> _Server:
+    """One of them."""
+    return _Server._make(
+        jax.tree.map(lambda leaf: leaf[:, server], field)
+        if isinstance(field, Troubles)
+        else field[server]
+        for field in servers
+    )
+
+
 class _Part(NamedTuple):
     """Images on their way to one server."""
 
@@ -276,13 +286,7 @@ def dispatch(
             known now.
     """
     _check_choice(fleet, server, variant, steps)
-    servers = _servers(fleet, availability, queues)
-    one = _Server._make(
-        jax.tree.map(lambda leaf: leaf[:, server], field)
-        if isinstance(field, Troubles)
-        else field[server]
-        for field in servers
-    )
+    one = _one(_servers(fleet, availability, queues), server)
     sent = server >= 0
     remote = sent & (server != request.origin)
     link = queues.link[request.origin]
@@ -336,8 +340,7 @@ def dispatch_parts(
         part is answered at −∞ and never lost: the answer is the last of all.
 
     Raises:
-        ValueError: images of another shape than [B], variants or numbers of steps that there
-            cannot be, as far as they are known now.
+        ValueError: another shape than [B]; a variant or steps that there cannot be, if known now.
     """
     num_servers = fleet.num_servers
     if jnp.shape(images) != (num_servers,):
