@@ -396,7 +396,10 @@ def _remember(
 ) -> Queues:
     """The queues with what a station knows that it has sent: [...] whom, −1 nobody; how much."""
     after = queues.beat[server] + queues.epoch
-    counts = queues.sent_after[station, server] == after
+    last = queues.sent_after[station, server]
+    counts = last == after
+    # Written after it is read, so that XLA changes the table where it lies.
+    after = jnp.where(counts, last, after)
     work = work + jnp.where(counts, queues.sent_work[station, server], 0)
     holds = jnp.where(counts, queues.sent_holds[station, server], 0) | (jnp.int32(1) << variant)
     holds = jnp.asarray(holds, jnp.int32)

@@ -181,4 +181,5 @@ def test_a_local_view_knows_of_others_only_what_was_told(sample, number, seed):
             break
         for field in ("told", "age", "missed", "resident", "sent", "sent_variants", "link", "up"):
             mine, theirs = (getattr(run["local"], field)[n] for run in (views, others))
-            np.testing.assert_array_equal(mine, theirs, err_msg=field)
+            what = {"rtol": 0, "atol": 1e-9, "err_msg": field}  # work is asked less cold starts
+            np.testing.assert_allclose(np.asarray(mine, float), theirs, **what)
