@@ -393,8 +393,8 @@ SERVING = TrainConfig(
     num_envs=128,
     prefill=5_000,
     buffer_size=200_000,
-    batch_size=256,
-    updates_per_step=4,
+    batch_size=512,
+    updates_per_step=2,
     eval_every=64_000,
     eval_episodes=32,
 )
@@ -412,12 +412,13 @@ EVOLUTION = EvolutionConfig(
 SERVING_SOFT: Keywords = {
     "network": "servers",
     "hidden": (64, 64),
-    "discount": 0.95,
-    "actor_learning_rate": 6e-4,
+    "discount": 0.97,
+    "actor_learning_rate": 4e-4,
+    "critic_learning_rate": 6e-4,
     "temperature": 0.02,
     "target_entropy_ratio": 0.03,
-    "tau": 0.005,
-    "actor_tau": 0.005,
+    "tau": 0.01,
+    "actor_tau": 0.002,
 }
 
 
@@ -619,8 +620,8 @@ METHODS = {
                 hidden=(64, 64),
                 activation="relu",
                 layer_norm=False,
-                discount=0.95,
-                epsilon_updates=3_000,
+                discount=0.97,
+                epsilon_updates=1_500,
             ),
         ),
         _of_serving(
