@@ -69,13 +69,17 @@ def test_every_block_says_what_it_is(path):
 
 def test_fleets_are_fleets(tmp_path):
     from jaxmec.serving import find_serving_preset
+    from jaxmec_testbed.faults import read_faults
 
     found = [code for path in DOCUMENTS for code in blocks(path, "toml")]
     assert found
     for number, code in enumerate(found):
         path = tmp_path / f"{number}.toml"
         path.write_text(code)
-        find_serving_preset(path).params()
+        if "[[fault]]" in code:
+            assert read_faults(path, servers=5)
+        else:
+            find_serving_preset(path).params()
 
 
 SIZES = {"steps": 96, "eval_every": 32, "eval_episodes": 1}

@@ -35,6 +35,9 @@ OPTIONAL = {
     "diffusers_painter.py": ("peers",),  # who brings a pipeline, brings PyTorch
     "graph.py": ("onnx",),
     "gymnasium.py": ("plot",),
+    **dict.fromkeys(("cartpole.py", "offloading.py", "serving.py"), ("plot",)),  # types alone
+    "compare.py": ("plot",),
+    **dict.fromkeys(("node.py", "wire.py"), ("serve",)),  # which the extra testbed contains
     "results.py": ("plot",),
     "onnx.py": ("edge",),
     "server.py": ("serve",),

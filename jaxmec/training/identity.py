@@ -84,7 +84,12 @@ def _type_name(value: object) -> str:
 
 
 # What runs did before a field was there that now says so.
-BEFORE = {"agent.network": "flat", "agent.inner.network": "flat"}
+BEFORE = {
+    "agent.network": "flat",
+    "agent.inner.network": "flat",
+    "agent.prior": 0.0,
+    "agent.inner.prior": 0.0,
+}
 
 
 def refuse_differences(home: Path, saved: Document, now: Document) -> None:

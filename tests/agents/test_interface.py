@@ -107,7 +107,8 @@ def test_it_is_written_as_ever():
         "temperature_learning_rate=0.0003, tau=0.02, actor_tau=1.0, temperature=0.5, "
         "target_entropy_ratio=0.5, target_entropy=None, hidden=(128, 128), activation='relu', "
         "layer_norm=False, denoising_steps=5, schedule='vp', predict='x0', clip='soft', "
-        "judged_chains=8, embedding_size=16, start='noise', places=0, network='flat', bound=10.0)"
+        "judged_chains=8, embedding_size=16, start='noise', places=0, network='flat', bound=10.0, "
+        "prior=0.0)"
     )
     assert repr(PerStation(Pathwise())) == (
         "PerStation(inner=Pathwise(discount=1.0, learning_rate=0.003, final_learning_rate=5e-05, "

@@ -36,7 +36,10 @@ def test_each_fleet_can_be_shown(capsys, name):
     code, out, err = run(capsys, "show", name)
     assert code == 0 and not err
     assert max(map(len, out.splitlines())) <= 300
-    for word in ("cloud", "turbo", "standard", "large", "fast", "normal", "fine", "load 1"):
+    variants = (
+        ("XS", "S", "M", "L") if name == "edge-inpainting" else ("turbo", "standard", "large")
+    )
+    for word in ("cloud", *variants, "fast", "normal", "fine", "load 1"):
         assert word in out
 
 

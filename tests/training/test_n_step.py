@@ -160,7 +160,7 @@ def test_each_run_of_a_sweep_counts_rewards_with_its_own_discount(walk, walk_par
 def test_more_steps_than_the_buffer_holds_are_refused():
     with pytest.raises(ValueError, match="n_step is 5; expected at most 4, the steps of each"):
         TrainConfig(num_envs=4, buffer_size=16, prefill=16, batch_size=8, n_step=5)
-    with pytest.raises(ValueError, match="n_step is 0"):
+    with pytest.raises(ValueError, match="n_step must be a whole number of at least 1, got 0"):
         TrainConfig(n_step=0)
 
 

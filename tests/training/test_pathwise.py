@@ -407,7 +407,7 @@ def test_agents_and_configurations_that_do_not_fit_are_refused():
             progress=False,
             env_options={name: OPTIONS[name] for name in ("action", "features")},
         )
-    with pytest.raises(ValueError, match="window is 0"):
+    with pytest.raises(ValueError, match="window must be a whole number of at least 1, got 0"):
         PathwiseConfig(window=0)
 
 
