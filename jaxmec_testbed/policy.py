@@ -13,7 +13,7 @@ from jaxmec.serving.decision import Request
 from jaxmec.serving.presets import ServingPreset
 from jaxmec.serving.rules import ServingRule, find_rule
 from jaxmec.serving.scenario import ServingParams
-from jaxmec.serving.view import View
+from jaxmec.serving.view import View, stale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +126,6 @@ class Policy:
             up=jnp.ones(self.params.fleet.num_servers, bool),
         )
         if self.rule.information == "stale":
-            view = view._replace(
-                sent=jnp.zeros_like(view.sent),
-                sent_variants=jnp.zeros_like(view.sent_variants),
-                link=jnp.zeros_like(view.link),
-            )
+            view = stale(view)
         key = key_of(self.seed, seen["number"], seen["attempt"])
         return self.rule.decide(self.params, view, memory, key)

@@ -56,9 +56,6 @@ def view_of(
     """The view of a decision at ``now`` [] s, whose heartbeats were heard (``listen``)."""
     fleet = params.fleet
     sent, variants = queues.sent_by(request.origin)
-    link = jnp.maximum(queues.link[request.origin] - now, 0)
-    if information == "stale":
-        sent, variants, link = jnp.zeros_like(sent), jnp.zeros_like(variants), jnp.zeros_like(link)
     view = View(
         now=now,
         request=request,
@@ -69,10 +66,12 @@ def view_of(
         resident=queues.told_resident,
         sent=sent,
         sent_variants=variants,
-        link=link,
+        link=jnp.maximum(queues.link[request.origin] - now, 0),
         up=jnp.ones(fleet.num_servers, bool),
     )
-    if information in ("stale", "local"):
+    if information == "stale":
+        return stale(view)
+    if information == "local":
         return view
     backlog, resident, up = ask_all(fleet, availability, queues, now)
     nothing = jnp.zeros_like(view.age)
@@ -85,6 +84,15 @@ def view_of(
         sent_variants=jnp.zeros_like(variants),
         up=up,
         truth=(availability, queues) if information == "clairvoyant" else None,
+    )
+
+
+def stale(view: View) -> View:
+    """Without what the station itself has sent, and its uplink."""
+    return view._replace(
+        sent=jnp.zeros_like(view.sent),
+        sent_variants=jnp.zeros_like(view.sent_variants),
+        link=jnp.zeros_like(view.link),
     )
 
 
