@@ -46,10 +46,16 @@ def masked(values: jax.Array, observation: jax.Array, layout: Layout) -> jax.Arr
 
 def part_of(observation: jax.Array, layout: Layout, wanted: str) -> jax.Array | None:
     """[..., n] the part of observations [..., S] of that name; None where there is none."""
+    place = place_of(layout, wanted)
+    return None if place is None else observation[..., place]
+
+
+def place_of(layout: Layout, wanted: str) -> slice | None:
+    """Where the part of that name lies in an observation; None where there is none."""
     start = 0
     for name, length in layout:
         if name == wanted:
-            return observation[..., start : start + length]
+            return slice(start, start + length)
         start += length
     return None
 

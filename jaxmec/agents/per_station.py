@@ -22,6 +22,7 @@ from jaxmec.agents.base import (
     SamplingAgent,
     Spec,
     Transition,
+    place_of,
 )
 from jaxmec.core.types import Memory, PyTree
 from jaxmec.struct import pytree
@@ -59,12 +60,8 @@ class PerStation:
         Raises:
             ValueError: observations that do not say where a task arrived.
         """
-        start, stations = 0, 0
-        for name, length in spec.layout:
-            if name == ORIGIN:
-                stations = length
-                break
-            start += length
+        place = place_of(spec.layout, ORIGIN) or slice(0, 0)
+        stations = place.stop - place.start
         if stations == 0:
             raise ValueError(
                 f"a learner for each station needs observations with the feature {ORIGIN!r}, "
@@ -73,7 +70,7 @@ class PerStation:
         keys = jax.random.split(key, stations)
         return StationsLearner(
             stations=jax.vmap(lambda key: self.inner.init(key, spec))(keys),
-            origin=jnp.eye(spec.observation_size, stations, -start),
+            origin=jnp.eye(spec.observation_size, stations, -place.start),
         )
 
     def init_memory(self, spec: Spec) -> Memory:
