@@ -116,8 +116,8 @@ def _study(command: Compare) -> Any:
     if command.sweep is not None:
         base = command.presets[0] if command.presets else None
         values = tuple(map(_option_value, command.values))
-        of_env = {} if command.env is None else {"env": command.env}
-        changes["sweep"] = sweep_over(command.sweep, values, base, **of_env)
+        env = command.env or FOR_SCHEDULERS
+        changes["sweep"] = sweep_over(command.sweep, values, base, env)
     if command.study:
         study = find_study(command.study, command.size)
         if "reference" not in changes and ("methods" in changes or "schedulers" in changes):
